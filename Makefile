@@ -1,0 +1,29 @@
+# Everything runs in .venv, made on first use from the package index alone.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test slow lint clean
+
+demo: .venv/installed
+	$(BIN)/python scripts/demo.py --output_dir demo_output
+
+test: .venv/installed .venv/transformers-sdist
+	$(BIN)/python -m pytest
+
+slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy modeling_langbridge trainer scripts
+	$(BIN)/mlinter --no-progress modeling_langbridge/modeling_langbridge.py modeling_langbridge/configuration_langbridge.py \
+		modeling_langbridge/processing_langbridge.py
+
+.venv/installed: setup.py constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[train,eval,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,72 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""LangBridge model configuration: LLaVA's, plus the projector's width and the coefficients' number and form."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import LlavaConfig
+from transformers.utils import auto_docstring
+
+
+@auto_docstring(checkpoint="langbridge")
+@strict
+class LangBridgeConfig(LlavaConfig):
+    r"""
+    projector_hidden_size (`int`, *optional*, defaults to 5120):
+        Width H of the projector (paper section 3: 5120). An H up to the language model's width lets the trained
+        adapter fold into a stock LLaVA projector.
+    bridge_vocab_size (`int`, *optional*, defaults to 19200):
+        Number V of shared words that the coefficients run over.
+    coefficient_activation (`str`, *optional*, defaults to `"linear"`):
+        `"linear"`: raw signed coefficients, as in the published code. `"softmax"`: a distribution over the words.
+        `"gated_softmax"`: a distribution times a gate in (0, 1), so that a patch with nothing to say can be silent.
+    lm_head_bias (`bool`, *optional*, defaults to `False`):
+        Whether the language model's output layer has a bias (Phi's has).
+
+    Example:
+
+    ```python
+    >>> from transformers import CLIPVisionConfig, Qwen2Config
+    >>> from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration
+
+    >>> config = LangBridgeConfig(
+    ...     vision_config=CLIPVisionConfig(),
+    ...     text_config=Qwen2Config(),
+    ...     image_token_index=151646,
+    ...     projector_hidden_size=896,
+    ... )
+    >>> model = LangBridgeForConditionalGeneration(config)
+    ```"""
+
+    model_type = "langbridge"
+
+    projector_hidden_size: int = 5120
+    bridge_vocab_size: int = 19200
+    coefficient_activation: Literal["linear", "softmax", "gated_softmax"] = "linear"
+    lm_head_bias: bool = False
+
+    def validate_architecture(self):
+        """Refuses sizes that cannot be built, naming the field. Called by `PreTrainedConfig` after initialisation."""
+        super().validate_architecture()
+        if self.projector_hidden_size < 1:
+            raise ValueError(f"`projector_hidden_size` must be at least 1, but is {self.projector_hidden_size}.")
+        if not 1 <= self.bridge_vocab_size <= self.text_config.vocab_size:
+            raise ValueError(
+                f"`bridge_vocab_size` is {self.bridge_vocab_size}, but must lie between 1 and the language model's "
+                f"vocabulary size ({self.text_config.vocab_size}): every shared word is one of its tokens."
+            )
+
+
+__all__ = ["LangBridgeConfig"]

@@ -1,0 +1,506 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""PyTorch LangBridge model: LLaVA whose projector ends in a vocabulary head.
+
+Every visual token becomes coefficients over V shared words and is handed to the language model as that combination of
+the model's own embeddings of those words (LangBridge, arXiv 2503.19404, section 3):
+
+    h = W2 gelu(W1 v + b1) + b2    multi_modal_projector
+    c = W3 h + b3                  vocabulary_head
+    x = c E                        E: the language model's embeddings of the words `vocabulary_head.token_ids`
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    LlavaForConditionalGeneration,
+    LlavaModel,
+    LlavaPreTrainedModel,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, auto_docstring
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import select_hidden_states
+
+from .configuration_langbridge import LangBridgeConfig
+from .processing_langbridge import LangBridgeProcessor, measure_vision_tower
+
+
+def word_blocks(weight: torch.Tensor) -> list[slice]:
+    """Cuts the V rows of a tensor into blocks small enough that tokens x block fits the memory at hand."""
+    return [slice(start, start + 2048) for start in range(0, len(weight), 2048)]
+
+
+class SoftmaxMixture(torch.autograd.Function):
+    """`softmax(h Wᵀ + b) E` in blocks of words, so that the (tokens, V) coefficients are never stored.
+
+    The forward pass keeps a running maximum and sum per token (Milakov and Gimelshein, arXiv 1805.02867); the backward
+    pass computes each block's coefficients again. E receives no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, embeddings):
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        maximum = hidden.new_full((len(hidden), 1), -torch.inf, dtype=exact)  # (tokens, 1)
+        total = torch.zeros_like(maximum)  # (tokens, 1)
+        mixture = maximum.new_zeros(len(hidden), embeddings.shape[1])  # (tokens, d)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for block in word_blocks(weight):
+                logits = F.linear(hidden, weight[block], bias[block]).to(exact)  # (tokens, block)
+                new_maximum = torch.maximum(maximum, logits.amax(-1, keepdim=True))
+                shrink = (maximum - new_maximum).exp()
+                exponentials = (logits - new_maximum).exp()
+                total = total * shrink + exponentials.sum(-1, keepdim=True)
+                mixture = mixture * shrink + exponentials.to(embeddings.dtype) @ embeddings[block]
+                maximum = new_maximum
+        mixture = mixture / total
+        ctx.save_for_backward(hidden, weight, bias, embeddings, maximum + total.log(), mixture)
+        return mixture.to(hidden.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_mixture):
+        hidden, weight, bias, embeddings, log_total, mixture = ctx.saved_tensors
+        grad_hidden = torch.zeros_like(hidden)  # (tokens, H)
+        grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(bias)  # (V, H), (V,)
+        mean_grad = (grad_mixture * mixture).sum(-1, keepdim=True)  # (tokens, 1)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for block in word_blocks(weight):
+                logits = F.linear(hidden, weight[block], bias[block]).to(log_total.dtype)  # (tokens, block)
+                grad_coefficients = grad_mixture @ embeddings[block].T  # (tokens, block)
+                grad_logits = ((logits - log_total).exp() * (grad_coefficients - mean_grad)).to(hidden.dtype)
+                grad_hidden += grad_logits @ weight[block]
+                grad_weight[block] = grad_logits.T @ hidden
+                grad_bias[block] = grad_logits.sum(0)
+        return grad_hidden, grad_weight, grad_bias, None
+
+
+class LangBridgeVocabularyHead(nn.Module):
+    """Coefficients over the shared words, and the combination of word embeddings that they stand for.
+
+    Holds its own weight, not an `nn.Linear`, so that neither a quantiser nor LoRA's "all-linear" takes it by accident.
+    """
+
+    def __init__(self, config: LangBridgeConfig):
+        super().__init__()
+        self.activation = config.coefficient_activation
+        self.weight = nn.Parameter(torch.empty(config.bridge_vocab_size, config.projector_hidden_size))  # (V, H)
+        self.bias = nn.Parameter(torch.empty(config.bridge_vocab_size))  # (V,)
+        gated = self.activation == "gated_softmax"
+        self.gate_weight = nn.Parameter(torch.empty(1, config.projector_hidden_size)) if gated else None  # (1, H)
+        self.gate_bias = nn.Parameter(torch.empty(1)) if gated else None  # (1,)
+        self.register_buffer("token_ids", torch.arange(config.bridge_vocab_size))  # (V,)
+
+    def get_coefficients(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Returns the coefficients `(..., V)` of projected visual tokens `hidden_states` `(..., H)`."""
+        hidden_states = hidden_states.to(self.weight.dtype)
+        coefficients = F.linear(hidden_states, self.weight, self.bias)  # (..., V)
+        if self.activation == "linear":
+            return coefficients
+        return coefficients.softmax(-1) * self.get_gate(hidden_states)
+
+    def get_gate(self, hidden_states: torch.Tensor) -> torch.Tensor | float:
+        """How much each visual token has to say, `(..., 1)` between 0 and 1; 1 where there is no gate."""
+        if self.gate_weight is None:
+            return 1.0
+        return F.linear(hidden_states.to(self.weight.dtype), self.gate_weight, self.gate_bias).sigmoid()
+
+    def reassociation_pays(self, num_tokens: int, embedding_size: int) -> bool:
+        """Whether `h (W3ᵀE)` takes fewer multiply-adds than `(h W3ᵀ) E` for this many visual tokens.
+
+        With the backward pass, 2HVd + 3NHd against 3NHV + 2NVd; without, HVd + NHd against NHV + NVd.
+        """
+        (V, H), d, N = self.weight.shape, embedding_size, num_tokens
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            return 2 * H * V * d + 3 * N * H * d < 3 * N * H * V + 2 * N * V * d
+        return H * V * d + N * H * d < N * H * V + N * V * d
+
+    def forward(self, hidden_states: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+        """Mixes the word embeddings.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(..., H)`): Projected visual tokens.
+            embeddings (`torch.Tensor` of shape `(V, d)`): The language model's embeddings E of the shared words.
+
+        Returns:
+            `torch.Tensor` of shape `(..., d)`: Visual tokens for the language model.
+        """
+        tokens = hidden_states.flatten(0, -2).to(self.weight.dtype)  # (tokens, H)
+        embeddings = embeddings.to(tokens)
+        if self.activation != "linear":
+            mixture = SoftmaxMixture.apply(tokens, self.weight, self.bias, embeddings)  # (tokens, d)
+            mixture = mixture * self.get_gate(tokens)
+        elif self.reassociation_pays(len(tokens), embeddings.shape[1]):
+            mixture = torch.addmm(self.bias @ embeddings, tokens, self.weight.T @ embeddings)  # (tokens, d)
+        else:
+            mixture = F.linear(tokens, self.weight, self.bias) @ embeddings  # (tokens, d)
+        return mixture.unflatten(0, hidden_states.shape[:-1])
+
+
+class FoldedAdapter:
+    """The adapter after its activation, `W3 (W2 a + b2) + b3` times E, as one affine map `a Wᵀ + b` for inference.
+
+    Folding takes about as much work as one image, in float64, so that it is more exact than the products it replaces.
+    The map is kept until the tensors it came from change. Each is known by its identity, version counter, place and
+    type and by a sample of its values that meets every row and every column, so that edits which bypass the version
+    counter (`weight.data[3] = 0`) are seen too, unless they touch single values that the sample does not.
+    """
+
+    def __init__(self):
+        self.fingerprint = self.weight = self.bias = None
+
+    def refresh(self, linear: nn.Linear, head: LangBridgeVocabularyHead, embedding: nn.Embedding) -> "FoldedAdapter":
+        fingerprint = self.take_fingerprint(linear, head, embedding)
+        if self.fingerprint is None or not self.same(fingerprint, self.fingerprint):
+            self.fold(linear, head, embedding)
+            self.fingerprint = fingerprint
+        return self
+
+    @staticmethod
+    def take_fingerprint(linear, head, embedding) -> tuple[list, list[torch.Tensor]]:
+        tensors = [head.token_ids, embedding.weight, head.weight, linear.weight, head.bias]
+        tensors += [] if linear.bias is None else [linear.bias]
+        identities = [(id(t), t._version, t.data_ptr(), t.device, t.dtype, t.shape) for t in tensors]
+        samples = [t.detach().clone() for t in tensors if t.dim() == 1]
+        for tensor, rows in (
+            (embedding.weight, head.token_ids),
+            (head.weight, torch.arange(len(head.weight))),
+            (linear.weight, torch.arange(len(linear.weight))),
+        ):
+            position = torch.arange(max(len(rows), tensor.shape[1]), device=tensor.device)
+            rows = rows.to(tensor.device)[position % len(rows)]
+            samples.append(tensor.detach()[rows, position % tensor.shape[1]])
+        return identities, samples
+
+    @staticmethod
+    def same(one, other) -> bool:
+        return one[0] == other[0] and all(map(torch.equal, one[1], other[1]))
+
+    def fold(self, linear, head, embedding):
+        # Metal has no float64.
+        exact = torch.float32 if head.weight.device.type == "mps" else torch.float64
+        words = head.weight.new_zeros(embedding.embedding_dim, linear.out_features, dtype=exact)  # (d, H)
+        constant = head.bias.new_zeros(embedding.embedding_dim, dtype=exact)  # (d,)
+        # In blocks of words: at the paper's sizes W3 and E would take 0.9 GB in float64.
+        for block in word_blocks(head.weight):
+            embeddings = embedding(head.token_ids[block].to(embedding.weight.device)).to(words)  # (block, d)
+            words += embeddings.T @ head.weight[block].to(exact)
+            constant += head.bias[block].to(exact) @ embeddings
+        if linear.bias is not None:
+            constant += words @ linear.bias.to(exact)
+        self.weight = (words @ linear.weight.to(exact)).to(head.weight.dtype)  # (d, H)
+        self.bias = constant.to(head.weight.dtype)  # (d,)
+
+
+class LangBridgeMultiModalProjector(nn.Module):
+    """LLaVA's two-layer MLP, H wide instead of as wide as the language model."""
+
+    def __init__(self, config: LangBridgeConfig):
+        super().__init__()
+        num_feature_layers = 1 if isinstance(config.vision_feature_layer, int) else len(config.vision_feature_layer)
+        vision_size, hidden_size = config.vision_config.hidden_size * num_feature_layers, config.projector_hidden_size
+        self.linear_1 = nn.Linear(vision_size, hidden_size, bias=config.multimodal_projector_bias)
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(hidden_size, hidden_size, bias=config.multimodal_projector_bias)
+
+    def activate(self, image_features: torch.Tensor) -> torch.Tensor:
+        if image_features.shape[-1] != self.linear_1.in_features:
+            raise ValueError(
+                f"The vision features are {image_features.shape[-1]} wide, but `vision_config.hidden_size` and "
+                f"`vision_feature_layer` made the projector for {self.linear_1.in_features}."
+            )
+        # The features' dtype is the tower's, which a quantised or QLoRA run does not share with the adapter.
+        return self.act(self.linear_1(image_features.to(self.linear_1.weight.dtype)))
+
+    def forward(self, image_features: torch.Tensor) -> torch.Tensor:
+        """Projects `(..., d_v)` visual features to `(..., H)`."""
+        return self.linear_2(self.activate(image_features))
+
+
+class LangBridgeLMHead(nn.Linear):
+    """The language model's output layer, with the soft-capping of logits that Gemma 2 does outside of it."""
+
+    def __init__(self, config: LangBridgeConfig):
+        text_config = config.text_config
+        super().__init__(text_config.hidden_size, text_config.vocab_size, bias=config.lm_head_bias)
+        self.softcapping = getattr(text_config, "final_logit_softcapping", None)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(hidden_states)  # (batch, sequence, vocabulary)
+        return logits if self.softcapping is None else self.softcapping * torch.tanh(logits / self.softcapping)
+
+
+@auto_docstring
+class LangBridgePreTrainedModel(LlavaPreTrainedModel):
+    config: LangBridgeConfig
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, LangBridgeVocabularyHead):
+            # Visual tokens start at about the length of a word's embedding, however many words there are.
+            init.normal_(module.weight, std=self.config.text_config.initializer_range / len(module.weight) ** 0.5)
+            init.zeros_(module.bias)
+            if module.gate_weight is not None:
+                init.normal_(module.gate_weight, std=self.config.text_config.initializer_range)
+                init.zeros_(module.gate_bias)
+            init.copy_(module.token_ids, torch.arange(len(module.token_ids)))
+
+
+@auto_docstring(custom_intro="The LangBridge model without a language modeling head.")
+class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
+    def __init__(self, config: LangBridgeConfig):
+        LangBridgePreTrainedModel.__init__(self, config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector = LangBridgeMultiModalProjector(config)
+        self.vocabulary_head = LangBridgeVocabularyHead(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.folded_adapter = FoldedAdapter()
+        self.post_init()
+
+    def train(self, mode: bool = True) -> "LangBridgeModel":
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.vision_tower.parameters()):
+            # A frozen convolutional tower would otherwise go on learning its batch statistics.
+            self.vision_tower.eval()
+        return self
+
+    @merge_with_config_defaults
+    @select_hidden_states("vision_feature_layer")
+    def get_vision_features(
+        self,
+        pixel_values: torch.Tensor,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Runs the vision tower; `pooler_output` holds what the adapter reads, `(images, tokens, d_v)`."""
+        outputs = self.vision_tower(pixel_values, return_dict=True, **kwargs)
+        if outputs.last_hidden_state.dim() == 4:  # a convolutional tower's map (images, d_v, rows, columns)
+            outputs.pooler_output = outputs.last_hidden_state.flatten(2).transpose(1, 2)  # (images, tokens, d_v)
+            return outputs
+        layers = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
+        first = 1 if vision_feature_select_strategy == "default" else 0
+        outputs.pooler_output = torch.cat([outputs.hidden_states[layer][:, first:] for layer in layers], dim=-1)
+        return outputs
+
+    @can_return_tuple
+    @auto_docstring(custom_intro="Encodes images and expresses each visual token in the language model's words.")
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        image_sizes: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        if image_sizes is not None:
+            raise ValueError("LangBridge reads images of one size: leave out `image_sizes`.")
+        outputs = self.get_vision_features(
+            pixel_values,
+            vision_feature_layer=vision_feature_layer,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            **kwargs,
+        )
+        outputs.pooler_output = list(self.adapt(outputs.pooler_output))  # images x (tokens, d)
+        return outputs
+
+    def get_image_coefficients(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Returns the coefficients `(images, tokens, V)` of `pixel_values` `(images, channels, height, width)`.
+
+        They run over the words `vocabulary_head.token_ids`; times those words' embeddings they are the visual tokens
+        of [`LangBridgeModel.get_image_features`].
+        """
+        features = self.get_vision_features(pixel_values).pooler_output  # (images, tokens, d_v)
+        return self.vocabulary_head.get_coefficients(self.multi_modal_projector(features))
+
+    def adapt(self, image_features: torch.Tensor) -> torch.Tensor:
+        """The adapter: visual features `(images, tokens, d_v)` to visual tokens `(images, tokens, d)`."""
+        if self.can_fold():
+            folded = self.folded_adapter.refresh(
+                self.multi_modal_projector.linear_2, self.vocabulary_head, self.get_input_embeddings()
+            )
+            return F.linear(self.multi_modal_projector.activate(image_features), folded.weight, folded.bias)
+        # By default no gradient flows into the language model's embeddings through the words.
+        embeddings = self.get_input_embeddings()(self.vocabulary_head.token_ids).detach()  # (V, d)
+        return self.vocabulary_head(self.multi_modal_projector(image_features), embeddings)
+
+    def can_fold(self) -> bool:
+        """Whether the adapter may run folded: linear, in inference, and made of plain modules and tensors only, which
+        neither PEFT, a quantiser, sharding, offloading nor anyone's forward hooks have touched."""
+        projector, head, embedding = self.multi_modal_projector, self.vocabulary_head, self.get_input_embeddings()
+        if self.training or torch.compiler.is_compiling() or self.config.coefficient_activation != "linear":
+            return False
+        if not isinstance(projector, LangBridgeMultiModalProjector) or not isinstance(head, LangBridgeVocabularyHead):
+            return False
+        if not isinstance(embedding, nn.Embedding) or type(projector.linear_2) is not nn.Linear:
+            return False
+        modules = (projector, projector.linear_2, head, embedding)
+        tensors = [*projector.linear_2.parameters(), *head.parameters(), *embedding.parameters()]
+        return (
+            not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+            and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+            and not any(type(t) is not nn.Parameter or t.is_meta or t.is_inference() for t in tensors)
+        )
+
+
+@auto_docstring(custom_intro="The LangBridge model: a vision tower, an adapter made of words and a language model.")
+class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForConditionalGeneration, GenerationMixin):
+    def __init__(self, config: LangBridgeConfig):
+        LangBridgePreTrainedModel.__init__(self, config)
+        self.model = LangBridgeModel(config)
+        self.lm_head = LangBridgeLMHead(config)
+        # Families name their embedding differently (GPT-2 `wte`, GPT-NeoX `embed_in`).
+        embedding = self.model.get_input_embeddings()
+        name = next(name for name, module in self.model.named_modules() if module is embedding)
+        self._tied_weights_keys = {"lm_head.weight": f"model.{name}.weight"}
+        self.post_init()
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear):
+        # Resizing hands over a plain `nn.Linear`, which would lose the soft-capping.
+        self.lm_head.weight, self.lm_head.bias = new_embeddings.weight, new_embeddings.bias
+        self.lm_head.out_features = new_embeddings.out_features
+
+    def get_image_coefficients(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Returns the coefficients `(images, tokens, V)`, see [`LangBridgeModel.get_image_coefficients`]."""
+        return self.model.get_image_coefficients(pixel_values)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        # transformers itself writes only the entry of the one Auto class that the class was registered for.
+        name = f"{LangBridgeForConditionalGeneration.__module__.split('.')[-1]}.LangBridgeForConditionalGeneration"
+        self.config.auto_map = {
+            "AutoConfig": "configuration_langbridge.LangBridgeConfig",
+            "AutoModel": name,
+            "AutoModelForImageTextToText": name,
+            "AutoModelForMultimodalLM": name,
+        }
+        super().save_pretrained(save_directory, **kwargs)
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision: str | PreTrainedModel,
+        text: str | PreTrainedModel,
+        vocabulary,
+        processor: LangBridgeProcessor | None = None,
+        **config_fields,
+    ) -> "LangBridgeForConditionalGeneration":
+        r"""Joins a pretrained vision tower and a pretrained language model with a new, untrained adapter.
+
+        Args:
+            vision (`str` or `PreTrainedModel`):
+                Hub id, folder or loaded model: a tower (CLIP, SigLIP, DINOv2, ViT, MobileNetV2, ConvNeXt, ResNet …)
+                or a whole CLIP or SigLIP, whose tower is taken.
+            text (`str` or `PreTrainedModel`):
+                Hub id, folder or loaded model: a causal language model. A loaded one becomes part of the result.
+            vocabulary (`SharedVocabulary` or `list[int]`):
+                The shared words, in the order that makes a transfer meaningful, or their ids in the language model.
+            processor (`LangBridgeProcessor`, *optional*):
+                The processor the model will be used with. Composed from `vision` and `text` when left out.
+            config_fields:
+                Fields of [`LangBridgeConfig`], such as `projector_hidden_size` or `coefficient_activation`.
+
+        Returns:
+            `LangBridgeForConditionalGeneration` in eval mode, in the language model's dtype and on its device.
+
+        Raises:
+            `ValueError`: where a word is not in the language model's vocabulary, or the model does more to its logits
+            than this class can do alike.
+        """
+        processor = processor or LangBridgeProcessor.from_vision_text_pretrained(vision, text)
+        vision_tower = load_vision_tower(vision)
+        language_model = text if isinstance(text, PreTrainedModel) else AutoModelForCausalLM.from_pretrained(text)
+        if language_model.config.get_text_config() is not language_model.config:
+            raise ValueError(
+                f"`{language_model.config.model_type}` is itself a multimodal model: give its language model alone as "
+                "`text`."
+            )
+        token_ids = vocabulary if isinstance(vocabulary, list) else vocabulary.token_ids(processor.tokenizer)
+        head = language_model.get_output_embeddings()
+        num_words = language_model.get_input_embeddings().num_embeddings
+        outside = [token_id for token_id in token_ids if not 0 <= token_id < num_words]
+        if outside:
+            raise ValueError(
+                f"`vocabulary` holds {len(outside)} token ids outside the language model's {num_words} embeddings, "
+                f"the first is {outside[0]}: it was made for another language model."
+            )
+
+        layout = measure_vision_tower(vision_tower.config, processor.image_processor)
+        vision_tower.config.hidden_size = layout.hidden_size  # convolutional towers do not state it
+        strategy = processor.vision_feature_select_strategy
+        config = LangBridgeConfig(
+            vision_config=vision_tower.config,
+            text_config=language_model.config,
+            bridge_vocab_size=len(token_ids),
+            image_token_index=processor.image_token_id,
+            image_seq_length=layout.num_tokens - 1 if strategy == "default" else layout.num_tokens,
+            vision_feature_select_strategy=strategy,
+            lm_head_bias=head.bias is not None,
+            **config_fields,
+        )
+        with torch.device("meta"):
+            model = cls(config)
+        model.model.vision_tower = vision_tower
+        model.model.language_model = language_model.base_model
+        model.lm_head.weight, model.lm_head.bias = head.weight, head.bias
+        model.model.multi_modal_projector = LangBridgeMultiModalProjector(config)
+        model.model.vocabulary_head = LangBridgeVocabularyHead(config)
+        for part in (model.model.multi_modal_projector, model.model.vocabulary_head):
+            for module in part.modules():
+                model._init_weights(module)
+        model.model.vocabulary_head.token_ids.copy_(torch.tensor(token_ids))
+        for part in (vision_tower, model.model.multi_modal_projector, model.model.vocabulary_head):
+            part.to(device=language_model.device, dtype=language_model.dtype)
+        model.generation_config = language_model.generation_config
+        model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+        model.eval()
+        check_same_logits(model, language_model)
+        if len(processor.tokenizer) > num_words:
+            model.resize_token_embeddings(len(processor.tokenizer))
+        return model
+
+
+def load_vision_tower(vision: str | PreTrainedModel) -> PreTrainedModel:
+    """Loads a vision tower, or takes it out of a model that joins it with a text encoder, as CLIP and SigLIP do."""
+    if isinstance(vision, PreTrainedModel):
+        return vision.vision_model if "vision_config" in vision.config.sub_configs else vision
+    config = AutoConfig.from_pretrained(vision)
+    return AutoModel.from_pretrained(
+        vision, config=config.vision_config if "vision_config" in config.sub_configs else config
+    )
+
+
+@torch.no_grad()
+def check_same_logits(model: LangBridgeForConditionalGeneration, language_model: PreTrainedModel):
+    """Refuses language models whose own class does more to the logits than [`LangBridgeLMHead`], as Cohere's."""
+    input_ids = torch.arange(1, 5, device=language_model.device)[None]  # (1, 4)
+    expected = language_model(input_ids=input_ids).logits
+    difference = (model(input_ids=input_ids).logits - expected).abs().max()
+    if not difference <= 1e-3 * expected.abs().max():
+        raise ValueError(
+            f"Language models of type `{language_model.config.model_type}` are not supported: they scale their logits, "
+            f"which LangBridge does not (difference {difference:.2g})."
+        )
+
+
+__all__ = ["LangBridgeForConditionalGeneration", "LangBridgeModel", "LangBridgePreTrainedModel"]

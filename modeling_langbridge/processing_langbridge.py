@@ -1,0 +1,214 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""LangBridge processor: LLaVA's, composed from the parts' own image processor and tokenizer."""
+
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    LlavaProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import load_image
+from transformers.processing_utils import MultiModalData
+from transformers.utils import auto_docstring
+
+
+# Turns content blocks into the plain strings that a language model's own template expects.
+FLATTEN_CONTENT = """\
+{%- set flat = namespace(messages=[]) -%}
+{%- for message in messages -%}
+    {%- set flat.content = message.content -%}
+    {%- if message.content is not none and message.content is not string -%}
+        {%- set flat.content = '' -%}
+        {%- for block in message.content -%}
+            {%- if block.type == 'image' or block.type == 'image_url' -%}
+                {%- set flat.content = flat.content + '<image>\\n' -%}
+            {%- elif block.type == 'text' -%}
+                {%- set flat.content = flat.content + block.text -%}
+            {%- else -%}
+                {{- raise_exception('LangBridge reads text and images, not ' ~ block.type ~ '.') -}}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {%- set flat.messages = flat.messages + [dict(message, content=flat.content)] -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
+
+# For tokenizers without a template of their own.
+PLAIN_TEMPLATE = """\
+{%- for message in messages -%}
+    {%- if not loop.first -%}{{- '\\n' -}}{%- endif -%}
+    {{- message.role | upper + ':' -}}
+    {%- if message.role == 'assistant' -%}
+        {%- generation -%}{{- ' ' + message.content + eos_token -}}{%- endgeneration -%}
+    {%- else -%}
+        {{- ' ' + message.content -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '\\nASSISTANT:' -}}{%- endif -%}
+"""
+
+
+class VisionLayout(NamedTuple):
+    """What a vision tower gives for one processed image, found by running its architecture without weights."""
+
+    hidden_size: int  # d_v
+    num_tokens: int  # with the CLS and register tokens
+    num_additional_image_tokens: int
+    patch_size: int  # pixels per visual token, along each axis
+    vision_feature_select_strategy: str
+
+
+def measure_vision_tower(vision_config: PreTrainedConfig, image_processor: BaseImageProcessor) -> VisionLayout:
+    """Measures how a tower lays an image out in tokens, whether it is a transformer or a convolutional network.
+
+    Raises:
+        `ValueError`: where the tower reads more than pixels, or its tokens do not form a grid over the image.
+    """
+    inputs = image_processor(Image.new("RGB", (64, 64)), return_tensors="pt")
+    others = sorted(inputs.keys() - {"pixel_values"})
+    if others:
+        raise ValueError(
+            f"The vision tower `{vision_config.model_type}` needs {others} beside `pixel_values`: take a "
+            "fixed-resolution checkpoint instead (of SigLIP 2, say, google/siglip2-base-patch16-224)."
+        )
+    pixel_values = inputs["pixel_values"]  # (1, channels, height, width)
+    height, width = pixel_values.shape[-2:]
+    with torch.device("meta"):
+        features = AutoModel.from_config(vision_config)(pixel_values.to("meta")).last_hidden_state
+    if features.dim() == 4:  # (1, d_v, rows, columns)
+        hidden_size, num_tokens = features.shape[1], features.shape[2] * features.shape[3]
+        patch_size = height // features.shape[2]
+    else:  # (1, tokens, d_v)
+        num_tokens, hidden_size = features.shape[1:]
+        patch_size = vision_config.patch_size
+    additional = num_tokens - (height // patch_size) * (width // patch_size)
+    if additional < 0 or (additional and features.dim() == 4):
+        raise ValueError(
+            f"The vision tower `{vision_config.model_type}` gives {num_tokens} tokens for an image of {height} x "
+            f"{width} pixels, which is no grid of {patch_size}-pixel patches: give the image processor a size that is."
+        )
+    return VisionLayout(hidden_size, num_tokens, additional, patch_size, "default" if additional else "full")
+
+
+def add_missing_tokens(tokenizer: PreTrainedTokenizerBase):
+    """Gives a language model's tokenizer an image token, and a pad token and a chat template where it has none."""
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    if tokenizer.pad_token is None:
+        # Not the end-of-turn token: a model trained with that as padding never learns to stop.
+        tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    if tokenizer.chat_template is None:
+        # Training renders without special tokens, inference with: the template makes both begin alike.
+        begins_with_bos = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+        tokenizer.chat_template = ("{{- bos_token -}}\n" if begins_with_bos else "") + PLAIN_TEMPLATE
+    if isinstance(tokenizer.chat_template, dict):
+        tokenizer.chat_template = {
+            name: read_image_blocks(tokenizer, template) for name, template in tokenizer.chat_template.items()
+        }
+    else:
+        tokenizer.chat_template = read_image_blocks(tokenizer, tokenizer.chat_template)
+
+
+def read_image_blocks(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """Extends a chat template that expects strings so that it takes `{"type": "image"}` blocks too."""
+    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}
+    try:
+        rendered = tokenizer.apply_chat_template([message], chat_template=template, tokenize=False)
+    except Exception:  # a template may fail in as many ways as there are templates; it then expects strings
+        rendered = ""
+    return template if rendered.count("<image>") == 1 else FLATTEN_CONTENT + template
+
+
+def read_image(image):
+    """Loads an image that is given by path, URL or base64 text, and says which one cannot be read."""
+    if isinstance(image, (list, tuple)):
+        return [read_image(one) for one in image]
+    try:
+        return load_image(image) if isinstance(image, str) else image
+    except OSError as error:
+        raise ValueError(f"The image {image[:200]} cannot be read: {error}.") from error
+
+
+@auto_docstring
+class LangBridgeProcessor(LlavaProcessor):
+    def prepare_inputs_layout(self, images=None, **kwargs):
+        return super().prepare_inputs_layout(images=None if images is None else read_image(images), **kwargs)
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs):
+        """Number of placeholder tokens for each of `image_sizes`: all images are brought to one size."""
+        if image_sizes is None:
+            return MultiModalData()
+        images = self.image_processor(Image.new("RGB", (64, 64)), return_tensors="pt", **kwargs)
+        num_image_tokens = self.replace_image_token(images, 0).count(self.image_token)
+        return MultiModalData(
+            num_image_tokens=[num_image_tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
+        )
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision: str | PreTrainedModel,
+        text: str | PreTrainedModel,
+        image_processor: BaseImageProcessor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> "LangBridgeProcessor":
+        r"""Composes the processor of a vision tower and a language model.
+
+        The tokenizer is given an `<image>` token and, where it has none, a pad token and a chat template; its own
+        template is extended so that messages may hold `{"type": "image"}` blocks.
+
+        Args:
+            vision (`str` or `PreTrainedModel`): Hub id, folder or loaded model of the vision tower.
+            text (`str` or `PreTrainedModel`): Hub id, folder or loaded model of the language model.
+            image_processor (`BaseImageProcessor`, *optional*): Taken from where `vision` came from when left out.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): Taken from where `text` came from when left out.
+        """
+        vision_config = vision.config if isinstance(vision, PreTrainedModel) else AutoConfig.from_pretrained(vision)
+        if "vision_config" in vision_config.sub_configs:
+            vision_config = vision_config.vision_config
+        if image_processor is None:
+            image_processor = AutoImageProcessor.from_pretrained(source_of(vision, "image_processor"))
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(source_of(text, "tokenizer"))
+        add_missing_tokens(tokenizer)
+        layout = measure_vision_tower(vision_config, image_processor)
+        return cls(
+            image_processor,
+            tokenizer,
+            patch_size=layout.patch_size,
+            vision_feature_select_strategy=layout.vision_feature_select_strategy,
+            num_additional_image_tokens=layout.num_additional_image_tokens,
+            chat_template=tokenizer.chat_template,
+        )
+
+
+def source_of(model: str | PreTrainedModel, argument: str) -> str:
+    """The Hub id or folder that a model came from, for the files that lie beside it."""
+    source = model.name_or_path if isinstance(model, PreTrainedModel) else model
+    if not source:
+        raise ValueError(f"A model that was not loaded from the Hub or a folder needs `{argument}=` to be given.")
+    return source
+
+
+__all__ = ["LangBridgeProcessor"]

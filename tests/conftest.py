@@ -1,0 +1,56 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_parts import save_language_model, save_vision_tower
+
+from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real photos, captions and tokenizers, which is no part of the project."""
+    folder = Path(os.environ.get("LANGBRIDGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: set LANGBRIDGE_DATA ({folder} is no folder)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vision(tmp_path_factory) -> str:
+    return save_vision_tower("clip", tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory) -> str:
+    return save_language_model("qwen2", tmp_path_factory.mktemp("qwen2"))
+
+
+@pytest.fixture
+def processor(vision, text) -> LangBridgeProcessor:
+    return LangBridgeProcessor.from_vision_text_pretrained(vision, text)
+
+
+@pytest.fixture
+def model(vision, text, processor) -> LangBridgeForConditionalGeneration:
+    torch.manual_seed(0)
+    return LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, list(range(100, 160)), processor=processor, projector_hidden_size=40
+    )

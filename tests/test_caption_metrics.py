@@ -1,0 +1,71 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Caption scores: pycocoevalcap's, per image, safe against empty captions and line breaks."""
+
+import shutil
+
+import pytest
+
+from trainer.caption_metrics import caption_scores
+
+
+REFERENCES = {
+    "a.jpg": ["A dog runs on the grass.", "The brown dog is running over a lawn ."],
+    "b.jpg": ["Two children play in the snow.", "Kids build a snowman in the snow"],
+    "c.jpg": ["A man rides a bicycle down the street.", "A cyclist on the road"],
+}
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="the PTB tokenizer needs Java")
+
+
+@needs_java
+def test_a_human_caption_scores_highest_and_another_images_caption_scores_nothing():
+    exact = caption_scores({name: captions[0] for name, captions in REFERENCES.items()}, REFERENCES)
+    wrong = caption_scores(
+        {"a.jpg": "Kids build snow", "b.jpg": "cyclist down street", "c.jpg": "brown dog lawn"}, REFERENCES
+    )
+    assert exact["BLEU-4"] == pytest.approx(1.0, abs=1e-6)
+    assert exact["CIDEr"] > 3
+    assert wrong["CIDEr"] < 0.01 and wrong["BLEU-4"] < 0.01
+
+
+@needs_java
+def test_case_punctuation_and_line_breaks_do_not_count():
+    plain = caption_scores({name: captions[0] for name, captions in REFERENCES.items()}, REFERENCES)
+    odd = {"a.jpg": "a DOG runs,\non the grass", "b.jpg": "two children play\r in\u2028the snow", "c.jpg": "a man rides a bicycle down the street!"}  # fmt: skip  # noqa: E501
+    assert caption_scores(odd, REFERENCES) == plain
+
+
+@needs_java
+def test_an_empty_caption_costs_only_its_own_image():
+    good = {name: captions[0] for name, captions in REFERENCES.items()}
+    full = caption_scores(good, REFERENCES)["CIDEr"]
+    for name in REFERENCES:
+        partial = caption_scores({**good, name: ""}, REFERENCES)["CIDEr"]
+        assert full / 2 < partial < full * 0.75
+
+
+@needs_java
+def test_images_that_do_not_match_are_named():
+    with pytest.raises(ValueError, match="b.jpg"):
+        caption_scores({"a.jpg": "a dog"}, {"a.jpg": ["a dog"], "b.jpg": ["a cat"]})
+    with pytest.raises(ValueError, match="a.jpg has no human caption"):
+        caption_scores({"a.jpg": "a dog"}, {"a.jpg": []})
+    with pytest.raises(ValueError, match="no captions"):
+        caption_scores({}, {})
+
+
+def test_missing_java_is_said_plainly(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="Java"):
+        caption_scores({"a.jpg": "a dog"}, {"a.jpg": ["a dog"]})

@@ -1,0 +1,88 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What a user may get wrong when joining two parts, and the configuration itself."""
+
+import pytest
+import torch
+from tiny_parts import make_tokenizer
+from transformers import AutoConfig, CLIPVisionConfig, Qwen2Config
+
+from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, SharedVocabulary
+
+
+def test_ids_outside_the_embedding_are_refused(vision, text, processor):
+    with pytest.raises(
+        ValueError, match="holds 2 token ids outside the language model's 512 embeddings, the first is 600"
+    ):
+        LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+            vision, text, [100, 600, 700], processor=processor, projector_hidden_size=8
+        )
+
+
+def test_a_vocabulary_made_for_another_tokenizer_is_refused(vision, text, processor):
+    vocabulary = SharedVocabulary([" dog", " zeppelin", " quark"])
+    with pytest.raises(ValueError, match="zeppelin"):
+        LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+            vision, text, vocabulary, processor=processor, projector_hidden_size=8
+        )
+
+
+def test_a_shared_vocabulary_chooses_the_words_in_its_order(vision, text, processor):
+    tokenizer = make_tokenizer()
+    vocabulary = SharedVocabulary([" ball", " dog", " a"])
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, vocabulary, processor=processor, projector_hidden_size=8
+    )
+    ids = model.model.vocabulary_head.token_ids.tolist()
+    assert [tokenizer.decode(token_id) for token_id in ids] == [" ball", " dog", " a"]
+    assert model.config.bridge_vocab_size == 3
+
+
+def test_a_multimodal_language_model_part_is_refused(vision, model, processor):
+    with pytest.raises(ValueError, match="`langbridge` is itself a multimodal model"):
+        LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+            vision, model, [100], processor=processor, projector_hidden_size=8
+        )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("coefficient_activation", "sparsemax"),
+        ("projector_hidden_size", 0),
+        ("bridge_vocab_size", 0),
+        ("bridge_vocab_size", 200000),
+        ("vision_feature_select_strategy", "map"),
+    ],
+)
+def test_a_field_with_an_impossible_value_is_named(field, value):
+    with pytest.raises(Exception, match=field):
+        LangBridgeConfig(vision_config=CLIPVisionConfig(), text_config=Qwen2Config(), **{field: value})
+
+
+def test_the_configuration_survives_saving(model, tmp_path):
+    model.config.save_pretrained(tmp_path)
+    reloaded = AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(reloaded, LangBridgeConfig)
+    for field in ("projector_hidden_size", "bridge_vocab_size", "coefficient_activation", "image_token_index"):
+        assert getattr(reloaded, field) == getattr(model.config, field)
+    assert reloaded.vision_config.to_dict() == model.config.vision_config.to_dict()
+
+
+def test_a_fresh_adapter_speaks_about_as_loud_as_words(model):
+    pixel_values = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        visual = torch.cat(model.get_image_features(pixel_values).pooler_output).norm(dim=-1).mean()
+        words = model.get_input_embeddings()(model.model.vocabulary_head.token_ids).norm(dim=-1).mean()
+    assert visual < 2 * words

@@ -1,0 +1,103 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The feature cache: equal to the tower, computed once, saved and loaded, and out of the way of saving."""
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModel, MobileNetV2Config, MobileNetV2Model
+
+from trainer.feature_cache import FeatureCache
+
+
+@pytest.fixture
+def tower():
+    torch.manual_seed(0)
+    return MobileNetV2Model(MobileNetV2Config(image_size=64, depth_multiplier=0.25))
+
+
+@pytest.fixture
+def images():
+    return torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def test_cache_gives_the_towers_features_as_map_and_as_tokens(tower, images):
+    expected = tower.eval()(images).last_hidden_state  # (4, d_v, 2, 2)
+    output = FeatureCache(tower)(images)
+    torch.testing.assert_close(output.last_hidden_state, expected, atol=5e-3, rtol=1e-3)
+    for row in range(2):
+        for column in range(2):
+            assert torch.equal(
+                output.hidden_states[-1][:, 2 * row + column], output.last_hidden_state[..., row, column]
+            )
+
+
+def test_cache_keeps_token_states_as_they_are():
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    tower, images = CLIPVisionModel(config), torch.rand(2, 3, 16, 16)
+    output = FeatureCache(tower)(images)
+    expected = tower(images).last_hidden_state
+    torch.testing.assert_close(output.last_hidden_state, expected, atol=5e-3, rtol=1e-3)
+    assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
+
+
+def test_tower_runs_once_per_image_whatever_the_batch(tower, images):
+    seen = []
+    tower.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    cache = FeatureCache(tower)
+    first = cache(images[:3]).last_hidden_state
+    again = cache(images[[3, 1, 0]]).last_hidden_state
+    assert seen == [3, 1] and len(cache) == 4
+    assert torch.equal(again[1:], first[[1, 0]])
+
+
+def test_tower_stays_in_eval_mode_and_frozen_inside_a_model_that_trains(tower, images):
+    cache = FeatureCache(tower)
+    torch.nn.Sequential(cache).train()
+    statistics = {name: buffer.clone() for name, buffer in tower.named_buffers()}
+    assert not cache(images).last_hidden_state.requires_grad
+    assert all(torch.equal(buffer, statistics[name]) for name, buffer in tower.named_buffers())
+
+
+def test_saved_features_are_found_again_by_another_tower_that_never_runs(tower, images, tmp_path):
+    cache = FeatureCache(tower)
+    expected = cache(images).last_hidden_state
+    cache.save(tmp_path / "features.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["features.safetensors"]
+
+    other = MobileNetV2Model(tower.config)
+    other.register_forward_hook(lambda *_: pytest.fail("the tower ran on an image that was loaded"))
+    loaded = FeatureCache(other)
+    loaded.load(tmp_path / "features.safetensors")
+    assert torch.equal(loaded(images.flip(0)).last_hidden_state, expected.flip(0))
+
+
+def test_model_has_its_own_tower_back_after_the_block_even_after_an_error(tower, images):
+    model = torch.nn.Module()
+    model.vision_tower = tower
+    names = set(model.state_dict())
+    cache = FeatureCache(tower)
+    with pytest.raises(KeyboardInterrupt), cache.standing_in_for_tower(model):
+        assert model.vision_tower is cache
+        raise KeyboardInterrupt
+    assert model.vision_tower is tower and set(model.state_dict()) == names
+
+
+def test_empty_cache_and_foreign_file_are_refused(tower, images, tmp_path):
+    with pytest.raises(ValueError, match="no features to save"):
+        FeatureCache(tower).save(tmp_path / "features.safetensors")
+    tower.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no image features"):
+        FeatureCache(tower).load(tmp_path / "model.safetensors")

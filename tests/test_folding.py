@@ -1,0 +1,231 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""In inference the adapter runs folded into LLaVA's two-layer MLP, and never with stale weights."""
+
+import copy
+import time
+
+import pytest
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig, Qwen2Config
+
+from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration
+from modeling_langbridge.modeling_langbridge import (
+    FoldedAdapter,
+    LangBridgeMultiModalProjector,
+    LangBridgeVocabularyHead,
+)
+
+
+FEATURES = torch.randn(2, 16, 24, generator=torch.Generator().manual_seed(0))
+
+
+def plain(model) -> torch.Tensor:
+    """The adapter as the formulas say it, in float64."""
+    projector, head = (
+        copy.deepcopy(part).double() for part in (model.model.multi_modal_projector, model.model.vocabulary_head)
+    )
+    embeddings = model.get_input_embeddings()(head.token_ids).double()
+    return head.get_coefficients(projector(FEATURES.double())) @ embeddings
+
+
+def assert_fresh(model, dtype=torch.float32):
+    with torch.no_grad():
+        tolerance = 1e-6 if dtype == torch.float32 else 2e-2
+        expected = plain(model)
+        actual = model.model.adapt(FEATURES.to(dtype)).double()
+        assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.fixture
+def folded(model):
+    assert_fresh(model)
+    assert model.model.folded_adapter.weight.shape == (32, 40)
+    return model
+
+
+def edit_weight(model):
+    with torch.no_grad():
+        model.model.vocabulary_head.weight.mul_(2)
+
+
+def edit_data_of_one_word(model):
+    model.model.vocabulary_head.weight.data[7] += 1
+
+
+def edit_data_of_one_column(model):
+    model.model.vocabulary_head.weight.data[:, 3] = 0.5
+
+
+def edit_bias_data(model):
+    model.model.vocabulary_head.bias.data[5] += 1
+
+
+def edit_second_layer(model):
+    model.model.multi_modal_projector.linear_2.weight.data.mul_(3)
+
+
+def edit_first_layer(model):
+    model.model.multi_modal_projector.linear_1.weight.data.mul_(3)
+
+
+def edit_one_word_embedding(model):
+    model.get_input_embeddings().weight.data[model.model.vocabulary_head.token_ids[9]] += 1
+
+
+def replace_embedding(model):
+    embedding = nn.Embedding(600, 32)
+    model.set_input_embeddings(embedding)
+
+
+def choose_other_words(model):
+    model.model.vocabulary_head.token_ids.add_(1)
+
+
+def replace_weight(model):
+    model.model.vocabulary_head.weight = nn.Parameter(torch.randn(60, 40))
+
+
+def load_other_state(model):
+    state = {
+        name: tensor + 0.1 if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(state)
+
+
+def resize_embeddings(model):
+    model.resize_token_embeddings(700)
+    edit_one_word_embedding(model)
+
+
+def train_a_step(model):
+    model.train()
+    model.model.adapt(FEATURES).sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    model.eval()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        edit_weight,
+        edit_data_of_one_word,
+        edit_data_of_one_column,
+        edit_bias_data,
+        edit_second_layer,
+        edit_first_layer,
+        edit_one_word_embedding,
+        replace_embedding,
+        choose_other_words,
+        replace_weight,
+        load_other_state,
+        resize_embeddings,
+        train_a_step,
+    ],
+)
+def test_a_change_is_served_at_once(folded, change):
+    before = folded.model.adapt(FEATURES)
+    change(folded)
+    assert_fresh(folded)
+    with torch.no_grad():
+        assert not torch.allclose(folded.model.adapt(FEATURES), before)
+
+
+def test_a_change_of_dtype_is_served_at_once(folded):
+    folded.to(torch.bfloat16)
+    assert_fresh(folded, torch.bfloat16)
+    folded.to(torch.float32)
+    assert_fresh(folded)
+
+
+def test_a_move_to_another_device_leaves_the_fold_behind(folded):
+    folded.to("meta")
+    assert folded.model.adapt(FEATURES.to("meta")).device.type == "meta"
+
+
+def test_unchanged_weights_are_folded_once(folded):
+    weight = folded.model.folded_adapter.weight
+    assert_fresh(folded)
+    assert folded.model.folded_adapter.weight is weight
+
+
+def test_the_fold_is_more_exact_than_the_order_it_replaces(folded):
+    with torch.no_grad():
+        exact = plain(folded)
+        embeddings = folded.get_input_embeddings()(folded.model.vocabulary_head.token_ids)
+        ordered = (
+            folded.model.vocabulary_head.get_coefficients(folded.model.multi_modal_projector(FEATURES)) @ embeddings
+        )
+        assert (folded.model.adapt(FEATURES) - exact).norm() < (ordered - exact).norm()
+
+
+def test_gradients_flow_in_eval_mode_too(folded):
+    folded.model.adapt(FEATURES).sum().backward()
+    assert folded.model.vocabulary_head.weight.grad.abs().sum() > 0
+
+
+def test_forward_hooks_on_the_head_are_called(folded):
+    calls = []
+    folded.model.vocabulary_head.register_forward_hook(lambda *_: calls.append(1))
+    assert_fresh(folded)
+    assert calls
+
+
+@pytest.mark.parametrize("activation", ["softmax", "gated_softmax"])
+def test_a_softmax_is_never_folded(vision, text, processor, activation):
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, [100, 101, 102], processor=processor, projector_hidden_size=40, coefficient_activation=activation
+    )
+    assert_fresh(model)
+    assert model.model.folded_adapter.weight is None
+
+
+def test_the_fold_is_no_part_of_the_checkpoint(folded):
+    assert not [name for name in folded.state_dict() if "folded" in name]
+
+
+def test_the_first_image_folds_and_the_next_costs_as_much_as_the_two_layers():
+    config = LangBridgeConfig(
+        vision_config=CLIPVisionConfig(hidden_size=240),
+        text_config=Qwen2Config(hidden_size=128),
+        projector_hidden_size=512,
+        bridge_vocab_size=8000,
+    )
+    projector, head, embedding = (
+        LangBridgeMultiModalProjector(config),
+        LangBridgeVocabularyHead(config),
+        nn.Embedding(9000, 128),
+    )
+    for parameter in head.parameters():
+        nn.init.normal_(parameter)
+    features, folded = torch.randn(1, 576, 240), FoldedAdapter()
+
+    def seconds(run):
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    def run_folded():
+        folded.refresh(projector.linear_2, head, embedding)
+        nn.functional.linear(projector.activate(features), folded.weight, folded.bias)
+
+    with torch.no_grad():
+        run_folded()
+        rounds = [
+            (seconds(run_folded), seconds(lambda: head(projector(features), embedding(head.token_ids))))
+            for _ in range(9)
+        ]
+    fast, slow = (sorted(times)[4] for times in zip(*rounds, strict=True))
+    assert fast < slow / 3

@@ -1,0 +1,194 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The processor, with any language model's own tokenizer and chat template."""
+
+import pytest
+import torch
+from PIL import Image
+from tiny_parts import ask, make_image, make_tokenizer, save_language_model
+from transformers import AutoProcessor, AutoTokenizer
+
+from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# As multimodal models have it: blocks only.
+IN_BLOCKS = (
+    "{% for message in messages %}{% for block in message.content %}"
+    "{{ '<image>' if block.type == 'image' else block.text }}{% endfor %}{% endfor %}"
+)
+
+
+def with_template(text: str, template: str | None, vision: str) -> LangBridgeProcessor:
+    tokenizer = AutoTokenizer.from_pretrained(text)
+    tokenizer.chat_template = template
+    return LangBridgeProcessor.from_vision_text_pretrained(vision, text, tokenizer=tokenizer)
+
+
+def test_missing_tokens_and_template_are_added_and_saved(vision, tmp_path):
+    text = save_language_model("llama2", tmp_path / "llama2")
+    bare = AutoTokenizer.from_pretrained(text)
+    assert bare.pad_token is None and bare.chat_template is None
+    LangBridgeProcessor.from_vision_text_pretrained(vision, text).save_pretrained(tmp_path / "ours")
+    reloaded = AutoProcessor.from_pretrained(tmp_path / "ours")
+    assert isinstance(reloaded, LangBridgeProcessor)
+    assert reloaded.tokenizer.pad_token == "<pad>" != reloaded.tokenizer.eos_token
+    assert reloaded.tokenizer.encode("<image>", add_special_tokens=False) == [reloaded.image_token_id]
+    rendered = reloaded.apply_chat_template(ask(make_image()), add_generation_prompt=True)
+    assert rendered == "USER: <image>\nwhat is in the picture?\nASSISTANT:"
+
+
+def test_a_tokenizers_own_pad_token_stays(vision, text):
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = "<|endoftext|>"
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text, tokenizer=tokenizer)
+    assert processor.tokenizer.pad_token == "<|endoftext|>"
+
+
+def test_a_template_of_strings_takes_image_blocks(vision, text):
+    processor = with_template(text, CHATML, vision)
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        *ask(make_image()),
+        {"role": "assistant", "content": [{"type": "text", "text": "a dog"}]},
+        {"role": "user", "content": [{"type": "text", "text": "where?"}, {"type": "image", "image": make_image()}]},
+    ]
+    assert processor.apply_chat_template(messages, add_generation_prompt=True) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\n<image>\nwhat is in the picture?<|im_end|>\n"
+        "<|im_start|>assistant\na dog<|im_end|>\n"
+        "<|im_start|>user\nwhere?<image>\n<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_strings_render_as_the_original_template_renders_them(vision, text):
+    messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+    original = AutoTokenizer.from_pretrained(text).apply_chat_template(messages, chat_template=CHATML, tokenize=False)
+    processor = with_template(text, CHATML, vision)
+    assert processor.apply_chat_template(messages) == original
+    assert processor.tokenizer.apply_chat_template(messages, tokenize=False) == original
+
+
+def test_a_template_that_reads_blocks_is_left_alone(vision, text):
+    assert with_template(text, IN_BLOCKS, vision).chat_template == IN_BLOCKS
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama3", "llama2", "mistral", "gpt2", "phi2", "smollm"])
+def test_real_tokenizers_read_messages_with_images(data, vision, name):
+    tokenizer = AutoTokenizer.from_pretrained(data / "tokenizers" / name)
+    plain = [{"role": "user", "content": "Hello"}]
+    original = tokenizer.apply_chat_template(plain, tokenize=False) if tokenizer.chat_template else None
+    size = len(tokenizer)
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, "unused", tokenizer=tokenizer)
+    inputs = processor.apply_chat_template(
+        [ask(make_image()), plain],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True},
+    )
+    assert inputs.input_ids.eq(processor.image_token_id).sum(1).tolist() == [16, 0]
+    assert inputs.attention_mask[1].eq(0).sum() == inputs.attention_mask.shape[1] - inputs.attention_mask[1].sum() > 0
+    assert size <= len(processor.tokenizer) <= size + 2
+    assert original is None or processor.apply_chat_template(plain) == original
+
+
+@pytest.mark.parametrize("name", ["llama2", "mistral", "gpt2"])
+def test_training_and_inference_begin_with_the_same_tokens(data, vision, name):
+    tokenizer = AutoTokenizer.from_pretrained(data / "tokenizers" / name)
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, "unused", tokenizer=tokenizer)
+    messages = [{"role": "user", "content": "Hello"}]
+    inference = processor.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"][0]
+    training = processor(text=processor.apply_chat_template(messages), add_special_tokens=False)["input_ids"][0]
+    assert inference == training
+
+
+def test_a_tokenizer_larger_than_the_embedding_widens_it(vision, tmp_path):
+    text = save_language_model("llama3", tmp_path, vocab_size=366)
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text)
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, [100, 101], processor=processor, projector_hidden_size=8
+    )
+    rows = model.get_input_embeddings().num_embeddings
+    assert len(processor.tokenizer) == rows == model.config.text_config.vocab_size == 368
+    inputs = processor.apply_chat_template(ask(make_image()), tokenize=True, return_dict=True, return_tensors="pt")
+    assert model(**inputs).logits.shape[-1] == 368
+
+
+def test_a_left_padded_batch_generates_what_single_prompts_do(processor, model):
+    conversations = [
+        ask(make_image("red")),
+        ask(make_image("blue"), "describe the whole picture in a few words, please"),
+        [{"role": "user", "content": "a text without an image"}],
+        [{"role": "user", "content": [{"type": "image", "image": make_image(c)} for c in ("green", "black")]}],
+    ]
+
+    def generate(conversations):
+        inputs = processor.apply_chat_template(
+            conversations,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
+            processor_kwargs={"padding": True, "padding_side": "left"},
+        )
+        return model.generate(**inputs, max_new_tokens=6, do_sample=False)[:, inputs.input_ids.shape[1] :]
+
+    batch = generate(conversations)
+    for row, conversation in zip(batch, conversations, strict=True):
+        assert torch.equal(row, generate([conversation])[0])
+
+
+@pytest.mark.parametrize("images", [0, 2])
+def test_more_or_fewer_images_than_placeholders_is_an_error(processor, images):
+    with pytest.raises(ValueError, match="<image> tokens in the"):
+        processor(text="USER: <image> what?", images=[make_image()] * images or None)
+
+
+def test_an_image_token_typed_by_a_user_is_an_error(processor):
+    message = ask(make_image(), "what does <image> mean?")
+    with pytest.raises(ValueError, match="Found total 2 <image> tokens and 1 images"):
+        processor.apply_chat_template(message, tokenize=True, return_dict=True)
+
+
+def test_features_and_placeholders_that_disagree_are_an_error(processor, model):
+    inputs = processor.apply_chat_template(ask(make_image()), tokenize=True, return_dict=True, return_tensors="pt")
+    inputs["input_ids"] = inputs["input_ids"][:, :-12]
+    with pytest.raises(ValueError, match="Image features and image tokens do not match"):
+        model(input_ids=inputs["input_ids"][:, 10:], pixel_values=inputs["pixel_values"])
+
+
+def test_an_unreadable_image_is_named(processor, tmp_path):
+    torn = tmp_path / "torn.jpg"
+    Image.effect_noise((64, 64), 50).save(torn)
+    torn.write_bytes(torn.read_bytes()[:800])
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    for path in (torn, text, tmp_path / "absent.jpg"):
+        with pytest.raises(ValueError, match=path.name):
+            processor(text="<image>", images=[str(path)])
+
+
+def test_a_block_of_another_kind_is_named(processor):
+    with pytest.raises(Exception, match="reads text and images, not video"):
+        processor.apply_chat_template([{"role": "user", "content": [{"type": "video"}]}])
+
+
+def test_the_number_of_placeholders_is_known_without_an_image(processor):
+    counted = processor._get_num_multimodal_tokens(image_sizes=[[10000, 10000], [20, 30]])
+    assert (counted.num_image_tokens, counted.num_image_patches) == ([16, 16], [1, 1])
