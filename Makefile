@@ -16,7 +16,6 @@ slow: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy modeling_langbridge trainer scripts
 	$(BIN)/mlinter --no-progress modeling_langbridge/modeling_langbridge.py modeling_langbridge/configuration_langbridge.py \
 		modeling_langbridge/processing_langbridge.py
 

@@ -37,7 +37,6 @@ setup(
         "flash-attn": ["flash-attn"],
         "eval": ["pycocoevalcap>=1.2", "matplotlib"],
         "dev": [
-            "mypy",
             "parameterized",
             "pytest",
             "pytest-timeout",

@@ -43,7 +43,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import select_hidden_states
 
 from .configuration_langbridge import LangBridgeConfig
-from .processing_langbridge import LangBridgeProcessor, measure_vision_tower
+from .processing_langbridge import LangBridgeProcessor, find_vision_config, measure_vision_tower
 
 
 def word_blocks(weight: torch.Tensor) -> list[slice]:
@@ -109,7 +109,7 @@ class LangBridgeVocabularyHead(nn.Module):
         gated = self.activation == "gated_softmax"
         self.gate_weight = nn.Parameter(torch.empty(1, config.projector_hidden_size)) if gated else None  # (1, H)
         self.gate_bias = nn.Parameter(torch.empty(1)) if gated else None  # (1,)
-        self.register_buffer("token_ids", torch.arange(config.bridge_vocab_size))  # (V,)
+        self.token_ids = nn.Buffer(torch.arange(config.bridge_vocab_size))  # (V,)
 
     def get_coefficients(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Returns the coefficients `(..., V)` of projected visual tokens `hidden_states` `(..., H)`."""
@@ -217,9 +217,9 @@ class LangBridgeMultiModalProjector(nn.Module):
 
     def __init__(self, config: LangBridgeConfig):
         super().__init__()
-        num_feature_layers = 1 if isinstance(config.vision_feature_layer, int) else len(config.vision_feature_layer)
-        vision_size, hidden_size = config.vision_config.hidden_size * num_feature_layers, config.projector_hidden_size
-        self.linear_1 = nn.Linear(vision_size, hidden_size, bias=config.multimodal_projector_bias)
+        layers, hidden_size = config.vision_feature_layer, config.projector_hidden_size
+        feature_size = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
+        self.linear_1 = nn.Linear(feature_size, hidden_size, bias=config.multimodal_projector_bias)
         self.act = ACT2FN[config.projector_hidden_act]
         self.linear_2 = nn.Linear(hidden_size, hidden_size, bias=config.multimodal_projector_bias)
 
@@ -349,11 +349,13 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         """Whether the adapter may run folded: linear, in inference, and made of plain modules and tensors only, which
         neither PEFT, a quantiser, sharding, offloading nor anyone's forward hooks have touched."""
         projector, head, embedding = self.multi_modal_projector, self.vocabulary_head, self.get_input_embeddings()
-        if self.training or torch.compiler.is_compiling() or self.config.coefficient_activation != "linear":
+        if self.training or torch.compiler.is_compiling():
             return False
         if not isinstance(projector, LangBridgeMultiModalProjector) or not isinstance(head, LangBridgeVocabularyHead):
             return False
         if not isinstance(embedding, nn.Embedding) or type(projector.linear_2) is not nn.Linear:
+            return False
+        if head.activation != "linear":
             return False
         modules = (projector, projector.linear_2, head, embedding)
         tensors = [*projector.linear_2.parameters(), *head.parameters(), *embedding.parameters()]
@@ -445,16 +447,16 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
                 f"the first is {outside[0]}: it was made for another language model."
             )
 
-        layout = measure_vision_tower(vision_tower.config, processor.image_processor)
-        vision_tower.config.hidden_size = layout.hidden_size  # convolutional towers do not state it
-        strategy = processor.vision_feature_select_strategy
+        _, features = measure_vision_tower(vision_tower.config, processor.image_processor)
+        # Convolutional towers do not state the width of what they give.
+        vision_tower.config.hidden_size = features[1] if len(features) == 4 else features[2]
         config = LangBridgeConfig(
             vision_config=vision_tower.config,
             text_config=language_model.config,
             bridge_vocab_size=len(token_ids),
             image_token_index=processor.image_token_id,
-            image_seq_length=layout.num_tokens - 1 if strategy == "default" else layout.num_tokens,
-            vision_feature_select_strategy=strategy,
+            image_seq_length=processor.num_image_tokens,
+            vision_feature_select_strategy=processor.vision_feature_select_strategy,
             lm_head_bias=head.bias is not None,
             **config_fields,
         )
@@ -483,11 +485,8 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
 def load_vision_tower(vision: str | PreTrainedModel) -> PreTrainedModel:
     """Loads a vision tower, or takes it out of a model that joins it with a text encoder, as CLIP and SigLIP do."""
     if isinstance(vision, PreTrainedModel):
-        return vision.vision_model if "vision_config" in vision.config.sub_configs else vision
-    config = AutoConfig.from_pretrained(vision)
-    return AutoModel.from_pretrained(
-        vision, config=config.vision_config if "vision_config" in config.sub_configs else config
-    )
+        return vision if find_vision_config(vision.config) is vision.config else vision.vision_model
+    return AutoModel.from_pretrained(vision, config=find_vision_config(AutoConfig.from_pretrained(vision)))
 
 
 @torch.no_grad()
@@ -498,8 +497,8 @@ def check_same_logits(model: LangBridgeForConditionalGeneration, language_model:
     difference = (model(input_ids=input_ids).logits - expected).abs().max()
     if not difference <= 1e-3 * expected.abs().max():
         raise ValueError(
-            f"Language models of type `{language_model.config.model_type}` are not supported: they scale their logits, "
-            f"which LangBridge does not (difference {difference:.2g})."
+            f"Language models of type `{language_model.config.model_type}` are not supported: they scale their "
+            f"logits, which LangBridge does not (difference {difference:.2g})."
         )
 
 

@@ -13,8 +13,6 @@
 # limitations under the License.
 """LangBridge processor: LLaVA's, composed from the parts' own image processor and tokenizer."""
 
-from typing import NamedTuple
-
 import torch
 from PIL import Image
 from transformers import (
@@ -70,21 +68,22 @@ PLAIN_TEMPLATE = """\
 """
 
 
-class VisionLayout(NamedTuple):
-    """What a vision tower gives for one processed image, found by running its architecture without weights."""
-
-    hidden_size: int  # d_v
-    num_tokens: int  # with the CLS and register tokens
-    num_additional_image_tokens: int
-    patch_size: int  # pixels per visual token, along each axis
-    vision_feature_select_strategy: str
+def find_vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The vision tower's configuration inside that of a model which joins it with a text encoder (CLIP, SigLIP)."""
+    return config.vision_config if "vision_config" in config.sub_configs else config
 
 
-def measure_vision_tower(vision_config: PreTrainedConfig, image_processor: BaseImageProcessor) -> VisionLayout:
-    """Measures how a tower lays an image out in tokens, whether it is a transformer or a convolutional network.
+def measure_vision_tower(
+    vision_config: PreTrainedConfig, image_processor: BaseImageProcessor
+) -> tuple[torch.Size, torch.Size]:
+    """Finds how a tower lays an image out, by running its architecture on the meta device, without weights or work.
+
+    Returns:
+        The shapes of its input `(1, channels, height, width)` and of its output: `(1, tokens, d_v)`, or
+        `(1, d_v, rows, columns)` from a convolutional tower.
 
     Raises:
-        `ValueError`: where the tower reads more than pixels, or its tokens do not form a grid over the image.
+        `ValueError`: where the tower reads more than pixels.
     """
     inputs = image_processor(Image.new("RGB", (64, 64)), return_tensors="pt")
     others = sorted(inputs.keys() - {"pixel_values"})
@@ -93,23 +92,10 @@ def measure_vision_tower(vision_config: PreTrainedConfig, image_processor: BaseI
             f"The vision tower `{vision_config.model_type}` needs {others} beside `pixel_values`: take a "
             "fixed-resolution checkpoint instead (of SigLIP 2, say, google/siglip2-base-patch16-224)."
         )
-    pixel_values = inputs["pixel_values"]  # (1, channels, height, width)
-    height, width = pixel_values.shape[-2:]
+    pixel_values = inputs["pixel_values"]
     with torch.device("meta"):
-        features = AutoModel.from_config(vision_config)(pixel_values.to("meta")).last_hidden_state
-    if features.dim() == 4:  # (1, d_v, rows, columns)
-        hidden_size, num_tokens = features.shape[1], features.shape[2] * features.shape[3]
-        patch_size = height // features.shape[2]
-    else:  # (1, tokens, d_v)
-        num_tokens, hidden_size = features.shape[1:]
-        patch_size = vision_config.patch_size
-    additional = num_tokens - (height // patch_size) * (width // patch_size)
-    if additional < 0 or (additional and features.dim() == 4):
-        raise ValueError(
-            f"The vision tower `{vision_config.model_type}` gives {num_tokens} tokens for an image of {height} x "
-            f"{width} pixels, which is no grid of {patch_size}-pixel patches: give the image processor a size that is."
-        )
-    return VisionLayout(hidden_size, num_tokens, additional, patch_size, "default" if additional else "full")
+        tower = AutoModel.from_config(vision_config)
+        return pixel_values.shape, tower(pixel_values.to("meta")).last_hidden_state.shape
 
 
 def add_missing_tokens(tokenizer: PreTrainedTokenizerBase):
@@ -155,14 +141,17 @@ class LangBridgeProcessor(LlavaProcessor):
     def prepare_inputs_layout(self, images=None, **kwargs):
         return super().prepare_inputs_layout(images=None if images is None else read_image(images), **kwargs)
 
+    @property
+    def num_image_tokens(self) -> int:
+        """Visual tokens of one image; every image is brought to one size."""
+        images = self.image_processor(Image.new("RGB", (64, 64)), return_tensors="pt")
+        return self.replace_image_token(images, 0).count(self.image_token)
+
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs):
-        """Number of placeholder tokens for each of `image_sizes`: all images are brought to one size."""
         if image_sizes is None:
             return MultiModalData()
-        images = self.image_processor(Image.new("RGB", (64, 64)), return_tensors="pt", **kwargs)
-        num_image_tokens = self.replace_image_token(images, 0).count(self.image_token)
         return MultiModalData(
-            num_image_tokens=[num_image_tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
+            num_image_tokens=[self.num_image_tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
         )
 
     @classmethod
@@ -185,20 +174,29 @@ class LangBridgeProcessor(LlavaProcessor):
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Taken from where `text` came from when left out.
         """
         vision_config = vision.config if isinstance(vision, PreTrainedModel) else AutoConfig.from_pretrained(vision)
-        if "vision_config" in vision_config.sub_configs:
-            vision_config = vision_config.vision_config
+        vision_config = find_vision_config(vision_config)
         if image_processor is None:
             image_processor = AutoImageProcessor.from_pretrained(source_of(vision, "image_processor"))
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(source_of(text, "tokenizer"))
         add_missing_tokens(tokenizer)
-        layout = measure_vision_tower(vision_config, image_processor)
+        (*_, height, width), features = measure_vision_tower(vision_config, image_processor)
+        is_map = len(features) == 4
+        patch_size = height // features[2] if is_map else vision_config.patch_size
+        num_tokens = features[2] * features[3] if is_map else features[1]
+        num_patches = (height // patch_size) * (width // patch_size)
+        if num_tokens < num_patches or (is_map and num_tokens > num_patches):
+            raise ValueError(
+                f"The vision tower `{vision_config.model_type}` gives {num_tokens} tokens for an image of {height} x "
+                f"{width} pixels, no grid of {patch_size}-pixel patches: give the image processor another size."
+            )
         return cls(
             image_processor,
             tokenizer,
-            patch_size=layout.patch_size,
-            vision_feature_select_strategy=layout.vision_feature_select_strategy,
-            num_additional_image_tokens=layout.num_additional_image_tokens,
+            patch_size=patch_size,
+            # The first of the additional tokens, CLS, is dropped; registers stay.
+            vision_feature_select_strategy="default" if num_tokens > num_patches else "full",
+            num_additional_image_tokens=num_tokens - num_patches,
             chat_template=tokenizer.chat_template,
         )
 
