@@ -160,7 +160,7 @@ class LangBridgeVocabularyHead(nn.Module):
 class FoldedAdapter:
     """The adapter after its activation, `W3 (W2 a + b2) + b3` times E, as one affine map `a Wᵀ + b` for inference.
 
-    Folding takes about as much work as one image, in float64, so that it is more exact than the products it replaces.
+    Folding takes as long as a few images: it is done in float64, and so more exact than the products it replaces.
     The map is kept until the tensors it came from change. Each is known by its identity, version counter, place and
     type and by a sample of its values that meets every row and every column, so that edits which bypass the version
     counter (`weight.data[3] = 0`) are seen too, unless they touch single values that the sample does not.

@@ -53,7 +53,7 @@ class SharedVocabulary:
     ```python
     >>> vocabulary = SharedVocabulary.qwen2_llama3(size=19200)
     >>> vocabulary.surfaces[:4]
-    (' a', '.', ' in', ' the')
+    (' a', '.', 'A', ' in')
     >>> ids = vocabulary.token_ids(AutoTokenizer.from_pretrained("Qwen/Qwen2-0.5B-Instruct"))
     ```
     """

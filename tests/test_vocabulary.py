@@ -212,12 +212,12 @@ def test_of_two_tokens_with_one_surface_the_one_in_use_is_chosen(unused_first):
 
 
 def test_ranked_by_uses_then_by_ids_then_by_surface():
-    first = word_level("cat", "dog", "owl", "bee", "ant", "only-here")
-    second = word_level("ant", "bee", "dog", "cat", "owl")
+    first = word_level("cat", "dog", "owl", "bee", "ant", "elk", "fox", "only-here")
+    second = word_level("ant", "bee", "dog", "cat", "owl", "fox", "elk")
     texts = ["owl owl owl dog", "owl dog <unk> only-here"]
-    # owl 4 + 4 uses, dog 2 + 2; unused: the sums of ids are cat 1 + 4, ant 5 + 1, bee 4 + 2
-    expected = SharedVocabulary([" owl", " dog", " cat", " ant", " bee"])
-    assert SharedVocabulary.build([first, second], texts, 5) == expected
+    # owl 4 + 4 uses, dog 2 + 2; unused: the sums of ids are cat 1 + 4, ant 5 + 1, bee 4 + 2, elk 6 + 7, fox 7 + 6
+    expected = SharedVocabulary([" owl", " dog", " cat", " ant", " bee", " elk", " fox"])
+    assert SharedVocabulary.build([first, second], texts, 7) == expected
     assert SharedVocabulary.build([first, second], texts, 2) == expected.first(2)
 
 
@@ -260,12 +260,12 @@ def test_building_from_nothing_says_what_is_wrong(trained):
 
 def test_missing_surfaces_are_named_and_can_be_left_out(trained):
     tokenizer = trained["byte-level BPE"]
-    vocabulary = SharedVocabulary([" dog", " xylophone", ".", " zebra"])
+    vocabulary = SharedVocabulary([".", " xylophone", " dog", " zebra"])
     with pytest.raises(ValueError, match=r"2 of the 4 .* ' xylophone', ' zebra': use `vocabulary.restricted_to"):
         vocabulary.token_ids(tokenizer)
     restricted = vocabulary.restricted_to(tokenizer)
-    assert restricted.surfaces == (" dog", ".")
-    assert tokenizer.batch_decode([[i] for i in restricted.token_ids(tokenizer)]) == [" dog", "."]
+    assert restricted.surfaces == (".", " dog")
+    assert tokenizer.batch_decode([[i] for i in restricted.token_ids(tokenizer)]) == [".", " dog"]
     with pytest.raises(ValueError, match="none of the 1 surfaces"):
         SharedVocabulary([" zebra"]).restricted_to(tokenizer)
 

@@ -16,6 +16,7 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ from modeling_langbridge import SharedVocabulary
 
 
 ROOT = Path(__file__).parents[1]
-CAPTIONS = ["a dog runs over the snow", "two dogs and the cat", "a man and a dog"] * 4
+CAPTIONS = ["a dog runs over the snow", "two dogs and the cat", "a man and a dog"] * 4 + ["the cat and the snow"] * 8
 
 
 def run(script: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
@@ -76,9 +77,9 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 def built(folders, tmp_path_factory) -> Path:
     """A vocabulary that the command line made for the two tiny models."""
     folder = tmp_path_factory.mktemp("built")
-    (folder / "one.txt").write_text("\n".join(CAPTIONS[:6]), encoding="utf-8")
+    (folder / "one.txt").write_text("\n".join(CAPTIONS[:12]), encoding="utf-8")
     with gzip.open(folder / "two.txt.gz", "wt", encoding="utf-8") as file:
-        file.write("\n".join(CAPTIONS[6:]) + "\n")
+        file.write("\n".join(CAPTIONS[12:]) + "\n")
     names = ["--tokenizers", folders["llama"], folders["gemma"], "--texts", "one.txt", "two.txt.gz"]
     result = run("create_vocab_subset.py", *names, "--vocab_size", 20, "--output", "words/both.json", cwd=folder)
     assert result.returncode == 0, result.stderr
@@ -110,7 +111,9 @@ def test_a_model_gets_the_shipped_words_that_it_has(tmp_path, folders):
 
 def test_a_new_vocabulary_is_built_from_tokenizers_and_all_texts(folders, built):
     tokenizers = [tokenizer_of(folder) for folder in folders.values()]
-    assert SharedVocabulary.from_file(built) == SharedVocabulary.build(tokenizers, CAPTIONS, 20)
+    vocabulary = SharedVocabulary.from_file(built)
+    assert vocabulary == SharedVocabulary.build(tokenizers, CAPTIONS, 20)
+    assert vocabulary != SharedVocabulary.build(tokenizers, CAPTIONS[:12], 20)  # so the second file was read
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma"])
@@ -150,9 +153,12 @@ def test_mistakes_with_the_vocabulary_get_one_sentence(tmp_path, folders):
 
 def test_mistakes_with_the_embeddings_get_one_sentence(tmp_path, folders, built):
     SharedVocabulary([" a", " zebra"]).save(tmp_path / "zebra.json")
+    shutil.copytree(folders["gemma"], tmp_path / "mixed")
+    tokenizer_of(folders["llama"]).save_pretrained(tmp_path / "mixed")
     for model, vocabulary, complaints in [
         (folders["llama"], "absent.json", ["--vocab_path", "no vocabulary file absent.json"]),
         (tmp_path, built, ["--model_name", "Hub id or a local folder"]),
+        ("mixed", built, ["do not belong together"]),
         (folders["llama"], "zebra.json", ["1 of the 2", "' zebra'", "create_vocab_subset.py --model_name"]),
     ]:
         arguments = ["--model_name", model, "--vocab_path", vocabulary, "--output_dir", "out"]

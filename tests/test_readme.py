@@ -1,0 +1,63 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What the README tells a reader to type does what it says."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from tiny_parts import make_image, save_language_model, save_vision_tower
+
+from modeling_langbridge import SharedVocabulary
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+def test_the_five_minute_path_runs_as_written(tmp_path):
+    save_vision_tower("clip", tmp_path / "demo_output" / "tower")
+    save_language_model("qwen2", tmp_path / "demo_output" / "language_model_a")
+    SharedVocabulary([" dog", " ball", " a"]).save(tmp_path / "demo_output" / "vocabulary" / "vocabulary.json")
+    make_image().save(tmp_path / "photo.png")
+    turns = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a dog"}]
+    (tmp_path / "samples.json").write_text(json.dumps([{"image": "photo.png", "conversations": turns}] * 4))
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+
+    def run(*command: str) -> str:
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout
+
+    compose, *use = code_blocks("python")
+    (train,) = [block for block in code_blocks("shell") if "train.py" in block]
+    run(sys.executable, "-c", compose)
+    run(sys.executable, *shlex.split(train.replace("\\\n", ""))[1:])
+    assert len(use) == 2
+    caption, words = (run(sys.executable, "-c", block) for block in use)
+    assert caption.strip()
+    assert "dog" in words
+
+
+def test_every_file_that_the_readme_names_exists():
+    text = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"`((?:scripts|docs|trainer|modeling_langbridge|hub_cards)/[\w/.]*)`", text))
+    named |= set(re.findall(r"\]\(((?!http|#)[^)]+)\)", text))
+    assert named and not [name for name in named if not (ROOT / name).exists()]
