@@ -1,0 +1,111 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Writes a shared vocabulary: a part of the one that ships with LangBridge, or a new one for other tokenizers."""
+
+import argparse
+import gzip
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from modeling_langbridge import SharedVocabulary
+
+
+EPILOG = """examples:
+  The 19,200 most used words that Llama 3 and Qwen2 share; the file is the same for both models:
+    python scripts/create_vocab_subset.py --vocab_size 19200 --model_name llama3
+
+  The 16,000 most used of them that another model has too:
+    python scripts/create_vocab_subset.py --vocab_size 16000 --model_name mistralai/Mistral-7B-Instruct-v0.2
+
+  A new vocabulary for a pair of models, ranked by your own captions:
+    python scripts/create_vocab_subset.py --tokenizers Qwen/Qwen2.5-7B microsoft/phi-2 --texts captions/*.txt.gz \\
+        --vocab_size 19200 --output vocab/qwen2.5_phi2.json
+"""
+SHIPPED_FOR = ("llama3", "qwen", "qwen2")  # the original's names for the two models that the shipped file is made of
+
+
+def existing_file(path: str) -> Path:
+    if not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {path}")
+    return Path(path)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(" :")
+        sys.exit(f"error: {name!r} must be a Hub id or a local folder that holds a tokenizer ({reason})")
+
+
+def read_lines(paths: list[Path]) -> Iterator[str]:
+    for path in paths:
+        opener = gzip.open if path.suffix == ".gz" else open
+        try:
+            with opener(path, "rt", encoding="utf-8") as lines:
+                yield from (line.strip() for line in lines)
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            sys.exit(f"error: --texts {path} could not be read as UTF-8 text: {error}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--model_name",
+        help="take the shipped vocabulary, for llama3, qwen, or any model by Hub id or folder: what its tokenizer has",
+    )
+    source.add_argument(
+        "--tokenizers", nargs="+", metavar="NAME", help="build a new vocabulary that these share: Hub ids or folders"
+    )
+    parser.add_argument(
+        "--texts",
+        nargs="+",
+        type=existing_file,
+        metavar="FILE",
+        help="with --tokenizers: the text that ranks the words, .txt or .txt.gz, one caption a line",
+    )
+    parser.add_argument("--vocab_size", type=int, help="how many words, most used first (default: all there are)")
+    parser.add_argument("--output", type=Path, help="the file to write (default: vocab/{vocab_size}_{name}.json)")
+    args = parser.parse_args()
+    if bool(args.tokenizers) != bool(args.texts):
+        parser.error("--tokenizers and --texts go together: the texts rank the words that the tokenizers share")
+
+    names = args.tokenizers or [args.model_name]
+    try:
+        if args.tokenizers:
+            tokenizers = [load_tokenizer(name) for name in names]
+            vocabulary = SharedVocabulary.build(tokenizers, read_lines(args.texts), args.vocab_size)
+        else:
+            vocabulary = SharedVocabulary.qwen2_llama3(size=None)
+            if args.model_name.lower() not in SHIPPED_FOR:
+                vocabulary = vocabulary.restricted_to(load_tokenizer(args.model_name))
+            if args.vocab_size is not None:
+                vocabulary = vocabulary.first(args.vocab_size)
+        default = Path("vocab") / f"{len(vocabulary)}_{'_'.join(Path(name).name for name in names)}.json"
+        output = args.output or default
+        vocabulary.save(output)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{output}: {len(vocabulary)} words, from {vocabulary.surfaces[0]!r} to {vocabulary.surfaces[-1]!r}")
+
+
+if __name__ == "__main__":
+    main()
