@@ -24,5 +24,13 @@ lint: .venv/installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[train,eval,dev]'
 	touch $@
 
+# transformers' own common tests (tests/hf): its source distribution carries them, its wheel does not.
+.venv/transformers-sdist: .venv/installed
+	rm -rf $@ $@.new && mkdir $@.new
+	$(BIN)/pip download -q --no-deps --no-build-isolation --no-binary transformers -d $@.new \
+		$$($(BIN)/pip freeze | grep '^transformers==')
+	tar -xzf $@.new/transformers-*.tar.gz -C $@.new --exclude '*/src' && rm $@.new/*.tar.gz
+	mv $@.new $@
+
 clean:
 	rm -rf .venv build *.egg-info

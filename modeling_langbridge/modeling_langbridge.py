@@ -475,6 +475,9 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
             part.to(device=language_model.device, dtype=language_model.dtype)
         model.generation_config = language_model.generation_config
         model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+        # A placeholder that the model wrote itself would have no image when its answer is read again.
+        suppressed = model.generation_config.suppress_tokens or []
+        model.generation_config.suppress_tokens = [*suppressed, processor.image_token_id]
         model.eval()
         check_same_logits(model, language_model)
         if len(processor.tokenizer) > num_words:

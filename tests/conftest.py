@@ -14,14 +14,14 @@
 import os
 from pathlib import Path
 
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
+
 import pytest
 import torch
 from tiny_parts import save_language_model, save_vision_tower
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
-
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")

@@ -86,3 +86,11 @@ def test_a_fresh_adapter_speaks_about_as_loud_as_words(model):
         visual = torch.cat(model.get_image_features(pixel_values).pooler_output).norm(dim=-1).mean()
         words = model.get_input_embeddings()(model.model.vocabulary_head.token_ids).norm(dim=-1).mean()
     assert visual < 2 * words
+
+
+def test_the_model_never_writes_an_image_placeholder(model, processor):
+    with torch.no_grad():
+        model.get_output_embeddings().bias = torch.nn.Parameter(torch.zeros(512))
+        model.get_output_embeddings().bias[processor.image_token_id] = 100.0
+    inputs = processor(text="what is in the picture?", return_tensors="pt")
+    assert processor.image_token_id not in model.generate(**inputs, max_new_tokens=5, do_sample=False)

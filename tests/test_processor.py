@@ -130,30 +130,6 @@ def test_a_tokenizer_larger_than_the_embedding_widens_it(vision, tmp_path):
     assert model(**inputs).logits.shape[-1] == 368
 
 
-def test_a_left_padded_batch_generates_what_single_prompts_do(processor, model):
-    conversations = [
-        ask(make_image("red")),
-        ask(make_image("blue"), "describe the whole picture in a few words, please"),
-        [{"role": "user", "content": "a text without an image"}],
-        [{"role": "user", "content": [{"type": "image", "image": make_image(c)} for c in ("green", "black")]}],
-    ]
-
-    def generate(conversations):
-        inputs = processor.apply_chat_template(
-            conversations,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            add_generation_prompt=True,
-            processor_kwargs={"padding": True, "padding_side": "left"},
-        )
-        return model.generate(**inputs, max_new_tokens=6, do_sample=False)[:, inputs.input_ids.shape[1] :]
-
-    batch = generate(conversations)
-    for row, conversation in zip(batch, conversations, strict=True):
-        assert torch.equal(row, generate([conversation])[0])
-
-
 @pytest.mark.parametrize("images", [0, 2])
 def test_more_or_fewer_images_than_placeholders_is_an_error(processor, images):
     with pytest.raises(ValueError, match="<image> tokens in the"):
