@@ -14,7 +14,6 @@
 """The processor, with any language model's own tokenizer and chat template."""
 
 import pytest
-import torch
 from PIL import Image
 from tiny_parts import ask, make_image, make_tokenizer, save_language_model
 from transformers import AutoProcessor, AutoTokenizer

@@ -1,0 +1,144 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The reproduction on real photos, at tiny sizes: every stage, resuming, the results, and what is refused."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modeling_langbridge import LangBridgeForConditionalGeneration
+from trainer.stages import claim_output_dir, run_stages
+
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "reproduce.py"
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="scoring captions needs Java")
+
+
+@pytest.fixture(scope="module")
+def reproduce():
+    spec = importlib.util.spec_from_file_location("reproduce", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["reproduce"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def small_data(data, tmp_path_factory):
+    """The real folder, with little text, so that reading it takes no time."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("flickr8k", "mobilenetv2_imagenet", "tokenizers"):
+        (folder / name).symlink_to(data / name)
+    (folder / "caption_text").mkdir()
+    shutil.copy(data / "caption_text" / "multi30k_val_en.txt.gz", folder / "caption_text")
+    return folder
+
+
+def tiny_run(reproduce, small_data, output_dir, tokenizers=None):
+    sizes = reproduce.Sizes(
+        vocab_sizes=(500, 450),
+        hidden_sizes=(32, 64),
+        num_hidden_layers=1,
+        language_model_steps=2,
+        language_model_batch_size=4,
+        shared_words=100,
+        projector_hidden_size=16,
+        train_photos=8,
+        test_photos=6,
+        adapter_steps=2,
+        adapter_batch_size=4,
+    )
+    return reproduce.Run(small_data, output_dir, sizes, tokenizers, seed=0)
+
+
+@needs_java
+@pytest.mark.parametrize(
+    "tokenizers", [None, pytest.param(("qwen2", "llama3"), marks=pytest.mark.slow)], ids=["own", "real"]
+)
+def test_all_stages_lead_to_a_table_and_a_second_run_repeats_none(reproduce, small_data, tmp_path, tokenizers):
+    run = tiny_run(reproduce, small_data, tmp_path / "output", tokenizers)
+    reproduce.reproduce(run)
+
+    results = json.loads((run.output_dir / "results.json").read_text())
+    assert {"blind_a", "mlp", "langbridge"} <= results["scores"].keys()
+    table = (run.output_dir / "results.md").read_text()
+    assert "LangBridge" in table and f"{results['scores']['langbridge']['CIDEr']:.3f}" in table
+    captions = json.loads((run.output_dir / "captions" / "captions.json").read_text())
+    assert all(captions[row].keys() == captions["blind_a"].keys() for row in captions)
+    assert len(captions["langbridge"]) == 6 and len(set(captions["blind_a"].values())) == 1
+    assert (run.output_dir / "captions.png").stat().st_size > 10_000
+
+    model = LangBridgeForConditionalGeneration.from_pretrained(run.output_dir / "langbridge")
+    assert model.config.vision_config.model_type == "mobilenet_v2" and model.config.bridge_vocab_size == 100
+
+    marks = {name: (run.output_dir / name).stat().st_mtime_ns for name in reproduce.STAGES}
+    shutil.rmtree(run.output_dir / "captions")
+    reproduce.reproduce(run)
+    again = {name: (run.output_dir / name).stat().st_mtime_ns for name in reproduce.STAGES}
+    assert {name for name in marks if marks[name] != again[name]} == {"captions"}
+    assert json.loads((run.output_dir / "captions" / "captions.json").read_text()) == captions
+
+
+def test_only_the_adapters_differ_between_the_two_models(reproduce, small_data, tmp_path):
+    run = tiny_run(reproduce, small_data, tmp_path)
+    for name in ("tokenizers", "language_model_a", "features", "langbridge", "mlp"):
+        (tmp_path / name).mkdir()
+        reproduce.STAGES[name](run, tmp_path / name)
+    model = LangBridgeForConditionalGeneration.from_pretrained(tmp_path / "langbridge")
+    baseline = reproduce.LlavaForConditionalGeneration.from_pretrained(tmp_path / "mlp")
+    ours, theirs = model.state_dict(), baseline.state_dict()
+    differing = {name for name in ours if name not in theirs or not ours[name].equal(theirs[name])}
+    assert all(".multi_modal_projector." in name or ".vocabulary_head." in name for name in differing)
+    assert differing
+
+
+def test_an_interrupted_stage_leaves_nothing_and_finished_ones_stay(tmp_path):
+    def first(folder):
+        """Writes a file."""
+        (folder / "file").write_text("done")
+
+    def second(folder):
+        """Is interrupted."""
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(tmp_path, {"first": first, "second": second})
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
+    seconds = run_stages(tmp_path, {"first": second, "second": first})
+    assert (tmp_path / "second" / "file").read_text() == "done" and seconds.keys() == {"first", "second"}
+
+
+def test_an_output_folder_belongs_to_one_set_of_settings(tmp_path):
+    claim_output_dir(tmp_path / "output", {"seed": 0})
+    claim_output_dir(tmp_path / "output", {"seed": 0})
+    with pytest.raises(FileExistsError, match="other settings"):
+        claim_output_dir(tmp_path / "output", {"seed": 1})
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="no output of this script"):
+        claim_output_dir(tmp_path, {"seed": 0})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "output"]
+
+
+def test_missing_data_is_named_in_one_line(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--data", str(tmp_path), "--output_dir", str(tmp_path / "output")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert str(tmp_path / "caption_text") in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "output").exists()
