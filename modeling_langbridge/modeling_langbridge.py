@@ -169,6 +169,9 @@ class FoldedAdapter:
     def __init__(self):
         self.fingerprint = self.weight = self.bias = None
 
+    # What is kept must not become an inference tensor, which a later gradient could not pass.
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def refresh(self, linear: nn.Linear, head: LangBridgeVocabularyHead, embedding: nn.Embedding) -> "FoldedAdapter":
         fingerprint = self.take_fingerprint(linear, head, embedding)
         if self.fingerprint is None or not self.same(fingerprint, self.fingerprint):
@@ -207,9 +210,9 @@ class FoldedAdapter:
             words += embeddings.T @ head.weight[block].to(exact)
             constant += head.bias[block].to(exact) @ embeddings
         if linear.bias is not None:
-            constant += words @ linear.bias.to(exact)
-        self.weight = (words @ linear.weight.to(exact)).to(head.weight.dtype)  # (d, H)
-        self.bias = constant.to(head.weight.dtype)  # (d,)
+            constant += words @ linear.bias.to(words)
+        self.weight = (words @ linear.weight.to(words)).to(linear.weight)  # (d, H)
+        self.bias = constant.to(linear.weight)  # (d,)
 
 
 class LangBridgeMultiModalProjector(nn.Module):
@@ -229,8 +232,10 @@ class LangBridgeMultiModalProjector(nn.Module):
                 f"The vision features are {image_features.shape[-1]} wide, but `vision_config.hidden_size` and "
                 f"`vision_feature_layer` made the projector for {self.linear_1.in_features}."
             )
-        # The features' dtype is the tower's, which a quantised or QLoRA run does not share with the adapter.
-        return self.act(self.linear_1(image_features.to(self.linear_1.weight.dtype)))
+        if self.linear_1.weight.is_floating_point():
+            # The tower's dtype is not the adapter's in a QLoRA run; a quantised layer casts by itself.
+            image_features = image_features.to(self.linear_1.weight.dtype)
+        return self.act(self.linear_1(image_features))
 
     def forward(self, image_features: torch.Tensor) -> torch.Tensor:
         """Projects `(..., d_v)` visual features to `(..., H)`."""

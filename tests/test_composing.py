@@ -19,6 +19,7 @@ from tiny_parts import make_tokenizer
 from transformers import AutoConfig, CLIPVisionConfig, Qwen2Config
 
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, SharedVocabulary
+from modeling_langbridge.modeling_langbridge import LangBridgeMultiModalProjector, LangBridgeVocabularyHead
 
 
 def test_ids_outside_the_embedding_are_refused(vision, text, processor):
@@ -80,12 +81,18 @@ def test_the_configuration_survives_saving(model, tmp_path):
     assert reloaded.vision_config.to_dict() == model.config.vision_config.to_dict()
 
 
-def test_a_fresh_adapter_speaks_about_as_loud_as_words(model):
-    pixel_values = torch.randn(2, 3, 32, 32)
+def test_at_the_papers_sizes_a_fresh_visual_token_is_about_as_long_as_a_word(model):
+    config = LangBridgeConfig(
+        vision_config=CLIPVisionConfig(hidden_size=1024, num_attention_heads=16),
+        text_config=Qwen2Config(hidden_size=896),
+    )
+    projector, head = LangBridgeMultiModalProjector(config), LangBridgeVocabularyHead(config)
+    for module in (*projector.modules(), *head.modules()):
+        model._init_weights(module)
+    words = torch.randn(19200, 896) * 0.02
     with torch.no_grad():
-        visual = torch.cat(model.get_image_features(pixel_values).pooler_output).norm(dim=-1).mean()
-        words = model.get_input_embeddings()(model.model.vocabulary_head.token_ids).norm(dim=-1).mean()
-    assert visual < 2 * words
+        visual = head.get_coefficients(projector(torch.randn(8, 1024))) @ words  # (8, 896)
+    assert 1 / 3 < visual.norm(dim=-1).mean() / words.norm(dim=-1).mean() < 3
 
 
 def test_the_model_never_writes_an_image_placeholder(model, processor):

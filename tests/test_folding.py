@@ -176,6 +176,15 @@ def test_gradients_flow_in_eval_mode_too(folded):
     assert folded.model.vocabulary_head.weight.grad.abs().sum() > 0
 
 
+def test_a_fold_made_in_inference_mode_lets_gradients_through_to_the_pixels(model):
+    model.requires_grad_(False)
+    with torch.inference_mode():
+        model.model.adapt(FEATURES)
+    features = FEATURES.clone().requires_grad_()
+    model.model.adapt(features).sum().backward()
+    assert features.grad.abs().sum() > 0
+
+
 def test_forward_hooks_on_the_head_are_called(folded):
     calls = []
     folded.model.vocabulary_head.register_forward_hook(lambda *_: calls.append(1))

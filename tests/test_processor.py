@@ -16,6 +16,7 @@
 import pytest
 from PIL import Image
 from tiny_parts import ask, make_image, make_tokenizer, save_language_model
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoProcessor, AutoTokenizer
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
@@ -127,6 +128,20 @@ def test_a_tokenizer_larger_than_the_embedding_widens_it(vision, tmp_path):
     assert len(processor.tokenizer) == rows == model.config.text_config.vocab_size == 368
     inputs = processor.apply_chat_template(ask(make_image()), tokenize=True, return_dict=True, return_tensors="pt")
     assert model(**inputs).logits.shape[-1] == 368
+
+
+def test_the_plain_template_writes_the_token_that_the_tokenizer_begins_with(vision):
+    tokenizer = make_tokenizer()
+    tokenizer.bos_token = "<|endoftext|>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)]
+    )
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, "unused", tokenizer=tokenizer)
+    messages = [{"role": "user", "content": "a dog"}]
+    inference = processor.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"][0]
+    training = processor(text=processor.apply_chat_template(messages), add_special_tokens=False)["input_ids"][0]
+    assert inference == training
+    assert inference[:2].count(tokenizer.bos_token_id) == 1
 
 
 @pytest.mark.parametrize("images", [0, 2])

@@ -72,6 +72,7 @@ LANGUAGE_MODELS = {
     "llama3": LlamaConfig(**SIZES, rope_parameters={"rope_type": "default", "rope_theta": 500000.0}),
     "mistral": MistralConfig(**SIZES, sliding_window=8),
     "gemma2": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.5),
+    "gemma2_untied": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.5, tie_word_embeddings=False),
     "gemma3": Gemma3TextConfig(**SIZES, head_dim=8),
     "phi": PhiConfig(**{**SIZES, "num_key_value_heads": 4}),
     "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=512),

@@ -1,0 +1,146 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from trainer.demo_report import accuracy_table, compare
+from trainer.synthetic_world import make_scenes
+
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("world", "tower", "language_model_a", "language_model_b", "vocabulary", "langbridge", "mlp", "captions")
+
+
+def start_demo(*arguments):
+    return subprocess.Popen(
+        [sys.executable, ROOT / "scripts" / "demo.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_demo(*arguments):
+    process = start_demo(*arguments)
+    output, errors = process.communicate(timeout=280)
+    return process.returncode, output, errors
+
+
+@pytest.fixture(scope="module")
+def interrupted_then_finished(tmp_path_factory):
+    """A quick demo that is interrupted while models train, and then run to its end."""
+    folder = tmp_path_factory.mktemp("demo") / "output"
+    first = start_demo("--quick", "--output_dir", folder)
+    while not list(folder.glob(".language_model_a.*")) and first.poll() is None:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=60)
+    left = {path.name for path in folder.iterdir()}
+    return folder, (first.returncode, errors, left), run_demo("--quick", "--output_dir", folder)
+
+
+def test_ctrl_c_keeps_finished_stages_and_leaves_nothing_half_written(interrupted_then_finished):
+    _, (code, errors, left), _ = interrupted_then_finished
+    assert code == 130
+    assert "Interrupted: finished stages are kept" in errors and "Traceback" not in errors
+    assert left == {"settings.json", "world"}
+
+
+def test_the_next_run_goes_on_and_ends_with_table_checkpoint_and_picture(interrupted_then_finished):
+    folder, _, (code, output, errors) = interrupted_then_finished
+    assert code == 0, errors
+    assert "world: Scenes with captions: to train on, and held out. Done before." in errors
+    assert "| LangBridge adapter |" in output and "| MLP adapter (stock LLaVA) |" in output
+    assert {path.name for path in folder.iterdir()} == {
+        *STAGES, "settings.json", "results.md", "results.json", "captions.png"
+    }  # fmt: skip
+    assert (folder / "results.md").read_text() in output
+    results = json.loads((folder / "results.json").read_text())
+    assert set(results["accuracy"]) == {"blind", "mlp", "langbridge", "told"}
+    with Image.open(folder / "captions.png") as picture:
+        assert min(picture.size) > 400
+
+
+def test_the_mlp_is_stock_llava_over_the_same_frozen_parts(interrupted_then_finished):
+    from safetensors.torch import load_file
+
+    folder = interrupted_then_finished[0]
+    config = json.loads((folder / "mlp" / "config.json").read_text())
+    assert config["architectures"] == ["LlavaForConditionalGeneration"] and "auto_map" not in config
+    langbridge, mlp, tower = (
+        load_file(folder / name / "model.safetensors") for name in ("langbridge", "mlp", "tower")
+    )
+    frozen = [name for name in mlp if "vision_tower" in name or "language_model" in name]
+    assert len(frozen) > 50
+    assert all(mlp[name].equal(langbridge[name]) for name in frozen)
+    patches = next(name for name in frozen if "patch_embedding" in name)
+    assert any(mlp[patches].equal(weight) for weight in tower.values() if weight.shape == mlp[patches].shape)
+
+
+def test_a_third_run_only_reports(interrupted_then_finished):
+    folder, _, (_, output, _) = interrupted_then_finished
+    code, again, errors = run_demo("--quick", "--output_dir", folder)
+    assert code == 0, errors
+    assert errors.count("Done before.") == len(STAGES)
+    table = [line for line in output.splitlines() if line.startswith("|")]
+    assert table and table == [line for line in again.splitlines() if line.startswith("|")]
+
+
+def test_another_seed_does_not_mix_with_a_finished_demo(interrupted_then_finished, tmp_path):
+    folder = shutil.copytree(interrupted_then_finished[0], tmp_path / "copy")
+    code, output, errors = run_demo("--quick", "--seed", "1", "--output_dir", folder)
+    assert code == 1 and not output
+    assert "name another folder" in errors and "Traceback" not in errors
+
+
+def test_a_folder_of_someone_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    code, output, errors = run_demo("--output_dir", tmp_path)
+    assert code == 1 and not output
+    assert str(tmp_path) in errors and len(errors.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def perfect_captions(scenes):
+    import random
+
+    return [scene.caption(random.Random(0)) for scene in scenes]
+
+
+def test_the_report_says_which_is_better_and_when_it_cannot_tell():
+    scenes = make_scenes(50, ("held_out",), 0)
+    right, wrong = perfect_captions(scenes), ["a small red circle left of a large blue star"] * 50
+    assert "LangBridge is better than the MLP" in compare(scenes, ("LangBridge", "the MLP"), (right, wrong))
+    assert "LangBridge is worse than the MLP" in compare(scenes, ("LangBridge", "the MLP"), (wrong, right))
+    assert "cannot be told apart" in compare(scenes, ("LangBridge", "the MLP"), (wrong, wrong))
+
+
+def test_the_table_has_a_row_per_system():
+    scenes = make_scenes(10, ("held_out",), 0)
+    table = accuracy_table(scenes, {"human": perfect_captions(scenes), "silence": [""] * 10})
+    assert table.splitlines()[2:] == [
+        "| human | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 | 1.00 |",
+        "| silence | 0.00 | 0.00 | 0.00 | 0.00 | 0.00 | 0.00 |",
+    ]
