@@ -1,6 +1,8 @@
 # Everything runs in .venv, made on first use from the package index alone.
 PYTHON ?= python3
 BIN = .venv/bin
+# Threads that wait by spinning make a step many times slower where other work shares the cores.
+export OMP_WAIT_POLICY = PASSIVE
 
 .PHONY: demo test slow lint clean
 

@@ -24,7 +24,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["modeling_langbridge", "trainer", "hub_cards"],
+    packages=["modeling_langbridge", "trainer", "trainer.miniature", "hub_cards"],
     package_data={
         "modeling_langbridge": ["py.typed", "vocabularies/*.json"],
         "trainer": ["py.typed"],

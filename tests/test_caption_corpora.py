@@ -19,7 +19,7 @@ import json
 import pytest
 from PIL import Image
 
-from trainer.caption_corpora import caption_dataset, read_caption_text, read_photos, tidy
+from trainer.miniature.caption_corpora import caption_dataset, read_caption_text, read_photos, tidy
 
 
 @pytest.fixture

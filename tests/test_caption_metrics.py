@@ -40,6 +40,12 @@ def test_a_human_caption_scores_highest_and_another_images_caption_scores_nothin
 
 
 @needs_java
+def test_bleu_4_wants_four_words_in_a_row():
+    shuffled = {"a.jpg": "grass the on dog a runs", "b.jpg": "snow the play in two children", "c.jpg": "road on a the"}
+    assert caption_scores(shuffled, REFERENCES)["BLEU-4"] < 0.01
+
+
+@needs_java
 def test_case_punctuation_and_line_breaks_do_not_count():
     plain = caption_scores({name: captions[0] for name, captions in REFERENCES.items()}, REFERENCES)
     odd = {"a.jpg": "a DOG runs,\non the grass", "b.jpg": "two children play\r in\u2028the snow", "c.jpg": "a man rides a bicycle down the street!"}  # fmt: skip  # noqa: E501
@@ -53,6 +59,7 @@ def test_an_empty_caption_costs_only_its_own_image():
     for name in REFERENCES:
         partial = caption_scores({**good, name: ""}, REFERENCES)["CIDEr"]
         assert full / 2 < partial < full * 0.75
+    assert caption_scores(dict.fromkeys(REFERENCES, ""), REFERENCES)["CIDEr"] == 0
 
 
 @needs_java

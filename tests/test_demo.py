@@ -13,6 +13,7 @@
 # limitations under the License.
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -22,9 +23,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from transformers import AutoModel, AutoModelForCausalLM, LlavaForConditionalGeneration
 
-from trainer.demo_report import accuracy_table, compare
-from trainer.synthetic_world import make_scenes
+from modeling_langbridge import LangBridgeForConditionalGeneration
+from trainer.miniature.demo_report import accuracy_table, compare
+from trainer.miniature.synthetic_world import make_scenes
 
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +42,7 @@ def start_demo(*arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # so that Ctrl-C can reach all its processes and none of the tests'
     )
 
 
@@ -55,7 +59,7 @@ def interrupted_then_finished(tmp_path_factory):
     first = start_demo("--quick", "--output_dir", folder)
     while not list(folder.glob(".language_model_a.*")) and first.poll() is None:
         time.sleep(0.05)
-    first.send_signal(signal.SIGINT)
+    os.killpg(first.pid, signal.SIGINT)
     _, errors = first.communicate(timeout=60)
     left = {path.name for path in folder.iterdir()}
     return folder, (first.returncode, errors, left), run_demo("--quick", "--output_dir", folder)
@@ -65,7 +69,7 @@ def test_ctrl_c_keeps_finished_stages_and_leaves_nothing_half_written(interrupte
     _, (code, errors, left), _ = interrupted_then_finished
     assert code == 130
     assert "Interrupted: finished stages are kept" in errors and "Traceback" not in errors
-    assert left == {"settings.json", "world"}
+    assert {"settings.json", "world"} <= left <= {"settings.json", "world", "tower", "language_model_b"}
 
 
 def test_the_next_run_goes_on_and_ends_with_table_checkpoint_and_picture(interrupted_then_finished):
@@ -84,19 +88,17 @@ def test_the_next_run_goes_on_and_ends_with_table_checkpoint_and_picture(interru
 
 
 def test_the_mlp_is_stock_llava_over_the_same_frozen_parts(interrupted_then_finished):
-    from safetensors.torch import load_file
-
     folder = interrupted_then_finished[0]
-    config = json.loads((folder / "mlp" / "config.json").read_text())
-    assert config["architectures"] == ["LlavaForConditionalGeneration"] and "auto_map" not in config
-    langbridge, mlp, tower = (
-        load_file(folder / name / "model.safetensors") for name in ("langbridge", "mlp", "tower")
-    )
-    frozen = [name for name in mlp if "vision_tower" in name or "language_model" in name]
-    assert len(frozen) > 50
-    assert all(mlp[name].equal(langbridge[name]) for name in frozen)
-    patches = next(name for name in frozen if "patch_embedding" in name)
-    assert any(mlp[patches].equal(weight) for weight in tower.values() if weight.shape == mlp[patches].shape)
+    mlp = LlavaForConditionalGeneration.from_pretrained(folder / "mlp")
+    langbridge = LangBridgeForConditionalGeneration.from_pretrained(folder / "langbridge")
+    trained = {"multi_modal_projector", "vocabulary_head"}
+    for name in {name for model in (mlp.model, langbridge.model) for name, _ in model.named_children()} - trained:
+        one, other = (model.model.get_submodule(name).state_dict() for model in (mlp, langbridge))
+        assert one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
+    tower = AutoModel.from_pretrained(folder / "tower").state_dict()
+    assert all(value.equal(tower[name]) for name, value in mlp.model.vision_tower.state_dict().items())
+    language_model = AutoModelForCausalLM.from_pretrained(folder / "language_model_a").model.layers.state_dict()
+    assert all(value.equal(language_model[k]) for k, value in mlp.model.language_model.layers.state_dict().items())
 
 
 def test_a_third_run_only_reports(interrupted_then_finished):
@@ -124,8 +126,6 @@ def test_a_folder_of_someone_else_is_refused_and_left_alone(tmp_path):
 
 
 def perfect_captions(scenes):
-    import random
-
     return [scene.caption(random.Random(0)) for scene in scenes]
 
 

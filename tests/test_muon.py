@@ -53,7 +53,9 @@ def test_frozen_parameters_stay_as_they_are(model):
     model.model.layers[0].mlp.requires_grad_(False)
     model.lm_head.requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
-    step(model, build_muon(model, 1e-2))
+    optimizer = build_muon(model, 1e-2)
+    assert all(parameter.requires_grad for group in optimizer.param_groups for parameter in group["params"])
+    step(model, optimizer)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert "model.layers.0.self_attn.q_proj.weight" in changed and "model.embed_tokens.weight" in changed
     assert not {name for name in changed if "mlp" in name or "lm_head" in name}

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from modeling_langbridge import LangBridgeForConditionalGeneration
-from trainer.stages import claim_output_dir, run_stages
+from trainer.miniature.stages import claim_output_dir, run_stages
 
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "reproduce.py"
@@ -119,9 +119,9 @@ def test_an_interrupted_stage_leaves_nothing_and_finished_ones_stay(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_stages(tmp_path, {"first": first, "second": second})
+        run_stages(tmp_path, [{"first": first}, {"second": second}])
     assert [path.name for path in tmp_path.iterdir()] == ["first"]
-    seconds = run_stages(tmp_path, {"first": second, "second": first})
+    seconds = run_stages(tmp_path, [{"first": second}, {"second": first}])
     assert (tmp_path / "second" / "file").read_text() == "done" and seconds.keys() == {"first", "second"}
 
 

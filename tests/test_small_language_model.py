@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 
-from trainer.small_language_model import (
+from trainer.miniature.small_language_model import (
     caption_documents,
     content_words,
     train_language_model,

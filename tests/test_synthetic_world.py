@@ -16,7 +16,7 @@ import random
 import numpy as np
 import pytest
 
-from trainer.synthetic_world import (
+from trainer.miniature.synthetic_world import (
     COLOURS,
     IMAGE_SIZE,
     OPPOSITE,

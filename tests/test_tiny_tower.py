@@ -14,8 +14,8 @@
 import torch
 from transformers import AutoImageProcessor, AutoModel
 
-from trainer.synthetic_world import make_scenes
-from trainer.tiny_tower import LABELS, scene_labels, train_tower
+from trainer.miniature.synthetic_world import make_scenes
+from trainer.miniature.tiny_tower import LABELS, scene_labels, train_tower
 
 
 def test_labels_state_the_scene():

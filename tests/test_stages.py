@@ -17,7 +17,7 @@ from functools import partial
 
 import pytest
 
-from trainer.side_by_side import run_stage_groups
+from trainer.miniature.stages import run_stages
 
 
 def write_note(text, folder):
@@ -42,14 +42,14 @@ def fail(folder):
 
 
 def test_stages_of_a_group_run_at_the_same_time_with_a_thread_each(tmp_path):
-    run_stage_groups(tmp_path, [{"a": partial(meet, "b"), "b": partial(meet, "a")}])
+    run_stages(tmp_path, [{"a": partial(meet, "b"), "b": partial(meet, "a")}])
     assert [(tmp_path / name / "here").read_text() for name in "ab"] == ["1", "1"]
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_finished_stage_is_not_done_again_and_keeps_its_seconds(tmp_path, capfd):
-    seconds = run_stage_groups(tmp_path, [{"one": partial(write_note, "first")}])
-    again = run_stage_groups(tmp_path, [{"one": partial(write_note, "second")}, {"two": partial(write_note, "third")}])
+    seconds = run_stages(tmp_path, [{"one": partial(write_note, "first")}])
+    again = run_stages(tmp_path, [{"one": partial(write_note, "second")}, {"two": partial(write_note, "third")}])
     assert (tmp_path / "one" / "note.txt").read_text() == "first"
     assert (tmp_path / "two" / "note.txt").read_text() == "third"
     assert again["one"] == seconds["one"] and set(again) == {"one", "two"}
@@ -58,5 +58,5 @@ def test_a_finished_stage_is_not_done_again_and_keeps_its_seconds(tmp_path, capf
 
 def test_a_failed_stage_is_named_and_leaves_no_folder_while_its_neighbour_is_kept(tmp_path):
     with pytest.raises(ChildProcessError, match="stage bad failed"):
-        run_stage_groups(tmp_path, [{"good": partial(write_note, "x"), "bad": fail}, {"later": fail}])
+        run_stages(tmp_path, [{"good": partial(write_note, "x"), "bad": fail}, {"later": fail}])
     assert [path.name for path in tmp_path.iterdir()] == ["good"]

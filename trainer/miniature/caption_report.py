@@ -1,0 +1,58 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Results a person can read: a markdown table of scores, and a picture of photos with the captions they were given."""
+
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+from PIL import Image
+
+from .caption_corpora import Photo
+
+
+def score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """A markdown table, one row per system, of scores by name; all rows must have the same scores."""
+    names = list(next(iter(scores.values())))
+    lines = [f"| | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    lines += [f"| {system} | {' | '.join(f'{row[name]:.3f}' for name in names)} |" for system, row in scores.items()]
+    return "\n".join(lines)
+
+
+def save_caption_picture(
+    photos: Sequence[Photo], captions: Mapping[str, Mapping[str, str]], path: str | os.PathLike
+) -> None:
+    """
+    Draws each photo with one caption per system and a human one beneath it.
+
+    Args:
+        photos (`Sequence[Photo]`): at most four a row.
+        captions (`Mapping[str, Mapping[str, str]]`): caption by photo name, by system.
+        path (`str` or `os.PathLike`): of the picture, its format given by its suffix.
+    """
+    columns = min(4, len(photos))
+    rows = -(-len(photos) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 5.6 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, photo in zip(axes.flat, photos, strict=False):
+        with Image.open(photo.path) as image:
+            axis.imshow(image)
+        texts = {**{system: answers[photo.name] for system, answers in captions.items()}, "human": photo.captions[0]}
+        text = "\n".join(textwrap.fill(f"{system}: {caption}", 44) for system, caption in texts.items())
+        axis.text(0, -0.03, text, transform=axis.transAxes, va="top", fontsize=9)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.2, hspace=0.75, wspace=0.06)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)

@@ -1,0 +1,98 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Captions by greedy decoding: of photos through a vision-language model, and of plain prompts through a bare one."""
+
+from collections.abc import Sequence
+
+import torch
+from tqdm import tqdm
+from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+
+from .caption_corpora import Photo
+
+
+def caption_photos(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    photos: Sequence[Photo],
+    *,
+    batch_size: int = 50,
+    max_new_tokens: int = 30,
+) -> dict[str, str]:
+    """
+    Captions each photo, the photo alone being the prompt, as [`caption_dataset`] trains it.
+
+    Args:
+        model ([`PreTrainedModel`]): such as a LangBridge or LLaVA, in eval mode.
+        processor ([`ProcessorMixin`]): the model's.
+        photos (`Sequence[Photo]`): what to caption.
+        batch_size (`int`, *optional*, defaults to 50): photos at a time.
+        max_new_tokens (`int`, *optional*, defaults to 30): length at which a caption is cut.
+
+    Returns:
+        `dict[str, str]`: caption by photo name.
+    """
+    captions: dict[str, str] = {}
+    for start in tqdm(range(0, len(photos), batch_size), desc="captioning"):
+        batch = photos[start : start + batch_size]
+        content = [[{"type": "image", "image": str(photo.path)}, {"type": "text", "text": ""}] for photo in batch]
+        inputs = processor.apply_chat_template(
+            [[{"role": "user", "content": blocks}] for blocks in content],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"add_special_tokens": False},
+        )
+        answers = _generate(model, processor.tokenizer, inputs, max_new_tokens)
+        captions.update((photo.name, answer) for photo, answer in zip(batch, answers, strict=True))
+    return captions
+
+
+def complete_prompts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    batch_size: int = 100,
+    max_new_tokens: int = 30,
+) -> list[str]:
+    """
+    Lets a language model go on from plain prompts.
+
+    Args:
+        model ([`PreTrainedModel`]): a causal language model in eval mode.
+        tokenizer ([`PreTrainedTokenizerBase`]): the model's, with a pad token.
+        prompts (`Sequence[str]`): taken as they are, without a chat template or special tokens.
+        batch_size (`int`, *optional*, defaults to 100): prompts at a time.
+        max_new_tokens (`int`, *optional*, defaults to 30): length at which an answer is cut.
+
+    Returns:
+        `list[str]`: the continuations, without the prompts.
+    """
+    answers: list[str] = []
+    for start in range(0, len(prompts), batch_size):
+        batch = list(prompts[start : start + batch_size])
+        inputs = tokenizer(batch, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
+        answers += _generate(model, tokenizer, inputs, max_new_tokens)
+    return answers
+
+
+@torch.no_grad()
+def _generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: BatchFeature, max_new_tokens: int
+) -> list[str]:
+    output = model.generate(**inputs.to(model.device), do_sample=False, max_new_tokens=max_new_tokens)
+    answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [" ".join(answer.split()) for answer in answers]

@@ -1,0 +1,63 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The baseline every LangBridge is held against: transformers' own LLaVA, an MLP adapter, over the same parts."""
+
+from typing import Any
+
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from modeling_langbridge import LangBridgeForConditionalGeneration
+
+
+def build_mlp_baseline(
+    langbridge: LangBridgeForConditionalGeneration, **config_fields: Any
+) -> LlavaForConditionalGeneration:
+    """
+    Joins the parts of a LangBridge by LLaVA's two-layer MLP, untrained and as wide as the language model.
+
+    LLaVA reads token states: put a [`FeatureCache`] in the place of a tower that gives a feature map.
+
+    Args:
+        langbridge ([`LangBridgeForConditionalGeneration`]):
+            Gives its vision tower and its language model, which the two share afterwards. The language model must be
+            of a family whose output layer is a plain linear one, such as Qwen2 or Llama.
+        config_fields:
+            Further fields of [`LlavaConfig`], such as `vision_feature_layer`, in place of the LangBridge's own.
+
+    Returns:
+        [`LlavaForConditionalGeneration`] in eval mode.
+    """
+    config = langbridge.config
+    fields = {
+        "image_token_index": config.image_token_index,
+        "image_seq_length": config.image_seq_length,
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        "vision_feature_layer": config.vision_feature_layer,
+        **config_fields,
+    }
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=config.vision_config, text_config=config.text_config, **fields)
+    )
+    model.to(langbridge.dtype)
+    model.model.vision_tower = langbridge.model.vision_tower
+    model.model.language_model = langbridge.model.language_model
+    model.lm_head.weight = langbridge.lm_head.weight
+    model.generation_config = langbridge.generation_config
+    return model.eval()
+
+
+def freeze_all_but_mlp(model: LlavaForConditionalGeneration) -> None:
+    """Lets gradients reach the MLP only, as [`LangBridgeSFTTrainer`] does for its own adapter."""
+    model.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(True)

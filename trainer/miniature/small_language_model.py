@@ -1,0 +1,222 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+Small language models of one's own: a tokenizer and a causal language model trained on captions within minutes.
+
+They stand in for pretrained language models where none can be downloaded, and are saved as ordinary Hugging Face
+folders.
+"""
+
+import json
+import os
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    DataCollatorForLanguageModeling,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from ..muon import build_muon
+from ..whole_folder import whole_folder
+
+
+SPECIAL_TOKENS = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "<eos>"}
+
+# The user's content, a newline, the assistant's content, the end: the form of the documents below.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ message['content'] + (eos_token if message['role'] == 'assistant' else '\\n') }}"
+    "{% endfor %}"
+)
+
+# Words that say nothing about what a picture shows.
+STOP_WORDS = frozenset(
+    "a an the and or of in on at to for from with by near into over up down out off through as is are be being been "
+    "was were has have his her its their it he she they them that this there who which while some".split()
+)
+
+
+def train_tokenizer(
+    texts: Sequence[str], vocab_size: int, kind: Literal["byte_level", "metaspace"]
+) -> PreTrainedTokenizerFast:
+    """
+    Trains a BPE tokenizer with `<unk>`, `<pad>`, `<eos>` and a plain chat template.
+
+    Args:
+        texts (`Sequence[str]`):
+            The texts to learn the merges from.
+        vocab_size (`int`):
+            Number of tokens in all; at least 259 (256 bytes and the three special tokens).
+        kind (`"byte_level"` or `"metaspace"`):
+            The spelling: `Ġdog` over bytes as GPT-2 and Qwen write it, or `▁dog` with byte fallback as SentencePiece
+            and Llama 2 write it.
+
+    Returns:
+        `PreTrainedTokenizerFast`: with at most `vocab_size` tokens (fewer where the texts hold fewer pairs to merge).
+    """
+    if vocab_size < 259:
+        raise ValueError(f"vocab_size must be at least 259 (256 bytes and 3 special tokens), not {vocab_size}.")
+    specials = list(SPECIAL_TOKENS.values())
+    if kind == "byte_level":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=specials,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+    elif kind == "metaspace":
+        tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+        # No blank is put before a text (Llama 2 does): prompt and answer, tokenized apart, must read as one document.
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Metaspace(prepend_scheme="never"), pre_tokenizers.Punctuation()]
+        )
+        tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+        byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=specials + byte_tokens, limit_alphabet=200, show_progress=False
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        # The trainer takes the byte tokens in as special tokens; as such they would vanish when text is decoded.
+        state = json.loads(tokenizer.to_str())
+        state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in specials]
+        tokenizer = Tokenizer.from_str(json.dumps(state))
+    else:
+        raise ValueError(f'kind must be "byte_level" or "metaspace", not {kind!r}.')
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        **SPECIAL_TOKENS,
+    )
+
+
+def content_words(caption: str) -> list[str]:
+    """The words of a caption that say what is to be seen: lower case, each once, in the caption's order."""
+    words = "".join(letter if letter.isalnum() else " " for letter in caption.lower()).split()
+    return [word for word in dict.fromkeys(words) if word not in STOP_WORDS]
+
+
+def word_prompt(words: Sequence[str]) -> str:
+    """Words as one line of text, each with its space before it, so that the first is spelt as the others are."""
+    return "".join(f" {word}" for word in words)
+
+
+def caption_documents(captions: Sequence[str], *, seed: int) -> list[str]:
+    """
+    Makes documents `prefix, newline, caption` that teach a language model to read what stands before the caption.
+
+    Half of the prefixes are the caption's content words in random order, a quarter the caption itself, a quarter
+    empty. Visual tokens will stand where the prefix stands; the empty prefix is the blind model's prompt.
+
+    Args:
+        captions (`Sequence[str]`):
+            One document is made of each.
+        seed (`int`):
+            Decides which caption gets which prefix, and the order of the words.
+    """
+    generator = random.Random(seed)
+    documents = []
+    for caption in captions:
+        words = content_words(caption)
+        generator.shuffle(words)
+        prefix = generator.choice([word_prompt(words), word_prompt(words), caption, ""])
+        documents.append(f"{prefix}\n{caption}")
+    return documents
+
+
+def train_language_model(
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    documents: Sequence[str],
+    output_dir: str | os.PathLike,
+    *,
+    learning_rate: float,
+    max_steps: int = -1,
+    num_train_epochs: float = 1.0,
+    batch_size: int = 48,
+    seed: int = 0,
+) -> None:
+    """
+    Trains a causal language model from random weights and saves it with its tokenizer, whole or not at all.
+
+    Each document is one row, ended by `<eos>` and padded; the loss counts its real tokens only. Muon trains the hidden
+    matrices: AdamW alone did not teach models of this size to copy within minutes.
+
+    Args:
+        config ([`PreTrainedConfig`]):
+            Of any causal language model; `vocab_size` must be `len(tokenizer)`. The ids of its special tokens are set
+            from the tokenizer.
+        tokenizer ([`PreTrainedTokenizerFast`]):
+            With a pad token and an end token.
+        documents (`Sequence[str]`):
+            Without the end token, which is added here.
+        output_dir (`str` or `os.PathLike`):
+            The folder to be; it must not exist yet, or be empty.
+        learning_rate (`float`):
+            Of the hidden matrices; see [`build_muon`].
+        max_steps (`int`, *optional*, defaults to -1):
+            Number of optimiser steps; where positive it stands in place of `num_train_epochs`.
+        num_train_epochs (`float`, *optional*, defaults to 1.0):
+            Passes over the documents.
+        batch_size (`int`, *optional*, defaults to 48):
+            Documents per step.
+        seed (`int`, *optional*, defaults to 0):
+            Of the weights and of the order of the documents.
+    """
+    if config.vocab_size != len(tokenizer):
+        raise ValueError(f"config.vocab_size is {config.vocab_size}, but the tokenizer has {len(tokenizer)} tokens.")
+    config.bos_token_id = None
+    config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    with whole_folder(output_dir) as folder:
+        set_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+        input_ids = tokenizer([d + tokenizer.eos_token for d in documents], add_special_tokens=False)["input_ids"]
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            max_steps=max_steps,
+            num_train_epochs=num_train_epochs,
+            per_device_train_batch_size=batch_size,
+            train_sampling_strategy="group_by_length",
+            learning_rate=learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.05,
+            dataloader_pin_memory=False,
+            logging_steps=50,
+            save_strategy="no",
+            report_to="none",
+            seed=seed,
+        )
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_dict({"input_ids": input_ids}),
+            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        )
+        trainer.optimizer = build_muon(model, learning_rate)  # given now, when the model is on its device
+        trainer.train()
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
