@@ -48,6 +48,7 @@ from transformers import (
 from trl import SFTTrainer
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
+from trainer.miniature.adapter_training import train_adapter
 from trainer.miniature.captioning import complete_prompts
 from trainer.miniature.demo_report import accuracy_table, compare, save_scene_picture
 from trainer.miniature.mlp_baseline import build_mlp_baseline, freeze_all_but_mlp
@@ -56,8 +57,7 @@ from trainer.miniature.small_language_model import train_language_model, train_t
 from trainer.miniature.stages import claim_output_dir, run_stages
 from trainer.miniature.synthetic_world import PROMPT, Scene, attribute_accuracy, language_documents, make_scenes
 from trainer.miniature.tiny_tower import train_tower
-from trainer.muon import build_muon
-from trainer.sft_trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer
+from trainer.sft_trainer import LangBridgeSFTTrainer
 
 
 @dataclass(frozen=True)
@@ -212,27 +212,18 @@ def _compose(demo: Demo) -> tuple[LangBridgeForConditionalGeneration, LangBridge
 def _train_adapter(
     demo: Demo, folder: Path, trainer_class: type[SFTTrainer], model: PreTrainedModel, processor: ProcessorMixin
 ) -> None:
-    arguments = LangBridgeSFTConfig(
-        output_dir=str(folder),
-        max_steps=demo.sizes.adapter_steps,
-        per_device_train_batch_size=32,
+    train_adapter(
+        trainer_class,
+        model,
+        processor,
+        folder,
+        train_dataset=demo.dataset("train"),
+        eval_dataset=demo.dataset("held_out"),
         learning_rate=1e-2,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.05,
-        bf16=False,
-        activation_checkpointing=False,  # TRL would trade time for memory
-        dataloader_pin_memory=False,
-        logging_steps=50,
-        save_strategy="no",
-        report_to="none",
+        max_steps=demo.sizes.adapter_steps,
+        batch_size=32,
         seed=demo.seed,
     )
-    trainer = trainer_class(
-        model=model, args=arguments, train_dataset=demo.dataset("train"), processing_class=processor
-    )
-    # Given now, when the model is on its device and frozen but for the adapter.
-    trainer.optimizer = build_muon(model, arguments.learning_rate)
-    trainer.train()
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -266,6 +257,8 @@ STAGES = [
     {"captions": write_captions},
 ]
 
+ADAPTERS = ("langbridge", "mlp")
+
 ROWS = {
     "blind": "language model A, shown nothing",
     "mlp": "MLP adapter (stock LLaVA)",
@@ -282,12 +275,15 @@ def run_demo(demo: Demo) -> str:
     scenes = demo.held_out_scenes
     captions = json.loads((demo.output_dir / "captions" / "captions.json").read_text(encoding="utf-8"))
     accuracy = {name: attribute_accuracy(scenes, answers) for name, answers in captions.items()}
-    results = {"accuracy": accuracy, "seconds": seconds, "settings": demo.settings}
+    logs = {name: json.loads((demo.output_dir / name / "log.json").read_text(encoding="utf-8")) for name in ADAPTERS}
+    losses = {name: log["test_loss"] for name, log in logs.items()}
+    results = {"accuracy": accuracy, "test_loss": losses, "seconds": seconds, "settings": demo.settings}
     report = (
         f"{accuracy_table(scenes, {ROWS[name]: captions[name] for name in ROWS})}\n\n"
         f"Share of the attributes that captions of {len(scenes)} held-out scenes state rightly. "
         "Each scene shows a pair of colour and shape that no training picture showed.\n"
         f"{compare(scenes, ('LangBridge', 'the MLP'), (captions['langbridge'], captions['mlp']))}\n"
+        f"Loss per token on their own captions: LangBridge {losses['langbridge']:.3f}, MLP {losses['mlp']:.3f}.\n"
         f"Seconds: {', '.join(f'{name} {value:.0f}' for name, value in seconds.items())}; "
         f"this run {time.perf_counter() - start:.0f} in all.\n"
     )

@@ -53,8 +53,8 @@ from trl import SFTTrainer
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
 from trainer.caption_metrics import caption_scores, check_java
 from trainer.feature_cache import FeatureCache
-from trainer.miniature.adapter_training import train_caption_adapter
-from trainer.miniature.caption_corpora import Photo, read_caption_text, read_photos
+from trainer.miniature.adapter_training import train_adapter
+from trainer.miniature.caption_corpora import Photo, caption_dataset, read_caption_text, read_photos
 from trainer.miniature.caption_report import save_caption_picture, score_table
 from trainer.miniature.captioning import caption_photos, complete_prompts
 from trainer.miniature.mlp_baseline import build_mlp_baseline, freeze_all_but_mlp
@@ -228,19 +228,22 @@ def _compose(run: Run) -> tuple[LangBridgeForConditionalGeneration, LangBridgePr
 def _train_adapter(
     run: Run, folder: Path, trainer_class: type[SFTTrainer], model: PreTrainedModel, processor: LangBridgeProcessor
 ) -> None:
-    train_caption_adapter(
-        trainer_class,
-        model,
-        processor,
-        run.features(model.model.vision_tower),
-        folder,
-        train_photos=run.photos("train"),
-        test_photos=run.photos("test"),
-        learning_rate=run.sizes.adapter_learning_rate,
-        max_steps=run.sizes.adapter_steps,
-        batch_size=run.sizes.adapter_batch_size,
-        seed=run.seed,
-    )
+    first_captions = [dataclasses.replace(photo, captions=photo.captions[:1]) for photo in run.photos("test")]
+    with run.features(model.model.vision_tower).standing_in_for_tower(model.model):
+        train_adapter(
+            trainer_class,
+            model,
+            processor,
+            folder,
+            train_dataset=caption_dataset(run.photos("train")),
+            eval_dataset=caption_dataset(first_captions),
+            learning_rate=run.sizes.adapter_learning_rate,
+            max_steps=run.sizes.adapter_steps,
+            batch_size=run.sizes.adapter_batch_size,
+            seed=run.seed,
+        )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def write_captions(run: Run, folder: Path) -> None:
