@@ -394,7 +394,7 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
 
     def save_pretrained(self, save_directory, **kwargs):
         # transformers itself writes only the entry of the one Auto class that the class was registered for.
-        name = f"{LangBridgeForConditionalGeneration.__module__.split('.')[-1]}.LangBridgeForConditionalGeneration"
+        name = "modeling_langbridge.LangBridgeForConditionalGeneration"
         self.config.auto_map = {
             "AutoConfig": "configuration_langbridge.LangBridgeConfig",
             "AutoModel": name,
