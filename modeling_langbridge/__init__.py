@@ -15,6 +15,7 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
 
+from .adapter import from_adapter, load_adapter, save_adapter
 from .configuration_langbridge import LangBridgeConfig
 from .modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeModel
 from .processing_langbridge import LangBridgeProcessor
@@ -37,4 +38,7 @@ __all__ = [
     "LangBridgeModel",
     "LangBridgeProcessor",
     "SharedVocabulary",
+    "from_adapter",
+    "load_adapter",
+    "save_adapter",
 ]

@@ -145,16 +145,15 @@ class LangBridgeVocabularyHead(nn.Module):
         Returns:
             `torch.Tensor` of shape `(..., d)`: Visual tokens for the language model.
         """
-        tokens = hidden_states.flatten(0, -2).to(self.weight.dtype)  # (tokens, H)
-        embeddings = embeddings.to(tokens)
+        hidden_states = hidden_states.to(self.weight.dtype)
+        embeddings = embeddings.to(hidden_states)
         if self.activation != "linear":
+            tokens = hidden_states.flatten(0, -2)  # (tokens, H)
             mixture = SoftmaxMixture.apply(tokens, self.weight, self.bias, embeddings)  # (tokens, d)
-            mixture = mixture * self.get_gate(tokens)
-        elif self.reassociation_pays(len(tokens), embeddings.shape[1]):
-            mixture = torch.addmm(self.bias @ embeddings, tokens, self.weight.T @ embeddings)  # (tokens, d)
-        else:
-            mixture = F.linear(tokens, self.weight, self.bias) @ embeddings  # (tokens, d)
-        return mixture.unflatten(0, hidden_states.shape[:-1])
+            return mixture.unflatten(0, hidden_states.shape[:-1]) * self.get_gate(hidden_states)  # (..., d)
+        if self.reassociation_pays(hidden_states.shape[:-1].numel(), embeddings.shape[1]):
+            return F.linear(hidden_states, embeddings.T @ self.weight, self.bias @ embeddings)  # (..., d)
+        return F.linear(hidden_states, self.weight, self.bias) @ embeddings  # (..., d)
 
 
 class FoldedAdapter:
@@ -258,6 +257,12 @@ class LangBridgeLMHead(nn.Linear):
 @auto_docstring
 class LangBridgePreTrainedModel(LlavaPreTrainedModel):
     config: LangBridgeConfig
+    _no_split_modules = ["LangBridgeMultiModalProjector", "LangBridgeVocabularyHead"]
+
+    def post_init(self):
+        super().post_init()
+        # CLIP's tower lists the layers of its text encoder too; FSDP fails on a class that it cannot find.
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -321,13 +326,17 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
     ) -> tuple | BaseModelOutputWithPooling:
         if image_sizes is not None:
             raise ValueError("LangBridge reads images of one size: leave out `image_sizes`.")
+        # A batch of text alone may come with no image, (0, channels, height, width): a blank one that leaves no tokens
+        # then runs through tower and adapter, so that gradients and several processes' collectives meet.
+        no_images = len(pixel_values) == 0
         outputs = self.get_vision_features(
-            pixel_values,
+            pixel_values.new_zeros(1, *pixel_values.shape[1:]) if no_images else pixel_values,
             vision_feature_layer=vision_feature_layer,
             vision_feature_select_strategy=vision_feature_select_strategy,
             **kwargs,
         )
-        outputs.pooler_output = list(self.adapt(outputs.pooler_output))  # images x (tokens, d)
+        visual_tokens = self.adapt(outputs.pooler_output)  # (images, tokens, d)
+        outputs.pooler_output = [visual_tokens[0, :0]] if no_images else list(visual_tokens)  # images x (tokens, d)
         return outputs
 
     def get_image_coefficients(self, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -130,6 +130,29 @@ class SharedVocabulary:
         return cls(sorted(shared, key=rank)[:size])
 
     @classmethod
+    def from_token_ids(cls, tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> "SharedVocabulary":
+        """
+        The words that a model keeps under `token_ids`, in their order: the inverse of [`~SharedVocabulary.token_ids`].
+
+        Args:
+            tokenizer (`PreTrainedTokenizerBase`):
+                The tokenizer of the language model that the ids belong to.
+            token_ids (`Sequence[int]`):
+                `(V,)` ids in rank order, such as `model.model.vocabulary_head.token_ids.tolist()`.
+
+        Raises:
+            `ValueError`: if an id is there twice, or is not the one under which `token_ids` would find its surface.
+        """
+        surfaces = {token_id: surface for surface, token_id in _index(tokenizer).items()}
+        if wrong := [token_id for token_id in token_ids if token_id not in surfaces]:
+            raise ValueError(
+                f"{len(wrong)} of the {len(token_ids)} token ids are no ordinary words of the tokenizer "
+                f"{tokenizer.name_or_path!r}, among them {_some(wrong)}: special tokens, parts of a character and "
+                "second spellings of a word have no place in a shared vocabulary"
+            )
+        return cls(surfaces[token_id] for token_id in token_ids)
+
+    @classmethod
     def qwen2_llama3(cls, size: int | None = 19200) -> "SharedVocabulary":
         """
         The ranked vocabulary of Qwen2 and Llama 3 that ships with the package (how it was made: docs/vocabulary.md).
@@ -242,6 +265,6 @@ def _index(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return index
 
 
-def _some(surfaces: Sequence[str]) -> str:
-    """The first few surfaces, for a message."""
-    return ", ".join(map(repr, surfaces[:5])) + (", ..." if len(surfaces) > 5 else "")
+def _some(items: Sequence[str | int]) -> str:
+    """The first few surfaces or ids, for a message."""
+    return ", ".join(map(repr, items[:5])) + (", ..." if len(items) > 5 else "")

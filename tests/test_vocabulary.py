@@ -206,6 +206,9 @@ def test_of_two_tokens_with_one_surface_the_one_in_use_is_chosen(unused_first):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     assert tokenizer.decode([vocab[" dog"]]) == tokenizer.decode([vocab["Ġdog"]]) == " dog"
     assert SharedVocabulary([" dog"]).token_ids(tokenizer) == [vocab["Ġdog"]]
+    assert SharedVocabulary.from_token_ids(tokenizer, [vocab["Ġdog"]]).surfaces == (" dog",)
+    with pytest.raises(ValueError, match=f"among them {vocab[' dog']}: .* second spellings of a word"):
+        SharedVocabulary.from_token_ids(tokenizer, [vocab[" dog"]])
 
 
 # The ranking
@@ -268,6 +271,28 @@ def test_missing_surfaces_are_named_and_can_be_left_out(trained):
     assert tokenizer.batch_decode([[i] for i in restricted.token_ids(tokenizer)]) == [".", " dog"]
     with pytest.raises(ValueError, match="none of the 1 surfaces"):
         SharedVocabulary([" zebra"]).restricted_to(tokenizer)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_ids_lead_back_to_their_words(trained, name):
+    tokenizer = trained[name]
+    vocabulary = SharedVocabulary.build([tokenizer], CAPTIONS)
+    assert SharedVocabulary.from_token_ids(tokenizer, vocabulary.token_ids(tokenizer)) == vocabulary
+    backwards = SharedVocabulary(reversed(vocabulary.surfaces))
+    assert SharedVocabulary.from_token_ids(tokenizer, backwards.token_ids(tokenizer)) == backwards
+
+
+def test_ids_that_are_no_ordinary_words_are_named(trained):
+    tokenizer = train_byte_level()
+    dog, byte = tokenizer.convert_tokens_to_ids(["Ġdog", "Ã"])
+    end = tokenizer.eos_token_id
+    with pytest.raises(ValueError, match=f"^4 of the 5 token ids .* {end}, {byte}, 9999, -1: special tokens"):
+        SharedVocabulary.from_token_ids(tokenizer, [end, dog, byte, 9999, -1])
+    with pytest.raises(ValueError, match="1 surfaces are there more than once.*' dog'"):
+        SharedVocabulary.from_token_ids(tokenizer, [dog, dog])
+    sentencepiece = trained["SentencePiece BPE"]
+    with pytest.raises(ValueError, match="^1 of the 1 token ids"):
+        SharedVocabulary.from_token_ids(sentencepiece, [sentencepiece.convert_tokens_to_ids("<0x61>")])
 
 
 # As a value and as a file

@@ -1,0 +1,272 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The adapter on its own: saved as weights and words, without token ids, so that any language model can take it up."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .configuration_langbridge import LangBridgeConfig
+from .modeling_langbridge import (
+    LangBridgeForConditionalGeneration,
+    LangBridgeMultiModalProjector,
+    LangBridgeVocabularyHead,
+)
+from .processing_langbridge import LangBridgeProcessor
+from .vocabulary import SharedVocabulary
+
+
+WEIGHTS = "adapter.safetensors"
+WORDS = "vocabulary.json"
+CONFIGURATION = "adapter.json"  # PEFT takes a file named adapter_config.json for its own
+
+
+def save_adapter(
+    model: LangBridgeForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | os.PathLike,
+    state_dict: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """
+    Writes the projector, the vocabulary head and the words they speak in to a new folder, whole or not at all.
+
+    The folder holds `adapter.safetensors` (the weights), `vocabulary.json` (the surfaces of the V words, in the order
+    of the coefficients) and `adapter.json` (the adapter's shape and what it reads). No token id is among them: they
+    belong to one language model.
+
+    Args:
+        model (`LangBridgeForConditionalGeneration`):
+            The model, in any dtype and on any device.
+        tokenizer (`PreTrainedTokenizerBase`):
+            The tokenizer of its language model, which says what the words `vocabulary_head.token_ids` are.
+        folder (`str` or `os.PathLike`):
+            The folder to be. It must not exist yet, or be empty.
+        state_dict (`dict[str, torch.Tensor]`, *optional*):
+            The full state of the model, where training has sharded or wrapped the parameters and gathers them
+            elsewhere. The model's own when left out.
+
+    Raises:
+        `FileExistsError`: `folder` exists and is not an empty folder; nothing in it is touched.
+        `ValueError`: a tensor of the adapter is missing or of another shape than the configuration says, or a token
+        id is no ordinary word of the tokenizer.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not an empty folder: remove it or name another one.")
+    tensors = take_tensors(model.state_dict() if state_dict is None else state_dict)
+    if wrong := differences(take_shapes(tensors), expected_shapes(model.config)):
+        raise ValueError(
+            f"The adapter cannot be saved as it is ({wrong}): give the model's whole, plain weights as `state_dict`."
+        )
+    vocabulary = SharedVocabulary.from_token_ids(tokenizer, model.model.vocabulary_head.token_ids.tolist())
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        configuration = json.dumps(describe(model.config), indent=2)
+        (unfinished / CONFIGURATION).write_text(configuration + "\n", encoding="utf-8", newline="\n")
+        vocabulary.save(unfinished / WORDS)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(tensors, unfinished / WEIGHTS, metadata={"format": "pt"})
+        # Both mkdtemp's folders and safetensors' files are the owner's alone.
+        (unfinished / WEIGHTS).chmod(0o644)
+        unfinished.chmod(0o755)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def load_adapter(
+    model: LangBridgeForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike
+) -> None:
+    """
+    Puts a saved adapter into a model of the same shape, whichever its language model: copies the weights in place and
+    points the words at this tokenizer's ids. Dtype, device and `requires_grad` stay the model's.
+
+    Args:
+        model (`LangBridgeForConditionalGeneration`):
+            The model that takes the adapter up. Unchanged where an error is raised.
+        tokenizer (`PreTrainedTokenizerBase`):
+            The tokenizer of its language model.
+        folder (`str` or `os.PathLike`):
+            What [`save_adapter`] wrote.
+
+    Raises:
+        `FileNotFoundError`: the folder or one of its three files is missing.
+        `ValueError`: a file is damaged, the adapter does not fit the model, or the tokenizer lacks some of the words.
+    """
+    folder = Path(folder)
+    configuration, vocabulary = read_configuration(folder)
+    if wrong := differences(configuration, describe(model.config)):
+        raise ValueError(
+            f"{folder / CONFIGURATION} does not fit the model ({wrong}): an adapter keeps its shape, and works only "
+            "with the kind of vision tower that it was trained with."
+        )
+    path = folder / WEIGHTS
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): save the adapter anew.") from None
+    adapter = take_tensors(model.state_dict())
+    if wrong := differences(take_shapes(tensors), take_shapes(adapter)):
+        raise ValueError(
+            f"{path} does not hold what the model asks for ({wrong}): the file must be what `save_adapter` wrote, and "
+            "the model's adapter neither quantised nor wrapped."
+        )
+    token_ids = find_words(vocabulary, tokenizer, folder / WORDS)
+    num_words = model.config.text_config.vocab_size
+    if max(token_ids) >= num_words:
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path!r} keeps words of the adapter under ids up to {max(token_ids)}, "
+            f"but the model has {num_words} embeddings: it belongs to another language model."
+        )
+
+    for name, tensor in tensors.items():
+        adapter[name].copy_(tensor)  # a state dict shares the parameters' memory, outside of autograd
+    model.model.vocabulary_head.token_ids.copy_(torch.tensor(token_ids))
+
+
+def from_adapter(
+    folder: str | os.PathLike,
+    vision: str | PreTrainedModel,
+    text: str | PreTrainedModel,
+    processor: LangBridgeProcessor | None = None,
+) -> LangBridgeForConditionalGeneration:
+    """
+    Joins a vision tower, a saved adapter and a language model, which may be another than the adapter was trained with.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            What [`save_adapter`] wrote.
+        vision (`str` or `PreTrainedModel`):
+            Hub id, folder or loaded model of the vision tower that the adapter was trained with.
+        text (`str` or `PreTrainedModel`):
+            Hub id, folder or loaded model of any language model whose tokenizer has all words of the adapter.
+        processor (`LangBridgeProcessor`, *optional*):
+            The processor the model will be used with. Composed from `vision` and `text` when left out.
+
+    Returns:
+        `LangBridgeForConditionalGeneration` in eval mode, in the language model's dtype and on its device.
+
+    Raises:
+        `FileNotFoundError`, `ValueError`: as [`load_adapter`], whose model this composes first.
+
+    Source: Liao et al., "LangBridge", arXiv 2503.19404 (an adapter reused with another language model).
+    """
+    folder = Path(folder)
+    configuration, vocabulary = read_configuration(folder)
+    processor = processor or LangBridgeProcessor.from_vision_text_pretrained(vision, text)
+    # Asked before a large language model is loaded in vain.
+    token_ids = find_words(vocabulary, processor.tokenizer, folder / WORDS)
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision,
+        text,
+        token_ids,
+        processor=processor,
+        projector_hidden_size=configuration["projector_hidden_size"],
+        coefficient_activation=configuration["coefficient_activation"],
+        projector_hidden_act=configuration["projector_hidden_act"],
+        multimodal_projector_bias=configuration["multimodal_projector_bias"],
+        vision_feature_layer=configuration["vision_feature_layer"],
+    )
+    load_adapter(model, processor.tokenizer, folder)
+    return model
+
+
+def describe(config: LangBridgeConfig) -> dict:
+    """What two models must agree in so that one's adapter works in the other; `adapter.json` is this."""
+    layers = config.vision_feature_layer
+    return {
+        "projector_hidden_size": config.projector_hidden_size,
+        "bridge_vocab_size": config.bridge_vocab_size,
+        "coefficient_activation": config.coefficient_activation,
+        "projector_hidden_act": config.projector_hidden_act,
+        "multimodal_projector_bias": config.multimodal_projector_bias,
+        "vision_feature_layer": layers,
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        "vision_feature_size": config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers)),
+        "vision_model_type": config.vision_config.model_type,
+    }
+
+
+def read_configuration(folder: Path) -> tuple[dict, SharedVocabulary]:
+    """What a saved adapter says about itself, and its words; makes sure that all three files are there."""
+    if missing := [name for name in (CONFIGURATION, WORDS, WEIGHTS) if not (folder / name).is_file()]:
+        raise FileNotFoundError(f"There is no {', no '.join(missing)} in {folder}: name what `save_adapter` wrote.")
+    path = folder / CONFIGURATION
+    try:
+        configuration = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # both what is not JSON and what is not UTF-8
+        raise ValueError(f"{path} is damaged, it is not JSON ({error}): save the adapter anew.") from None
+    fields = describe(LangBridgeConfig()).keys()
+    if not isinstance(configuration, dict) or fields - configuration.keys():
+        raise ValueError(f"{path} is damaged, it must be a JSON object with the fields {', '.join(fields)}.")
+    vocabulary = SharedVocabulary.from_file(folder / WORDS)
+    if len(vocabulary) != configuration["bridge_vocab_size"]:
+        raise ValueError(
+            f"{folder / WORDS} holds {len(vocabulary)} words, but `bridge_vocab_size` in {path} is "
+            f"{configuration['bridge_vocab_size']}: save the adapter anew."
+        )
+    return configuration, vocabulary
+
+
+def find_words(vocabulary: SharedVocabulary, tokenizer: PreTrainedTokenizerBase, path: Path) -> list[int]:
+    """Where the tokenizer keeps the words that lie in `path`: `(V,)` ids."""
+    try:
+        return vocabulary.token_ids(tokenizer)
+    except ValueError:
+        known = set(SharedVocabulary.build([tokenizer], []).surfaces)
+        lacking = [surface for surface in vocabulary.surfaces if surface not in known]
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path!r} lacks {len(lacking)} of the {len(vocabulary)} words in {path} "
+            f"as single tokens, such as {lacking[:5]}: a transfer that leaves words out is not done here."
+        ) from None
+
+
+def take_tensors(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The adapter's tensors out of a whole model's, but for the token ids, which belong to the language model."""
+    parts = ("model.multi_modal_projector.", "model.vocabulary_head.")
+    return {
+        name.removeprefix("model."): tensor
+        for name, tensor in state_dict.items()
+        if name.startswith(parts) and not name.endswith(".token_ids")
+    }
+
+
+def take_shapes(tensors: dict[str, torch.Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def expected_shapes(config: LangBridgeConfig) -> dict[str, list[int]]:
+    """The shapes of the adapter's tensors, by building it on the meta device, without weights or work."""
+    with torch.device("meta"):
+        parts = {
+            "multi_modal_projector": LangBridgeMultiModalProjector(config),
+            "vocabulary_head": LangBridgeVocabularyHead(config),
+        }
+    return take_shapes(dict(torch.nn.ModuleDict(parts).named_parameters()))
+
+
+def differences(adapter: dict, model: dict) -> str:
+    """The first few entries in which the two differ, in words; empty where they agree."""
+    pairs = {key: (adapter.get(key, "missing"), model.get(key, "missing")) for key in {**model, **adapter}}
+    wrong = [f"`{key}` is {a} in the adapter but {b} in the model" for key, (a, b) in pairs.items() if a != b]
+    return ", ".join(wrong[:3])

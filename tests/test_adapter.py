@@ -1,0 +1,383 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The adapter on its own: it says the same with another language model, and what does not fit is refused by name."""
+
+import json
+import re
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny_parts import SENTENCES, make_tokenizer, save_language_model, save_vision_tower
+from transformers import AutoModelForCausalLM, GPT2Config
+
+from modeling_langbridge import (
+    LangBridgeForConditionalGeneration,
+    LangBridgeProcessor,
+    SharedVocabulary,
+    from_adapter,
+    load_adapter,
+    save_adapter,
+)
+
+
+OTHER_SENTENCES = ["the children in the water play with a dog on a bench", "a cat, a man and a boat in the grass"] * 5
+FILES = ["adapter.json", "adapter.safetensors", "vocabulary.json"]
+
+
+@pytest.fixture(scope="module")
+def other_text(tmp_path_factory) -> str:
+    """A language model of another family and width, with another tokenizer."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    tokenizer = make_tokenizer(OTHER_SENTENCES)
+    torch.manual_seed(1)
+    config = GPT2Config(n_embd=48, n_layer=2, n_head=4, n_positions=512, vocab_size=600)
+    config.eos_token_id = config.bos_token_id = tokenizer.eos_token_id
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> SharedVocabulary:
+    return SharedVocabulary.build([make_tokenizer(), make_tokenizer(OTHER_SENTENCES)], SENTENCES + OTHER_SENTENCES, 50)
+
+
+@pytest.fixture
+def compose(vision, text, processor, vocabulary):
+    """Composes a model on the vocabulary, with an adapter as random as if it had been trained."""
+
+    def compose(seed: int = 0, words=vocabulary, text=text, **fields) -> LangBridgeForConditionalGeneration:
+        model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+            vision, text, words, processor=processor, **{"projector_hidden_size": 40, **fields}
+        )
+        torch.manual_seed(seed)
+        for part in (model.model.multi_modal_projector, model.model.vocabulary_head):
+            for parameter in part.parameters():
+                torch.nn.init.normal_(parameter, std=0.3)
+        return model
+
+    return compose
+
+
+@pytest.fixture
+def saved(compose, processor, tmp_path) -> Path:
+    save_adapter(compose(), processor.tokenizer, tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.fixture
+def pixel_values() -> torch.Tensor:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+
+@torch.no_grad()
+def see(model, processor, pixel_values) -> tuple[torch.Tensor, torch.Tensor]:
+    """The visual tokens and the logits of a prompt that holds them."""
+    visual_tokens = torch.cat(model.get_image_features(pixel_values).pooler_output)
+    placeholders = [processor.image_token_id] * processor.num_image_tokens
+    input_ids = torch.tensor([[*placeholders, 100, 101, 102]] * 2)
+    return visual_tokens, model(input_ids=input_ids, pixel_values=pixel_values).logits
+
+
+def adapter_state(model) -> dict[str, torch.Tensor]:
+    parts = ("model.multi_modal_projector.", "model.vocabulary_head.")
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith(parts)}
+
+
+def change_json(path: Path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def change_tensors(path: Path, **changes) -> None:
+    tensors = {**load_file(path), **changes}
+    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, path)
+
+
+# There and back
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"coefficient_activation": "gated_softmax"},
+        {"multimodal_projector_bias": False, "projector_hidden_act": "relu", "vision_feature_layer": [-2, -1]},
+    ],
+    ids=["linear", "gated_softmax", "two_layers_without_bias"],
+)
+def test_a_saved_adapter_says_the_same_in_a_fresh_model(
+    compose, processor, vision, text, vocabulary, pixel_values, tmp_path, fields
+):
+    model = compose(**fields)
+    expected = see(model, processor, pixel_values)
+    save_adapter(model, processor.tokenizer, tmp_path / "adapter")
+
+    other = compose(seed=1, words=SharedVocabulary(reversed(vocabulary.surfaces)), **fields)
+    before = see(other, processor, pixel_values)  # folds the adapter, which must not outlive its weights
+    assert not torch.allclose(before[0], expected[0])
+    load_adapter(other, processor.tokenizer, tmp_path / "adapter")
+    for composed in (other, from_adapter(tmp_path / "adapter", vision, text)):
+        for found, wanted in zip(see(composed, processor, pixel_values), expected, strict=True):
+            assert torch.equal(found, wanted)
+    feature_size = json.loads((tmp_path / "adapter" / "adapter.json").read_text())["vision_feature_size"]
+    assert feature_size == model.model.multi_modal_projector.linear_1.in_features
+
+
+@pytest.mark.parametrize("activation", ["linear", "gated_softmax"])
+def test_on_another_language_model_it_says_the_same_words(
+    compose, processor, vision, other_text, vocabulary, pixel_values, tmp_path, activation
+):
+    model = compose(coefficient_activation=activation)
+    save_adapter(model, processor.tokenizer, tmp_path / "adapter")
+    other = from_adapter(tmp_path / "adapter", vision, other_text)
+
+    with torch.no_grad():
+        assert torch.equal(other.get_image_coefficients(pixel_values), model.get_image_coefficients(pixel_values))
+    ids, other_ids = (m.model.vocabulary_head.token_ids.tolist() for m in (model, other))
+    assert sum(a != b for a, b in zip(ids, other_ids, strict=True)) > 5
+    other_tokenizer = make_tokenizer(OTHER_SENTENCES)
+    assert tuple(other_tokenizer.decode(i) for i in other_ids) == vocabulary.surfaces
+    assert tuple(processor.tokenizer.decode(i) for i in ids) == vocabulary.surfaces
+    other_processor = LangBridgeProcessor.from_vision_text_pretrained(vision, other_text)
+    visual_tokens, logits = see(other, other_processor, pixel_values)
+    assert visual_tokens.shape == (32, 48) and logits.isfinite().all()
+
+
+def test_loading_keeps_dtype_and_what_is_trained(compose, processor, saved):
+    model = compose(seed=1).to(torch.bfloat16)
+    model.model.multi_modal_projector.requires_grad_(False)
+    parameters = dict(model.named_parameters())
+    load_adapter(model, processor.tokenizer, saved)
+    for name, tensor in load_file(saved / "adapter.safetensors").items():
+        parameter = model.get_parameter(f"model.{name}")
+        assert parameter is parameters[f"model.{name}"]  # an optimizer may hold it
+        assert torch.equal(parameter, tensor.to(torch.bfloat16))
+        assert parameter.requires_grad == name.startswith("vocabulary_head.")
+
+
+def test_a_gathered_state_is_saved_in_place_of_the_models_own(compose, processor, tmp_path):
+    model, gathered = compose(), compose(seed=1).state_dict()
+    gathered = {name: tensor.to(torch.bfloat16) for name, tensor in gathered.items() if "token_ids" not in name}
+    save_adapter(model, processor.tokenizer, tmp_path / "adapter", state_dict=gathered)
+    tensors = load_file(tmp_path / "adapter" / "adapter.safetensors")
+    assert len(tensors) == 6
+    for name, tensor in tensors.items():
+        assert tensor.dtype == torch.bfloat16 and torch.equal(tensor, gathered[f"model.{name}"])
+
+
+# The files
+
+
+def test_the_files_hold_words_and_weights_but_no_ids_and_no_paths(compose, processor, text, vision, tmp_path):
+    save_adapter(compose(coefficient_activation="gated_softmax"), processor.tokenizer, tmp_path / "adapter")
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == FILES
+    with safe_open(tmp_path / "adapter" / "adapter.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert sorted(file.keys()) == [
+            *(f"multi_modal_projector.linear_{i}.{kind}" for i in (1, 2) for kind in ("bias", "weight")),
+            *(f"vocabulary_head.{name}" for name in ("bias", "gate_bias", "gate_weight", "weight")),
+        ]
+        assert all(file.get_tensor(name).is_floating_point() for name in file.keys())
+    assert json.loads((tmp_path / "adapter" / "adapter.json").read_text()) == {
+        "projector_hidden_size": 40,
+        "bridge_vocab_size": 50,
+        "coefficient_activation": "gated_softmax",
+        "projector_hidden_act": "gelu",
+        "multimodal_projector_bias": True,
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "vision_feature_size": 24,
+        "vision_model_type": "clip_vision_model",
+    }
+    assert (tmp_path / "adapter").stat().st_mode & 0o777 == 0o755
+    for name in FILES:
+        assert (tmp_path / "adapter" / name).stat().st_mode & 0o444 == 0o444  # a colleague may read it
+        content = (tmp_path / "adapter" / name).read_bytes()
+        assert not any(str(path).encode() in content for path in (text, vision, tmp_path, Path.home()))
+
+
+def test_an_existing_folder_is_left_as_it_is(compose, processor, saved):
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    with pytest.raises(FileExistsError, match=f"{re.escape(str(saved))} exists and is not an empty folder"):
+        save_adapter(compose(seed=1), processor.tokenizer, saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+def test_an_empty_folder_can_be_filled(compose, processor, tmp_path):
+    (tmp_path / "adapter").mkdir()
+    save_adapter(compose(), processor.tokenizer, tmp_path / "adapter")
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == FILES
+
+
+def test_words_that_cannot_be_named_leave_nothing_behind(compose, processor, tmp_path):
+    dog, byte = processor.tokenizer.convert_tokens_to_ids(["Ġdog", "Ã"])  # "Ã" is the first byte of é
+    model = compose(words=[dog, byte, processor.image_token_id])
+    with pytest.raises(ValueError, match=rf"^2 of the 3 token ids are no ordinary words .* {byte}, "):
+        save_adapter(model, processor.tokenizer, tmp_path / "new" / "adapter")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_write_that_fails_midway_leaves_nothing_behind(compose, processor, tmp_path):
+    model = compose()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))  # enough for the two small files
+    try:
+        with pytest.raises(Exception, match="File too large"):
+            save_adapter(model, processor.tokenizer, tmp_path / "adapter")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_state_that_is_not_the_adapters_is_refused(compose, processor, tmp_path):
+    model = compose()
+    state = model.state_dict()
+    name = "model.vocabulary_head.weight"
+    wrapped = {f"base_model.model.{key}": tensor for key, tensor in state.items()}  # as PEFT has it
+    for wrong, complaint in [
+        ({**state, name: state[name].flatten()}, r"`vocabulary_head.weight` is \[2000\] in the adapter but \[50, 40"),
+        ({**state, f"{name}.scale": state[name]}, r"`vocabulary_head.weight.scale` is \[50, 40\] .* but missing in"),
+        (wrapped, r"`multi_modal_projector.linear_1.weight` is missing in the adapter"),
+    ]:
+        with pytest.raises(ValueError, match=rf"^The adapter cannot be saved as it is \({complaint}.*`state_dict`"):
+            save_adapter(model, processor.tokenizer, tmp_path / "adapter", state_dict=wrong)
+    assert not list(tmp_path.iterdir())
+
+
+# What does not fit
+
+
+def refused(model, tokenizer, folder, complaint: str, error=ValueError) -> None:
+    """Loading raises one sentence, and leaves the model as it was."""
+    before = adapter_state(model)
+    with pytest.raises(error, match=complaint) as raised:
+        load_adapter(model, tokenizer, folder)
+    assert "\n" not in str(raised.value)
+    after = adapter_state(model)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    ("field", "of_the_adapter", "of_the_model"),
+    [
+        ("projector_hidden_size", 40, 44),
+        ("coefficient_activation", "linear", "softmax"),
+        ("projector_hidden_act", "gelu", "relu"),
+        ("multimodal_projector_bias", True, False),
+        ("vision_feature_layer", -2, -1),
+    ],
+)
+def test_a_model_of_another_shape_is_refused(compose, processor, saved, field, of_the_adapter, of_the_model):
+    model = compose(seed=1, **{field: of_the_model})
+    complaint = rf"adapter.json .*`{field}` is {of_the_adapter} in the adapter but {of_the_model} in the model\)"
+    refused(model, processor.tokenizer, saved, complaint)
+
+
+def test_a_model_of_fewer_words_or_with_cls_is_refused(compose, processor, saved, vocabulary):
+    fewer = compose(words=vocabulary.first(49))
+    refused(fewer, processor.tokenizer, saved, "`bridge_vocab_size` is 50 in the adapter but 49 in the model")
+    model = compose()
+    model.config.vision_feature_select_strategy = "full"
+    complaint = "`vision_feature_select_strategy` is default in the adapter but full in the model"
+    refused(model, processor.tokenizer, saved, complaint)
+
+
+@pytest.mark.parametrize(
+    ("tower", "complaint"),
+    [
+        ("convnext", "`vision_feature_size` is 24 in the adapter but 20 in the model"),
+        ("dinov2", "`vision_model_type` is clip_vision_model in the adapter but dinov2 in the model"),
+    ],
+)
+def test_features_of_another_tower_are_refused(saved, text, tmp_path, tower, complaint):
+    vision = save_vision_tower(tower, tmp_path / tower)
+    with pytest.raises(ValueError, match=complaint):
+        from_adapter(saved, vision, text)
+
+
+def test_words_that_a_language_model_lacks_are_named(compose, processor, saved, vision, tmp_path):
+    vocabulary = json.loads((saved / "vocabulary.json").read_text())
+    vocabulary[3:5] = [" xylophone", " zebra"]
+    (saved / "vocabulary.json").write_text(json.dumps(vocabulary))
+    complaint = r"lacks 2 of the 50 words in .*vocabulary.json .*' xylophone', ' zebra'.*leaves words out is not done"
+    refused(compose(seed=1), processor.tokenizer, saved, complaint)
+    text = save_language_model("llama2", tmp_path / "llama2")
+    with pytest.raises(ValueError, match=complaint):
+        from_adapter(saved, vision, text)
+
+
+def test_a_tokenizer_of_a_larger_language_model_is_refused(compose, processor, saved, vocabulary):
+    model = compose(seed=1)
+    model.resize_token_embeddings(300)
+    highest = max(vocabulary.token_ids(processor.tokenizer))
+    assert highest >= 300
+    refused(model, processor.tokenizer, saved, f"under ids up to {highest}, but the model has 300 embeddings")
+
+
+# Damaged and missing files
+
+
+def test_a_missing_folder_or_file_is_named(compose, processor, saved, vision, text):
+    model, tokenizer = compose(seed=1), processor.tokenizer
+    refused(model, tokenizer, saved / "absent", "There is no adapter.json, .* in .*absent:", FileNotFoundError)
+    for name in FILES:
+        (saved / name).rename(saved / "away")
+        refused(model, tokenizer, saved, f"There is no {name} in {re.escape(str(saved))}:", FileNotFoundError)
+        with pytest.raises(FileNotFoundError, match=f"There is no {name} in"):
+            from_adapter(saved, vision, text)
+        (saved / "away").rename(saved / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b'{"projector_hidden_size": 4', "adapter.json is damaged, it is not JSON"),
+        (b"\xff\xfe\x00", "adapter.json is damaged, it is not JSON"),
+        (b"[40]", "adapter.json is damaged, it must be a JSON object with the fields projector_hidden_size, "),
+        (b'{"bridge_vocab_size": 50}', "adapter.json is damaged, it must be a JSON object with the fields"),
+    ],
+)
+def test_a_damaged_configuration_is_refused(compose, processor, saved, content, complaint):
+    (saved / "adapter.json").write_bytes(content)
+    refused(compose(seed=1), processor.tokenizer, saved, complaint)
+
+
+def test_a_field_from_the_future_is_refused(compose, processor, saved):
+    change_json(saved / "adapter.json", pooling=2)
+    refused(compose(seed=1), processor.tokenizer, saved, "`pooling` is 2 in the adapter but missing in the model")
+
+
+def test_words_of_another_number_than_v_are_refused(compose, processor, saved, vocabulary):
+    vocabulary.first(49).save(saved / "vocabulary.json")
+    complaint = "vocabulary.json holds 49 words, but `bridge_vocab_size` in .*adapter.json is 50"
+    refused(compose(seed=1), processor.tokenizer, saved, complaint)
+
+
+def test_wrong_tensors_are_named(compose, processor, saved):
+    model, path = compose(seed=1), saved / "adapter.safetensors"
+    whole = path.read_bytes()
+    for name, tensor, complaint in [
+        ("vocabulary_head.bias", None, r"`vocabulary_head.bias` is missing in the adapter but \[50\] in the model"),
+        ("vocabulary_head.bias", torch.ones(1), r"`vocabulary_head.bias` is \[1\] in the adapter but \[50\]"),
+        ("gate", torch.ones(1, 2), r"`gate` is \[1, 2\] in the adapter but missing in the model"),
+    ]:
+        change_tensors(path, **{name: tensor})
+        refused(model, processor.tokenizer, saved, f"adapter.safetensors .*{complaint}")
+        path.write_bytes(whole)
+    path.write_bytes(whole[:-8])
+    refused(model, processor.tokenizer, saved, "adapter.safetensors is damaged")
