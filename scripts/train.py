@@ -11,25 +11,35 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Joins a vision tower and a language model with a new LangBridge adapter, or takes up a LangBridge, and trains it.
+"""Trains a LangBridge: a new one made of a vision tower and a language model, or one that exists.
 
-Pretraining stage: only the adapter learns, and only the assistant's answers are targets. Any option of trl's SFTConfig
-can be given too, in the recipe or on the command line, which wins:
+A recipe says what is trained on what and how; any of its options, and any of trl's SFTConfig, can be given on the
+command line too, which wins. Alone, or in several processes by `accelerate launch`:
 
-    python scripts/train.py --config scripts/recipes/pretrain.yaml \\
-        --vision_tower openai/clip-vit-large-patch14-336 --language_model Qwen/Qwen2-0.5B-Instruct \\
-        --dataset blip_laion_cc_sbu_558k.json --image_folder images --output_dir langbridge-qwen2-0.5b
+    python scripts/train.py --config scripts/recipes/pretrain_qwen2_0.5b.yaml --dataset captions.json
+    accelerate launch --config_file scripts/accelerate/fsdp2.yaml scripts/train.py \\
+        --config scripts/recipes/finetune_llama3_8b.yaml --dataset llava_v1_5_mix665k.json --image_folder images
+
+An interrupted run goes on with --resume_from_checkpoint last, as if it had not been interrupted.
 """
 
+import logging
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from trl import TrlParser
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
-from trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer, load_training_data
+from modeling_langbridge import (
+    LangBridgeForConditionalGeneration,
+    LangBridgeProcessor,
+    SharedVocabulary,
+    from_adapter,
+)
+from trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer, WordWatchingCallback, load_training_data
+from trainer.recipes import parse_recipe, recipe_parser
+from trainer.whole_folder import whole_folder
 
 
 @dataclass
@@ -41,6 +51,10 @@ class ModelArguments:
     )
     vision_tower: str | None = field(default=None, metadata={"help": "Folder or Hub id of the vision tower."})
     language_model: str | None = field(default=None, metadata={"help": "Folder or Hub id of the language model."})
+    adapter: str | None = field(
+        default=None,
+        metadata={"help": "Folder of an adapter alone, trained with any language model, to start from."},
+    )
     vocabulary: str | None = field(
         default=None,
         metadata={
@@ -55,62 +69,148 @@ class ModelArguments:
     coefficient_activation: str = field(
         default="linear", metadata={"help": "linear (the paper's raw coefficients), softmax or gated_softmax."}
     )
+    dtype: str = field(
+        default="auto", metadata={"help": "What a model is loaded in: auto (as saved), bfloat16, float16, float32."}
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "sdpa (default), flash_attention_2 (needs flash-attn), eager …"}
+    )
+    load_in_4bit: bool = field(
+        default=False,
+        metadata={"help": "Load the language model in 4 bits (QLoRA: with --train_language_model lora)."},
+    )
 
 
 @dataclass
 class DataArguments:
-    """What it is trained on."""
+    """What it is trained on, and what is watched meanwhile."""
 
     dataset: str = field(
-        default="", metadata={"help": "LLaVA-style json, a folder of Dataset.save_to_disk, or a dataset's Hub id."}
+        default="",
+        metadata={
+            "help": "A .json or .jsonl, a folder of Dataset.save_to_disk, parquet files or webdataset shards "
+            "('shards/*.tar'), or a dataset's Hub id."
+        },
+    )
+    eval_dataset: str | None = field(
+        default=None, metadata={"help": "Likewise, what the loss is measured on every --eval_steps."}
     )
     image_folder: str | None = field(default=None, metadata={"help": "What a json's image paths are relative to."})
+    dataset_split: str = field(default="train", metadata={"help": "The split of a dataset with several."})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read samples as they are needed, for sets larger than memory or disk; needs --max_steps."},
+    )
+    watch_photos: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Photos to caption during training, with the words nearest to their visual tokens."},
+    )
+    watch_steps: int = field(default=100, metadata={"help": "How often the photos are captioned."})
 
 
-def load_model(arguments: ModelArguments):
-    if arguments.model is not None:
-        model = AutoModelForImageTextToText.from_pretrained(arguments.model)
-        return model, AutoProcessor.from_pretrained(arguments.model)
+def load_model(arguments: ModelArguments, base: Path, needs_folder: bool):
+    """
+    The model to be trained and its processor. LoRA's file refers to a folder of the model it belongs to, and only a
+    model that lies in one can be quantised: a new model is then written to `base` first.
+    """
+    folder = arguments.model
+    if folder is None:
+        if not needs_folder:
+            return compose(arguments)
+        folder = str(base)
+        if not base.exists():
+            with whole_folder(base) as unfinished:
+                for part in compose(arguments):
+                    part.save_pretrained(unfinished)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype="bfloat16",
+        # Names count from the root; others would match nothing, and nobody would say so.
+        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+    )
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder,
+        dtype=arguments.dtype,
+        attn_implementation=arguments.attn_implementation,
+        quantization_config=quantization if arguments.load_in_4bit else None,
+    )
+    return model, AutoProcessor.from_pretrained(folder)
+
+
+def compose(arguments: ModelArguments):
+    """A new LangBridge of a vision tower and a language model, with a fresh adapter or one trained elsewhere."""
     if arguments.vision_tower is None or arguments.language_model is None:
         raise ValueError("Say what to train: --model, or --vision_tower and --language_model.")
     processor = LangBridgeProcessor.from_vision_text_pretrained(arguments.vision_tower, arguments.language_model)
-    if arguments.vocabulary is None:
-        vocabulary = SharedVocabulary.qwen2_llama3(arguments.vocab_size or 19200)
+    language_model = AutoModelForCausalLM.from_pretrained(arguments.language_model, dtype=arguments.dtype)
+    parts = arguments.vision_tower, language_model
+    if arguments.adapter is not None:
+        model = from_adapter(arguments.adapter, *parts, processor=processor)
     else:
-        vocabulary = SharedVocabulary.from_file(arguments.vocabulary)
-        vocabulary = vocabulary.first(arguments.vocab_size or len(vocabulary))
-    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
-        arguments.vision_tower,
-        arguments.language_model,
-        vocabulary,
-        processor=processor,
-        projector_hidden_size=arguments.projector_hidden_size,
-        coefficient_activation=arguments.coefficient_activation,
-    )
+        if arguments.vocabulary is None:
+            vocabulary = SharedVocabulary.qwen2_llama3(arguments.vocab_size or 19200)
+        else:
+            vocabulary = SharedVocabulary.from_file(arguments.vocabulary)
+            vocabulary = vocabulary.first(arguments.vocab_size or len(vocabulary))
+        model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+            *parts,
+            vocabulary,
+            processor=processor,
+            projector_hidden_size=arguments.projector_hidden_size,
+            coefficient_activation=arguments.coefficient_activation,
+        )
+    if arguments.attn_implementation is not None:
+        model.set_attn_implementation(arguments.attn_implementation)
     return model, processor
 
 
 def main(arguments: list[str] | None = None) -> None:
-    model_arguments, data_arguments, config = TrlParser(
-        (ModelArguments, DataArguments, LangBridgeSFTConfig), description=__doc__
-    ).parse_args_and_config(arguments)
+    parser = recipe_parser((ModelArguments, DataArguments, LangBridgeSFTConfig), __doc__)
+    model_arguments, data_arguments, config = parse_recipe(parser, arguments)
     output = Path(config.output_dir)
     if config.resume_from_checkpoint is None and output.exists() and any(output.iterdir()):
         raise ValueError(
-            f"--output_dir {output} is not empty: name another folder, or go on with --resume_from_checkpoint."
+            f"--output_dir {output} is not empty: name another folder, or go on with --resume_from_checkpoint last."
         )
     if not data_arguments.dataset:
         raise ValueError("Say what to train on: --dataset.")
-    dataset = load_training_data(data_arguments.dataset, data_arguments.image_folder)
-    model, processor = load_model(model_arguments)
-    trainer = LangBridgeSFTTrainer(model, args=config, train_dataset=dataset, processing_class=processor)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("trainer").setLevel(logging.INFO if config.process_index == 0 else logging.WARNING)
+
+    options = data_arguments.image_folder, data_arguments.dataset_split, data_arguments.streaming
+    dataset = load_training_data(data_arguments.dataset, *options)
+    eval_dataset = data_arguments.eval_dataset and load_training_data(data_arguments.eval_dataset, *options)
+    if data_arguments.streaming:
+        dataset = dataset.shuffle(seed=config.seed, buffer_size=1000)
+    set_seed(config.seed)  # a fresh adapter is random, too
+    # ZeRO-3 would shard while loading, which each process does in turn; the trainer turns it on again.
+    unset_hf_deepspeed_config()
+    needs_folder = model_arguments.load_in_4bit or "lora" in config.modes().values()
+    with config.main_process_first(desc="composing the model"):
+        model, processor = load_model(model_arguments, output / "base", needs_folder)
+    callbacks = []
+    if data_arguments.watch_photos:
+        callbacks.append(
+            WordWatchingCallback(processor, data_arguments.watch_photos, data_arguments.watch_steps, output)
+        )
+    trainer = LangBridgeSFTTrainer(
+        model,
+        args=config,
+        processing_class=processor,
+        train_dataset=dataset,
+        eval_dataset=eval_dataset,
+        callbacks=callbacks,
+    )
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     trainer.save_model()
-    print(f"The trained model lies in {output}.")
+    if trainer.is_world_process_zero():
+        print(f"The trained model lies in {output}.")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"train.py: {error}")

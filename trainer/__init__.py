@@ -11,10 +11,20 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What teaches a LangBridge: data in, stages, TRL's SFTTrainer."""
+"""What teaches a LangBridge: data in, parts trained as stated, TRL's SFTTrainer."""
 
 from .data import load_training_data
-from .sft_trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer, freeze_all_but_adapter
+from .parts import PartArguments, describe_parts, prepare_parts
+from .sft_trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer
+from .word_watching import WordWatchingCallback
 
 
-__all__ = ["LangBridgeSFTConfig", "LangBridgeSFTTrainer", "freeze_all_but_adapter", "load_training_data"]
+__all__ = [
+    "LangBridgeSFTConfig",
+    "LangBridgeSFTTrainer",
+    "PartArguments",
+    "WordWatchingCallback",
+    "describe_parts",
+    "load_training_data",
+    "prepare_parts",
+]

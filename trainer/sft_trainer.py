@@ -11,58 +11,254 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""TRL's SFTTrainer for the pretraining stage: the adapter learns, tower and language model stay as they are."""
+"""TRL's SFTTrainer for LangBridge: answers alone as targets, parts trained as stated, nothing lost."""
 
+import logging
+import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
-from transformers import PreTrainedModel
-from transformers.utils import logging
+import torch
+from accelerate.utils import is_peft_model
+from datasets import Dataset, IterableDataset
+from torch import nn
+from transformers import PreTrainedModel, ProcessorMixin
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
+from modeling_langbridge import save_adapter
 
-logger = logging.get_logger(__name__)
+from .checkpoints import clearing_up, find_last_checkpoint, is_whole
+from .collator import ConversationCollator
+from .conversations import ConversationEncoder
+from .data import as_rows
+from .parts import PartArguments, describe_parts, keep_trained_in_float32, part_of, plain_name, prepare_parts
+from .sample_lengths import without_too_long
+from .sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
+from .throughput import Throughput
+from .word_watching import WordWatchingCallback
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
-class LangBridgeSFTConfig(SFTConfig):
-    """TRL's [`~trl.SFTConfig`] with the defaults that image-text samples need."""
+class LangBridgeSFTConfig(PartArguments, SFTConfig):
+    """TRL's [`~trl.SFTConfig`], what each part of the model does, and the defaults that image-text samples need."""
 
     max_length: int | None = field(
         default=None,
-        metadata={"help": "Must stay unset: a cut through an image's tokens fails, one behind them loses the answer."},
+        metadata={"help": "Most tokens of a sample, its images' counted. Nothing is ever cut: see --too_long."},
+    )
+    too_long: Literal["error", "drop"] = field(
+        default="error",
+        metadata={"help": "What becomes of samples longer than --max_length: an error that names one, or dropped."},
+    )
+    plain_captions: bool = field(
+        default=False,
+        metadata={"help": "Leave the question out: image, caption, end of text (LLaVA's plain pretraining)."},
+    )
+    report_to: None | str | list[str] = field(
+        default="tensorboard", metadata={"help": "Where metrics go: tensorboard, wandb, trackio …, all or none."}
     )
 
     def __post_init__(self):
+        self.check_parts()
         super().__post_init__()
-        if self.max_length is not None:
-            raise ValueError(f"`max_length` is {self.max_length}, but must be unset: it would cut images and answers.")
 
 
 class LangBridgeSFTTrainer(SFTTrainer):
     """
-    [`~trl.SFTTrainer`] that trains the adapter of a LangBridge alone (the pretraining stage, paper section 4).
+    [`~trl.SFTTrainer`] for LangBridge.
 
-    Samples have the columns `images`, `prompt` and `completion` (see `trainer.load_training_data`), so that answers
-    alone are targets. Checkpoints are complete folders: model, code files, processor, chat template.
+    Takes rows of any form that [`~trainer.samples.read_sample`] knows, with text alone and several images mixed, and
+    learns the assistant's answers and their ends, nothing else. Each part of the model is frozen, trained in full or
+    by LoRA, at a learning rate of its own, as the [`LangBridgeSFTConfig`] says (pretraining and finetuning stages:
+    paper, section 4). Checkpoints are complete folders: model (or LoRA), code files, processor and chat template, and
+    in `adapter` the adapter alone, which any language model can take up.
+
+    Args:
+        model (`PreTrainedModel`):
+            A LangBridge. One with a quantised language model is trained by LoRA.
+        args ([`LangBridgeSFTConfig`]):
+            Every option of [`~trl.SFTConfig`], and those of the parts.
+        processing_class (`ProcessorMixin`):
+            The model's processor.
+        train_dataset, eval_dataset, kwargs:
+            As for [`~trl.SFTTrainer`].
     """
 
-    def __init__(self, model: PreTrainedModel, *args, **kwargs):
-        freeze_all_but_adapter(model)
-        super().__init__(model, *args, **kwargs)
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: LangBridgeSFTConfig,
+        processing_class: ProcessorMixin,
+        train_dataset: Dataset | IterableDataset,
+        eval_dataset: Dataset | IterableDataset | dict[str, Dataset | IterableDataset] | None = None,
+        **kwargs: Any,
+    ):
+        encoder = ConversationEncoder(processing_class, args.plain_captions)
+        # TRL would drop every column it does not know, the sample's name among them.
+        args.remove_unused_columns = False
+        with args.main_process_first(desc="reading samples"):
+            train_dataset = self._read(train_dataset, encoder, args)
+            if isinstance(eval_dataset, dict):
+                eval_dataset = {name: self._read(rows, encoder, args) for name, rows in eval_dataset.items()}
+            elif eval_dataset is not None:
+                eval_dataset = self._read(eval_dataset, encoder, args)
+        super().__init__(
+            model,
+            args,
+            data_collator=ConversationCollator(encoder),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            peft_config=prepare_parts(model, args),
+            **kwargs,
+        )
+        keep_trained_in_float32(self.model)
+        self.throughput = Throughput()
+        self.add_callback(self.throughput)
+        self.group_parts: list[str] = []
+        self.part_rates: dict[str, float] = {}
+        logger.info(describe_parts(self.model, args, args.learning_rate))
 
+    @staticmethod
+    def _read(dataset, encoder: ConversationEncoder, args: LangBridgeSFTConfig):
+        dataset = as_rows(dataset)
+        if args.max_length is None:
+            return dataset
+        return without_too_long(dataset, encoder, args.max_length, args.too_long, args.dataset_num_proc)
 
-def freeze_all_but_adapter(model: PreTrainedModel) -> None:
-    """Lets gradients reach the projector and the vocabulary head only, and says in words what is trained."""
-    model.requires_grad_(False)
-    trained = [model.model.multi_modal_projector, model.model.vocabulary_head]
-    for part in trained:
-        part.requires_grad_(True)
-    counts = [sum(parameter.numel() for parameter in part.parameters()) for part in (*trained, model)]
-    logger.info(
-        "Training the projector (%s parameters) and the vocabulary head (%s), %.1f %% of the model's %s; the vision "
-        "tower and the language model stay as they are.",
-        f"{counts[0]:,}",
-        f"{counts[1]:,}",
-        100 * (counts[0] + counts[1]) / counts[2],
-        f"{counts[2]:,}",
-    )
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Splits the optimizer's groups by part, so that each part learns at its own rate."""
+        if self.optimizer is not None:
+            return self.optimizer
+        model = self.model if model is None else model
+        optimizer = super().create_optimizer(model)
+        parts = {parameter: part_of(name) for name, parameter in model.named_parameters()}
+        rates, groups, self.group_parts = self.args.learning_rates(), [], []
+        for group in optimizer.param_groups:
+            for part, rate in rates.items():
+                parameters = [parameter for parameter in group["params"] if parts[parameter] == part]
+                if parameters:
+                    rate = group["lr"] if rate is None else rate
+                    groups.append({**group, "params": parameters, "lr": rate})
+                    self.group_parts.append(part)
+        optimizer.param_groups[:] = groups
+        return optimizer
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
+        """Trains; `resume_from_checkpoint` may be a checkpoint, or `True` or `"last"` for the newest whole one."""
+        if resume_from_checkpoint in (True, "true", "True", "last"):
+            resume_from_checkpoint = find_last_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"There is no whole checkpoint in {self.args.output_dir} to go on from.")
+        elif resume_from_checkpoint and not is_whole(Path(resume_from_checkpoint)):
+            raise ValueError(
+                f"{resume_from_checkpoint} is no whole checkpoint: give another, or `last` for the newest whole one "
+                f"in {self.args.output_dir}."
+            )
+        if resume_from_checkpoint:
+            by_deepspeed = any(Path(resume_from_checkpoint).glob("global_step*"))
+            if by_deepspeed != self.is_deepspeed_enabled:
+                raise ValueError(
+                    f"{resume_from_checkpoint} was {'' if by_deepspeed else 'not '}written under DeepSpeed, whose "
+                    "optimizer's state no other layout can read: go on with the preset that the run began with."
+                )
+        return super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any):
+        with self.throughput.waiting_for_data():
+            try:
+                return super().get_batch_samples(*args, **kwargs)
+            except RuntimeError as error:
+                # torch hands over the error of a worker process as the text of its traceback.
+                _, found, message = str(error).rpartition("SampleError: ")
+                raise ValueError(message.strip()) if found else error from None
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], **kwargs: Any):
+        """TRL's loss; a loss that is no number stops the run and names the step and the samples."""
+        sample_ids = inputs.pop("sample_ids")
+        if self.model.training:
+            self.throughput.count(inputs)
+        result = super().compute_loss(model, inputs, **kwargs)
+        loss = result[0] if isinstance(result, tuple) else result
+        if not loss.detach().isfinite():
+            last = find_last_checkpoint(self.args.output_dir)
+            raise FloatingPointError(
+                f"The loss is {loss.item()} in step {self.state.global_step + 1}, on the samples "
+                f"{', '.join(sample_ids)}. Nothing was learnt from them; "
+                + (f"the last whole checkpoint is {last}. " if last else "there is no checkpoint yet. ")
+                + "A lower learning rate or bfloat16 instead of float16 may help."
+            )
+        return result
+
+    def _get_learning_rate(self) -> float:
+        """Called at each step before the schedule moves on: the rates that were used."""
+        groups = self.optimizer.param_groups
+        self.part_rates = {part: group["lr"] for part, group in zip(self.group_parts, groups, strict=False)}
+        return super()._get_learning_rate()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs.update({f"learning_rate/{part}": rate for part, rate in self.part_rates.items()})
+            logs.update(self.throughput.summarize(self.accelerator))
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, WordWatchingCallback):
+                    logs.update(callback.latest)
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with clearing_up(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        state = gather_optimizer_state(self.model, self.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_fsdp_enabled or checkpoint is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        scatter_optimizer_state(self.model, self.optimizer, Path(checkpoint) / OPTIMIZER_NAME)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            scatter_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        model = model.get_base_model() if is_peft_model(model) else model
+        adapter = self._adapter_weights(state_dict)  # before saving empties a gathered `state_dict`
+        if state_dict is not None:
+            # Gathered, the output layer no longer shares its memory with the embeddings that it is tied to.
+            state_dict = {name: value for name, value in state_dict.items() if name not in model.all_tied_weights_keys}
+        super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        # A pickle of this machine's paths, which nothing reads.
+        (folder / TRAINING_ARGS_NAME).unlink()
+        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        try:
+            save_adapter(model, self.processing_class.tokenizer, folder / "adapter", state_dict=adapter)
+        except ValueError as error:
+            logger.warning("The adapter alone was not saved: %s", error)
+
+    def _adapter_weights(self, state_dict: dict | None) -> dict[str, torch.Tensor]:
+        """The projector's and the vocabulary head's weights, by their names in the model."""
+        weights = self.accelerator.unwrap_model(self.model).state_dict() if state_dict is None else state_dict
+        return {
+            plain_name(name): tensor
+            for name, tensor in weights.items()
+            if part_of(name) in ("projector", "vocabulary_head") and ".original_module." not in name
+        }

@@ -1,0 +1,58 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Checkpoints that are whole: which one to go on from, and what becomes of one that could not be finished."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the trainer's state is the last file that a save writes."""
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def find_last_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest whole checkpoint in `output_dir`; one that a killed run left half written is passed over."""
+    found = []
+    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+        if step.isdecimal() and is_whole(folder):
+            found.append((int(step), folder))
+    return max(found)[1] if found else None
+
+
+@contextmanager
+def clearing_up(folder: Path) -> Iterator[None]:
+    """Removes a checkpoint that cannot be written to its end (a full disk), and tells what is left to go on from."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        last = find_last_checkpoint(folder.parent)
+        whole = f"the last whole one is {last}" if last else "there is none before it"
+        raise OSError(
+            f"The checkpoint {folder} could not be written ({error}) and was removed; {whole}. Make room and go on "
+            "with --resume_from_checkpoint last."
+        ) from error

@@ -1,0 +1,72 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Samples to a batch: conversations encoded and padded, images opened and processed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
+
+from .conversations import ConversationEncoder
+from .images import open_image
+from .samples import naming
+
+
+@dataclass
+class ConversationCollator:
+    """
+    Data collator for rows of any form that [`~trainer.samples.read_sample`] knows; text alone and several images mix.
+
+    Args:
+        encoder ([`~trainer.conversations.ConversationEncoder`]):
+            What makes tokens and targets of a conversation.
+
+    Returns, when called with a list of rows:
+        `dict` with `input_ids`, `attention_mask` and `labels`, `(batch, sequence)`; `pixel_values`
+        `(images, channels, height, width)`, with no image where the batch is text alone, which keeps several processes
+        in step (see `LangBridgeModel.get_image_features`); and `sample_ids`, their names.
+
+    Raises:
+        `ValueError`: names the sample and what is wrong with it.
+    """
+
+    encoder: ConversationEncoder
+
+    def __post_init__(self):
+        blank = Image.new("RGB", (64, 64))
+        self.no_images = self.process_images([blank])[:0]  # (0, channels, height, width)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        samples, images = [], []
+        for row in rows:
+            with naming(row):
+                sample = self.encoder.encode(row)
+            with naming(sample):
+                images += [open_image(image) for image in sample["images"]]
+            samples.append(sample)
+        input_ids = [torch.tensor(sample["input_ids"]) for sample in samples]
+        labels = [torch.tensor(sample["labels"]) for sample in samples]
+        pad_token_id = self.encoder.tokenizer.pad_token_id
+        return {
+            "input_ids": pad_sequence(input_ids, batch_first=True, padding_value=pad_token_id),  # (batch, sequence)
+            "attention_mask": pad_sequence([torch.ones_like(ids) for ids in input_ids], batch_first=True),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
+            "pixel_values": self.process_images(images) if images else self.no_images,
+            "sample_ids": [sample["id"] for sample in samples],
+        }
+
+    def process_images(self, images: list[Image.Image]) -> torch.Tensor:
+        return self.encoder.processor.image_processor(images, return_tensors="pt")["pixel_values"]

@@ -1,0 +1,51 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Images from wherever a dataset keeps them, opened whole, or refused by name."""
+
+import os
+from io import BytesIO
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from transformers.image_utils import load_image
+
+from .samples import SampleError, path_of
+
+
+def open_image(image: Any) -> Image.Image:
+    """
+    Opens and decodes an image: a path, URL or base64 text, bytes, datasets' `{"bytes", "path"}`, or a PIL image.
+
+    Returns:
+        `PIL.Image.Image`, decoded to its last line, in RGB, upright.
+
+    Raises:
+        [`SampleError`]: the image is missing, truncated or undecodable; the message names it.
+    """
+    content = image.get("bytes") if isinstance(image, dict) else image
+    path = path_of(image)
+    name = f"the image {path[:200]}" if path else "an image"
+    try:
+        if isinstance(content, bytes):
+            return load_image(Image.open(BytesIO(content)))
+        return load_image(image if path is None else path)
+    except UnidentifiedImageError as error:
+        raise SampleError("undecodable image", f"{name} is of no format that can be decoded") from error
+    except Exception as error:  # decoders fail in as many ways as there are broken files
+        if path is not None and not isinstance(content, bytes) and not os.path.isfile(path):  # nor base64 text
+            why = f"cannot be fetched: {error}" if path.startswith(("http://", "https://")) else "does not exist"
+            raise SampleError("missing image", f"{name} {why}") from error
+        is_cut = "truncated" in str(error) or "unexpected end" in str(error)
+        kind = "truncated image" if is_cut else "undecodable image"
+        raise SampleError(kind, f"{name} cannot be decoded: {error}") from error

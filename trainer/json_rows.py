@@ -1,0 +1,88 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The rows of a `.json` list or a `.jsonl` file, each with the line it begins on."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from .samples import SampleError
+
+
+def read_json_rows(path: Path) -> Iterator[tuple[int, dict | SampleError]]:
+    """
+    Reads the rows of a `.json` list or a `.jsonl` file, each with the number of the line it begins on.
+
+    Yields:
+        Line number, counted from 1, and the row, or a [`SampleError`] in the place of a row that is no json object.
+
+    Raises:
+        `ValueError`: a file that cannot be read, or a `.json` that is no list of objects.
+    """
+    try:
+        if path.suffix == ".jsonl":
+            with path.open(encoding="utf-8-sig") as file:
+                for line, text in enumerate(file, 1):
+                    if text.strip():
+                        yield line, parse_line(text)
+            return
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+    yield from read_json_list(path, text)
+
+
+def parse_line(text: str) -> dict | SampleError:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        return SampleError("not json", f"not json: {error}")
+    return row if isinstance(row, dict) else SampleError("not json", f"a {type(row).__name__}, not a json object")
+
+
+def read_json_list(path: Path, text: str) -> Iterator[tuple[int, dict | SampleError]]:
+    decoder, position, line = json.JSONDecoder(), 0, 1
+
+    def skip() -> None:
+        nonlocal position, line
+        while position < len(text) and text[position] in " \t\r\n":
+            line += text[position] == "\n"
+            position += 1
+
+    def expect(character: str, complaint: str) -> None:
+        nonlocal position
+        if text[position : position + 1] != character:
+            raise ValueError(f"{path} is no json list of samples: {complaint}, line {line}.")
+        position += 1
+        skip()
+
+    skip()
+    expect("[", "it must begin with `[`")
+    more = text[position : position + 1] != "]"
+    while more:
+        try:
+            row, end = decoder.raw_decode(text, position)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read as json: {error}.") from error
+        yield line, row if isinstance(row, dict) else SampleError("not json", f"{row!r:.60} is no json object")
+        line += text.count("\n", position, end)
+        position = end
+        skip()
+        more = text[position : position + 1] != "]"
+        if more:
+            expect(",", "a `,` or the final `]` is missing")
+    position += 1
+    skip()
+    if position < len(text):
+        raise ValueError(f"{path} is no json list of samples: more follows behind its final `]`, line {line}.")

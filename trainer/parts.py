@@ -1,0 +1,178 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The parts of a LangBridge and what becomes of each in training: frozen, trained in full, or by LoRA."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from peft import LoraConfig
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+# The modules of each part, by name.
+PARTS = {
+    "vision_tower": ["vision_tower"],
+    "projector": ["multi_modal_projector"],
+    "vocabulary_head": ["vocabulary_head"],
+    "language_model": ["language_model", "lm_head"],
+}
+
+
+@dataclass
+class PartArguments:
+    """What each part of the model does in training, and how fast it learns."""
+
+    train_vision_tower: Literal["frozen", "full", "lora"] = field(
+        default="frozen", metadata={"help": "Whether the vision tower is frozen, trained in full, or by LoRA."}
+    )
+    train_projector: Literal["frozen", "full"] = field(
+        default="full", metadata={"help": "Whether the adapter's projector is frozen or trained."}
+    )
+    train_vocabulary_head: Literal["frozen", "full"] = field(
+        default="full", metadata={"help": "Whether the adapter's vocabulary head is frozen or trained."}
+    )
+    train_language_model: Literal["frozen", "full", "lora"] = field(
+        default="frozen",
+        metadata={"help": "Whether the language model with its output layer is frozen, trained in full, or by LoRA."},
+    )
+    vision_tower_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the vision tower; --learning_rate when left out."}
+    )
+    projector_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the projector; --learning_rate when left out."}
+    )
+    vocabulary_head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the vocabulary head; --learning_rate when left out."}
+    )
+    language_model_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the language model; --learning_rate when left out."}
+    )
+    lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
+    lora_alpha: int = field(default=32, metadata={"help": "LoRA's scale: its update is times lora_alpha / lora_r."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in front of the LoRA matrices."})
+
+    def check_parts(self) -> None:
+        """Raises `ValueError` where what the parts are to do does not go together."""
+        modes = self.modes()
+        if set(modes.values()) == {"frozen"}:
+            raise ValueError("Every part is frozen, so nothing would be trained: set `train_projector` to full, say.")
+        if modes["vision_tower"] == "lora" and modes["language_model"] == "full":
+            raise ValueError(
+                "`train_vision_tower` is lora and `train_language_model` full: LoRA's file would hold the whole "
+                "language model. Train the tower in full, too, or the language model by LoRA."
+            )
+
+    def modes(self) -> dict[str, str]:
+        """What each part does, by its name in `PARTS`."""
+        return {
+            "vision_tower": self.train_vision_tower,
+            "projector": self.train_projector,
+            "vocabulary_head": self.train_vocabulary_head,
+            "language_model": self.train_language_model,
+        }
+
+    def learning_rates(self) -> dict[str, float | None]:
+        """The learning rate of each part, `None` for the common one."""
+        return {
+            "vision_tower": self.vision_tower_learning_rate,
+            "projector": self.projector_learning_rate,
+            "vocabulary_head": self.vocabulary_head_learning_rate,
+            "language_model": self.language_model_learning_rate,
+        }
+
+
+def part_of(parameter_name: str) -> str:
+    """The part that a parameter belongs to, whatever PEFT or a launcher has put around the model."""
+    path = parameter_name.split(".")
+    return next(part for part, modules in PARTS.items() if any(module in path for module in modules))
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name in the model itself, without what PEFT puts around a part that it keeps in full."""
+    return name.removeprefix("base_model.model.").replace(".modules_to_save.default", "")
+
+
+def prepare_parts(model: PreTrainedModel, arguments: PartArguments) -> LoraConfig | None:
+    """
+    Freezes and frees the parameters of a LangBridge, part by part.
+
+    Args:
+        model (`PreTrainedModel`): the LangBridge, not yet wrapped by PEFT.
+        arguments ([`PartArguments`]): what each part is to do.
+
+    Returns:
+        `LoraConfig` for those parts that are trained by LoRA, which also keeps the parts trained in full in LoRA's one
+        file; `None` where no part is.
+    """
+    arguments.check_parts()
+    modes = arguments.modes()
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(modes[part_of(name)] == "full")
+    with_lora = [part for part, mode in modes.items() if mode == "lora"]
+    if not with_lora:
+        return None
+    full = [module for part, mode in modes.items() if mode == "full" for module in PARTS[part]]
+    return LoraConfig(
+        r=arguments.lora_r,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules="|".join(lora_pattern(model, part) for part in with_lora),
+        modules_to_save=full or None,
+    )
+
+
+def lora_pattern(model: PreTrainedModel, part: str) -> str:
+    """A regular expression for every linear layer inside one part: plain names would reach into the others too."""
+    module = model.model.get_submodule(part)
+    layers = {
+        name.rpartition(".")[2] for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, Conv1D))
+    }
+    return rf"model\.{part}\..*\.(?:{'|'.join(sorted(layers))})"
+
+
+def keep_trained_in_float32(model: nn.Module) -> None:
+    """What is trained is kept in float32: in bfloat16, steps smaller than a weight's 256th part would be lost."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
+
+
+def describe_parts(model: nn.Module, arguments: PartArguments, learning_rate: float) -> str:
+    """What is trained and what is not, in words and numbers of parameters."""
+    modes, rates, lines = arguments.modes(), arguments.learning_rates(), []
+    total = dict.fromkeys(PARTS, 0)
+    trained = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        if "original_module" in name.split("."):  # PEFT keeps the untrained copy of what it saves in full
+            continue
+        # bitsandbytes keeps two 4-bit values in a byte.
+        count = parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
+        total[part_of(name)] += count
+        trained[part_of(name)] += count if parameter.requires_grad else 0
+    for part, mode in modes.items():
+        if mode == "frozen":
+            lines.append(f"  {part}: frozen, {total[part]:,} parameters stay as they are")
+        else:
+            how = "in full" if mode == "full" else f"by LoRA of rank {arguments.lora_r}"
+            rate = learning_rate if rates[part] is None else rates[part]
+            lines.append(f"  {part}: trained {how}, {trained[part]:,} parameters at learning rate {rate:g}")
+    share = 100 * sum(trained.values()) / sum(total.values())
+    return "\n".join([f"What is trained ({share:.1f} % of {sum(total.values()):,} parameters):", *lines])

@@ -1,0 +1,280 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What a training sample is, and how the forms that people keep them in are read: LLaVA's, chat, pairs, webdataset.
+
+Read, every sample looks alike:
+
+    {"id": "000042", "images": [path, PIL image or {"bytes": …}], "answers_from": 0,
+     "messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]},
+                  {"role": "assistant", "content": [{"type": "text", "text": "A dog."}]}]}
+
+The assistant's messages from position `answers_from` on are what the model is to learn.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+CAPTION_QUESTION = "Describe the image."
+CAPTIONS = ("captions", "caption", "text")
+CONVERSATIONS = ("conversations", "messages", "completion")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+
+
+class SampleError(ValueError):
+    """A sample that cannot be trained on. `fault` names the kind of fault in a few words, the message says it all."""
+
+    def __init__(self, fault: str, message: str):
+        super().__init__(message)
+        self.fault = fault
+
+    def __reduce__(self):  # for errors in other processes, which travel pickled
+        return type(self), (self.fault, str(self))
+
+
+def malformed(what: str, value: Any, expected: str) -> SampleError:
+    return SampleError("malformed", f"{what} is {value!r:.60}, expected {expected}")
+
+
+@contextmanager
+def naming(row: dict[str, Any]) -> Iterator[None]:
+    """Puts the name of the sample into the message of a [`SampleError`]."""
+    try:
+        yield
+    except SampleError as error:
+        message = f"{name_of(row)}: {error}; scripts/check_data.py lists all that is wrong with a file."
+        raise SampleError(error.fault, message) from error
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """What to call a row that could not be read: by its id or key, else by its first image's path."""
+    images = row.get("images") or row.get("image")
+    image = images[0] if isinstance(images, list) else images
+    names = (row.get("id"), row.get("__key__"), path_of(image))
+    return f"sample {next((name for name in names if name is not None), f'with the fields {sorted(row)}')}"
+
+
+def read_sample(row: dict[str, Any], image_folder: str | Path | None = None) -> dict[str, Any]:
+    """
+    Brings a row of any known form into the one form above.
+
+    Args:
+        row (`dict`):
+            One of: LLaVA's `conversations` (`from`, `value`); `messages`; `prompt` and `completion`, as text or
+            messages (the completion alone is learnt); an image with a `caption` or `text`; or a webdataset's `jpg`,
+            `png` or `webp` (several: `0.jpg`, `1.jpg`) with `txt` or `json`. Images are in `image` or `images`, or
+            inside the messages; text marks them by `<image>`, or they are put before the first question.
+        image_folder (`str` or `Path`, *optional*):
+            What relative image paths are relative to.
+
+    Returns:
+        `dict` with `id`, `images`, `messages` and `answers_from`.
+
+    Raises:
+        [`SampleError`]: says what is wrong with the sample, and in `fault` which kind of fault it is.
+    """
+    if "__key__" in row:
+        row = read_webdataset(row)
+    row = {key: value for key, value in row.items() if value is not None}
+    images = row.get("images", row.get("image", []))
+    images = list(images) if isinstance(images, (list, tuple)) else [images]
+    answers_from = row.get("answers_from", 0)
+    if "conversations" in row:
+        turns = read_turns(row["conversations"])
+    elif "messages" in row:
+        turns = row["messages"]
+    elif "prompt" in row and "completion" in row:
+        prompt, completion = as_turns(row["prompt"], "user"), as_turns(row["completion"], "assistant")
+        turns, answers_from = prompt + completion, len(prompt)
+    elif "caption" in row or "text" in row:
+        turns = as_turns(CAPTION_QUESTION, "user") + as_turns(row.get("caption", row.get("text")), "assistant")
+    else:
+        raise SampleError(
+            "no conversation",
+            "it has neither `conversations`, `messages`, `prompt` and `completion`, nor `caption`, only "
+            f"{sorted(row)}",
+        )
+    if not isinstance(turns, (list, tuple)):
+        raise malformed("the conversation", turns, "a list of turns")
+    messages = [read_message(turn, images) for turn in turns]
+    if not isinstance(answers_from, int) or answers_from < 0:
+        raise malformed("`answers_from`", answers_from, "a message's position")
+    check_messages(messages, answers_from)
+    place_images(messages, len(images))
+    images = [in_folder(image, image_folder) for image in images]
+    name = str(row["id"]) if "id" in row else describe(messages, images)
+    return {"id": name, "images": images, "messages": messages, "answers_from": answers_from}
+
+
+def read_webdataset(row: dict) -> dict:
+    """A webdataset's sample: files of one name, told apart by their extension, as bytes or already decoded."""
+    row = {key: value for key, value in row.items() if value is not None}
+    try:
+        if isinstance(row.get("json"), bytes):
+            row["json"] = json.loads(row["json"])
+        if isinstance(row.get("txt"), bytes):
+            row["txt"] = row["txt"].decode("utf-8")
+    except ValueError as error:
+        raise SampleError("malformed", f"its .json or .txt cannot be read: {error}") from error
+    content = row["json"] if "json" in row else {"caption": row["txt"]} if "txt" in row else None
+    if content is None:
+        raise SampleError("no conversation", "it has neither a .json nor a .txt beside its image")
+    if not isinstance(content, dict):
+        raise malformed("the .json", content, "a json object")
+    images = [value for key, value in row.items() if is_image_file(key)]
+    return {**content, "id": row["__key__"], **({"images": images} if images else {})}
+
+
+def is_image_file(name: str) -> bool:
+    return name.rsplit(".", 1)[-1].lower() in IMAGE_SUFFIXES
+
+
+def read_turns(conversations: Any) -> Any:
+    """LLaVA's turns in the words of chat messages."""
+    if not isinstance(conversations, (list, tuple)):
+        return conversations
+    return [
+        {"role": turn.get("from"), "content": turn.get("value")} if isinstance(turn, dict) else turn
+        for turn in conversations
+    ]
+
+
+def as_turns(content: str | list, role: str) -> list[dict]:
+    return content if isinstance(content, list) else [{"role": role, "content": content}]
+
+
+def read_message(turn: dict, images: list) -> dict:
+    """One turn with its content in blocks. Images that lie in the message itself are moved to `images`."""
+    if not isinstance(turn, dict):
+        raise malformed("a turn", turn, "an object with a role and content")
+    role, content = turn.get("role"), turn.get("content")
+    if not isinstance(role, str) or role not in ROLES:
+        raise SampleError("unknown role", f"unknown role {role!r}, expected one of {sorted(ROLES)}")
+    if content is None or isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, (list, tuple)):
+        raise malformed("a turn's content", content, "text or a list of blocks")
+    blocks = []
+    for block in content:
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind == "text":
+            text = block.get("text")
+            if not isinstance(text, str | None):
+                raise malformed("a text", text, "a string")
+            blocks += to_blocks(text or "")
+        elif kind in ("image", "image_url"):
+            image = next((block[key] for key in ("image", "path", "url", "image_url") if block.get(key)), None)
+            if image is not None:
+                images.append(image["url"] if isinstance(image, dict) and "url" in image else image)
+            blocks.append({"type": "image", "text": None})
+        elif isinstance(kind, str):
+            raise SampleError("unknown content", f"content of type {kind!r}, expected text or image")
+        else:
+            raise malformed("a block", block, "an object with a type")
+    return {"role": ROLES[role], "content": join_texts(blocks)}
+
+
+def join_texts(blocks: list[dict]) -> list[dict]:
+    """Makes one block of texts that follow each other, since chat templates would write them without a space."""
+    joined = []
+    for block in blocks:
+        if joined and block["type"] == joined[-1]["type"] == "text":
+            block = {"type": "text", "text": f"{joined.pop()['text']} {block['text']}"}
+        joined.append(block)
+    return joined
+
+
+def to_blocks(text: str) -> list[dict]:
+    """Cuts text at its `<image>` placeholders: `"<image>\\nWhat?"` to an image block and a text block."""
+    blocks = []
+    for position, piece in enumerate(text.split("<image>")):
+        if position:
+            blocks.append({"type": "image", "text": None})
+        if piece.strip():
+            blocks.append({"type": "text", "text": piece.strip()})
+    return blocks
+
+
+def check_messages(messages: list[dict], answers_from: int) -> None:
+    """Refuses what no chat template could make sense of."""
+    roles = [message["role"] for message in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if turns != ["user", "assistant"] * (len(turns) // 2) + ["user"] * (len(turns) % 2):
+        raise SampleError("turns out of order", f"user and assistant do not take turns: {roles}")
+    if "assistant" not in roles[answers_from:]:
+        raise SampleError("no answer", "no answer of the assistant to learn")
+    for message in messages:
+        if message["role"] == "user":
+            continue
+        if any(block["type"] == "image" for block in message["content"]):
+            raise SampleError("image in an answer", f"an image in a message of the {message['role']}")
+        if message["role"] == "assistant" and not text_of(message):
+            raise SampleError("empty answer", "an empty answer")
+
+
+def place_images(messages: list[dict], num_images: int) -> None:
+    """Sees that every image has its block; those that no block places go before the first question."""
+    placeholders = sum(block["type"] == "image" for message in messages for block in message["content"])
+    if placeholders == 0 and num_images:
+        first = next(message for message in messages if message["role"] == "user")
+        first["content"] = [{"type": "image", "text": None}] * num_images + first["content"]
+    elif placeholders != num_images:
+        raise SampleError("placeholder mismatch", f"{placeholders} <image> placeholders, but {num_images} images")
+
+
+def text_of(message: dict) -> str:
+    return " ".join(block["text"] for block in message["content"] if block["type"] == "text")
+
+
+def in_folder(image: Any, image_folder: str | Path | None) -> Any:
+    """A relative path joined to the folder; anything else as it is."""
+    if isinstance(image, (bytes, Image.Image)) or (isinstance(image, dict) and isinstance(image.get("bytes"), bytes)):
+        return image
+    path = path_of(image)
+    if not path:
+        raise malformed("an image", image, "a path, a URL, bytes or an image")
+    if image_folder is None or path.startswith(("http://", "https://", "data:")):
+        return path
+    return str(Path(image_folder) / path)
+
+
+def path_of(image: Any) -> str | None:
+    """Where an image lies, also one of datasets' `{"bytes", "path"}`."""
+    path = image.get("path") if isinstance(image, dict) else image
+    return os.fspath(path) if isinstance(path, str | Path) else None
+
+
+def describe(messages: list[dict], images: list) -> str:
+    """A name for a sample without an id: its first image's path, or else how its first answer begins."""
+    path = path_of(images[0]) if images else None
+    if path:
+        return path[:200]
+    answer = next(message for message in messages if message["role"] == "assistant")
+    return f"the one answered {text_of(answer)[:60]!r}"
+
+
+def split_captions(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row with a list of captions (Flickr8k has five a photo) as a row for each caption; other rows as they are."""
+    key = next((key for key in CAPTIONS if isinstance(row.get(key), list)), None)
+    if key is None or any(row.get(name) is not None for name in CONVERSATIONS):
+        return [row]
+    # Without any caption an empty one, to be complained of.
+    return [{**row, key: None, "caption": caption} for caption in row[key] or [""]]
