@@ -1,0 +1,87 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Merges a LoRA run into its floating-point base: one model that loads without PEFT, its logits proven equal."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig
+
+from trainer.lora_merging import merge_lora, save_merged
+from trainer.whole_folder import whole_folder
+
+
+EPILOG = """examples:
+  python scripts/merge_lora.py --model my-langbridge-lora --output_dir my-langbridge-merged
+
+  The base has been moved since, and the merged model is wanted in another dtype:
+    python scripts/merge_lora.py --model my-langbridge-lora --base my-langbridge --output_dir my-langbridge-merged \\
+        --dtype bfloat16
+
+The logits for a picture and a question are computed with the LoRA attached, with it merged, and from what was written;
+nothing is left where they differ by more than 1e-5 times the largest logit (or 1e-5, where that is below 1).
+
+After a QLoRA run: the LoRA learnt on top of a base rounded to 4 bits, and is merged into the base that was not
+rounded, since a merge into 4 bits would round the LoRA too. That is the usual way, but the merged model's logits are
+NOT those of the 4-bit model that was trained: evaluate the merged model again.
+"""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="the output folder of a run with --train_language_model lora, or one of its checkpoints",
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, metavar="FOLDER", help="the folder to write; it must not exist yet"
+    )
+    parser.add_argument(
+        "--base",
+        help="the LangBridge that the LoRA was trained on, by folder or Hub id, not quantised (default: what "
+        "base_model_name_or_path in the LoRA's adapter_config.json names)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="what to write the weights in (default: what the base was saved in); the merge itself is done in float32",
+    )
+    arguments = parser.parse_args()
+
+    with whole_folder(arguments.output_dir) as unfinished:
+        model, processor, merging = merge_lora(arguments.model, arguments.base)
+        print(f"Merging changed the logits by at most {merging}.")
+        dtype = DTYPES.get(arguments.dtype) or AutoConfig.from_pretrained(model.name_or_path).dtype
+        rounding = save_merged(model, processor, unfinished, dtype)
+    print(f"Writing in {str(dtype).removeprefix('torch.')} changed them by {rounding.difference:.2g}.")
+    print(
+        f"The merged model lies in {arguments.output_dir}. If the LoRA was learnt on a base in 4 bits (QLoRA), its "
+        "logits are those of the floating-point base with the LoRA, not those of the 4-bit model."
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError, SafetensorError) as error:
+        sys.exit(f"merge_lora.py: {error}")

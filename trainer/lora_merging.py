@@ -1,0 +1,266 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A LoRA merged into its base: one floating-point model that needs no PEFT, proven to say what the two said."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from PIL import Image, ImageDraw
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
+
+
+TOLERANCE = 1e-5
+
+
+class LogitDifference(NamedTuple):
+    """How far two models' logits lie apart on the probe, and the largest of the logits themselves."""
+
+    difference: float
+    largest: float
+
+    @property
+    def allowed(self) -> float:
+        return TOLERANCE * max(1.0, self.largest)
+
+    def is_small(self) -> bool:
+        return self.difference <= self.allowed  # false, too, where a logit is no number
+
+    def __str__(self) -> str:
+        return f"{self.difference:.2g} (the largest logit is {self.largest:.3g}, allowed is {self.allowed:.1g})"
+
+
+def merge_lora(
+    folder: str | Path, base: str | Path | None = None
+) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor, LogitDifference]:
+    """
+    Merges a LoRA, and the parts that were trained in full beside it, into the LangBridge that it belongs to.
+
+    The base is loaded in float32 whatever it was trained in: a merge into 4 bits would round the LoRA away. A QLoRA
+    was learnt on the rounded base; what comes out is the unrounded base with the same update, whose logits are not
+    those of the 4-bit model.
+
+    Args:
+        folder (`str` or `Path`):
+            What [`LangBridgeSFTTrainer`] saved in a run with LoRA: its output or one of its checkpoints.
+        base (`str` or `Path`, *optional*):
+            Folder or Hub id of the LangBridge the LoRA was trained on. What the LoRA's `base_model_name_or_path`
+            names when left out.
+
+    Returns:
+        `tuple(LangBridgeForConditionalGeneration, LangBridgeProcessor, LogitDifference)`: the merged model in float32
+        and in eval mode, the processor it was trained with, and how far its logits lie from those of base and LoRA.
+
+    Raises:
+        `FileNotFoundError`: there is no LoRA in `folder`, or its base is not found.
+        `ValueError`: the base is no LangBridge, is quantised, or does not fit; or the merge changes the logits.
+
+    Source: Hu et al., "LoRA", arXiv 2106.09685, section 4.1 (W + BA merged for inference).
+    """
+    folder = Path(folder)
+    config = read_lora_config(folder)
+    tensors = read_lora_tensors(folder)
+    model = load_base(config, base)
+    processor = load_processor(folder)
+    model = attach_lora(model, config, tensors, folder)
+    before = probe(model, processor)
+    model = model.merge_and_unload()
+    difference = compare(probe(model, processor), before)
+    if not difference.is_small():
+        raise ValueError(f"The merge of {folder} changes the logits by {difference}: nothing is written.")
+    return model, processor, difference
+
+
+def save_merged(
+    model: LangBridgeForConditionalGeneration, processor: LangBridgeProcessor, folder: Path, dtype: torch.dtype
+) -> LogitDifference:
+    """
+    Writes a merged model with its processor, loads it again, and compares what lies on disk with what was meant.
+
+    Args:
+        model (`LangBridgeForConditionalGeneration`):
+            The merged model in float32. It is in `dtype` afterwards.
+        processor (`LangBridgeProcessor`):
+            Its processor.
+        folder (`Path`):
+            Where to write, see [`~trainer.whole_folder.whole_folder`].
+        dtype (`torch.dtype`):
+            What to write the weights in.
+
+    Returns:
+        `LogitDifference`: what rounding the weights to `dtype` did to the logits; 0 for float32.
+
+    Raises:
+        `ValueError`: the weights do not fit into `dtype`, or the model that was loaded again has other logits than the
+        one that was written.
+    """
+    exact = probe(model, processor)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.to(dtype))
+    rounded = probe(model, processor)
+    if not rounded.isfinite().all():
+        raise ValueError(f"Weights or logits are too large for {dtype}: write the model in another dtype.")
+    # After the probe: this also rounds what is computed anew on loading, the frequencies of rotary embeddings.
+    model.to(dtype)
+    for config in (model.config, model.config.text_config, model.config.vision_config):
+        config.dtype = dtype
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+    saved = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    reloaded = compare(probe(saved, LangBridgeProcessor.from_pretrained(folder)), rounded)
+    if not reloaded.is_small():
+        raise ValueError(f"What was written differs from what was merged: by {reloaded}. Nothing is kept of it.")
+    return compare(rounded, exact)
+
+
+def read_lora_config(folder: Path) -> LoraConfig:
+    if not (folder / CONFIG_NAME).is_file():
+        raise FileNotFoundError(f"There is no {CONFIG_NAME} in {folder}, so nothing to merge: {describe(folder)}.")
+    try:
+        config = PeftConfig.from_pretrained(folder)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / CONFIG_NAME} is damaged ({error}): name a folder with a whole LoRA.") from error
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"{folder / CONFIG_NAME} is of type {config.peft_type.value}: only a LoRA can be merged.")
+    return config
+
+
+def describe(folder: Path) -> str:
+    """What a folder is that holds no LoRA, and what to do with it."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    if (folder / "config.json").is_file():
+        return "it is a complete model, which needs no merging"
+    if (folder / "adapter.json").is_file():
+        return "it is LangBridge's adapter alone, which `from_adapter` joins with a language model"
+    if checkpoints := sorted(path.parent.name for path in folder.glob(f"checkpoint-*/{CONFIG_NAME}")):
+        return f"it is a run that did not end, name one of its checkpoints ({', '.join(checkpoints)})"
+    return "name the output folder of a run with --train_language_model lora, or one of its checkpoints"
+
+
+def read_lora_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    path = folder / SAFETENSORS_WEIGHTS_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}: name a folder with a whole LoRA.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): name a folder with a whole LoRA.") from error
+
+
+def load_processor(folder: Path) -> LangBridgeProcessor:
+    try:
+        return LangBridgeProcessor.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"There is no LangBridge processor in {folder} ({first_line(error)}): the LoRA must be one that was "
+            "trained on a LangBridge, as it was saved."
+        ) from error
+
+
+def load_base(lora: LoraConfig, base: str | Path | None) -> LangBridgeForConditionalGeneration:
+    """Loads the base in float32, and refuses one that is no LangBridge or that is not floating-point."""
+    name = lora.base_model_name_or_path if base is None else str(base)
+    origin = "`base_model_name_or_path` in the LoRA's adapter_config.json" if base is None else "--base"
+    if not name:
+        raise ValueError(f"{origin} names no model: give the LangBridge that the LoRA was trained on as --base.")
+    if Path(name, CONFIG_NAME).is_file():
+        raise ValueError(f"{name}, which {origin} names, is itself a LoRA: merge that one into its base first.")
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        gone = Path(name).is_absolute() and not Path(name).exists()
+        reason = "there is no such folder" if gone else first_line(error)
+        raise FileNotFoundError(
+            f"No model can be found at {name}, which {origin} names ({reason}): give the folder or Hub id of the "
+            "LangBridge that the LoRA was trained on as --base."
+        ) from error
+    if not isinstance(config, LangBridgeConfig):
+        raise ValueError(
+            f"{name}, which {origin} names, is a model of type {config.model_type}, no LangBridge: a LoRA that was "
+            "trained on it can only be merged by other means."
+        )
+    if "quantization_config" in config.to_dict():
+        raise ValueError(
+            f"{name}, which {origin} names, was saved quantised, and a merge into rounded weights would change the "
+            "logits: give the same LangBridge in floating point as --base."
+        )
+    try:
+        return LangBridgeForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"The base {name} cannot be loaded ({first_line(error)}): give a whole one.") from error
+
+
+def attach_lora(
+    model: LangBridgeForConditionalGeneration, config: LoraConfig, tensors: dict[str, torch.Tensor], folder: Path
+) -> nn.Module:
+    """PEFT alone would pass over tensors that the base has no place for, and leave untrained what has no tensor."""
+    name = model.name_or_path
+    try:
+        model = get_peft_model(model, config)
+    except ValueError as error:
+        raise ValueError(
+            f"{folder} does not fit the base {name} ({first_line(error)}): give the LangBridge that it was trained on."
+        ) from error
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    for key in sorted({*tensors, *expected}):
+        if key not in expected or key not in tensors or tensors[key].shape != expected[key].shape:
+            there, here = (list(of[key].shape) if key in of else "missing" for of in (tensors, expected))
+            raise ValueError(
+                f"{folder} does not fit the base {name} (`{key}` is {there} in the LoRA but {here} in the base): "
+                "give the LangBridge that it was trained on as --base."
+            )
+        if key.endswith("vocabulary_head.token_ids") and not torch.equal(tensors[key], expected[key]):
+            raise ValueError(
+                f"{folder} does not fit the base {name} (their coefficients run over different words): give the "
+                "LangBridge that it was trained on as --base."
+            )
+    set_peft_model_state_dict(model, tensors)
+    return model.eval()
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(" .:")
+
+
+@torch.no_grad()
+def probe(model: nn.Module, processor: LangBridgeProcessor) -> torch.Tensor:
+    """The logits `(1, tokens, words)` for a fixed question about a fixed picture of shapes."""
+    image = Image.new("RGB", (96, 64), "white")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((6, 10, 40, 44), fill="red")
+    draw.rectangle((50, 24, 88, 58), fill="blue")
+    draw.polygon(((44, 4), (60, 20), (30, 20)), fill="green")
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "What is in the picture, and where?"}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    return model(**inputs).logits
+
+
+def compare(logits: torch.Tensor, reference: torch.Tensor) -> LogitDifference:
+    return LogitDifference((logits - reference).abs().max().item(), reference.abs().max().item())
