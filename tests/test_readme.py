@@ -37,8 +37,10 @@ def test_the_five_minute_path_runs_as_written(tmp_path):
     save_language_model("qwen2", tmp_path / "demo_output" / "language_model_a")
     SharedVocabulary([" dog", " ball", " a"]).save(tmp_path / "demo_output" / "vocabulary" / "vocabulary.json")
     make_image().save(tmp_path / "photo.png")
-    turns = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a dog"}]
-    (tmp_path / "samples.json").write_text(json.dumps([{"image": "photo.png", "conversations": turns}] * 4))
+    question = {"from": "human", "value": "<image>\nwhat?"}
+    answers = [{"from": "gpt", "value": f"{number} dogs"} for number in range(4)]
+    samples = [{"image": "photo.png", "conversations": [question, answer]} for answer in answers]
+    (tmp_path / "samples.json").write_text(json.dumps(samples))
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
 
     def run(*command: str) -> str:
@@ -49,7 +51,8 @@ def test_the_five_minute_path_runs_as_written(tmp_path):
     compose, *use = code_blocks("python")
     (train,) = [block for block in code_blocks("shell") if "train.py" in block]
     run(sys.executable, "-c", compose)
-    run(sys.executable, *shlex.split(train.replace("\\\n", ""))[1:])
+    for command in train.replace("\\\n", "").splitlines():
+        run(sys.executable, *shlex.split(command)[1:])
     assert len(use) == 2
     caption, words = (run(sys.executable, "-c", block) for block in use)
     assert caption.strip()
