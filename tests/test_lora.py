@@ -23,6 +23,7 @@ from tiny_training import load_script, make_trainer, save_langbridge, write_samp
 from transformers import AutoModelForImageTextToText
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+from modeling_langbridge.modeling_langbridge import LangBridgeLMHead
 from trainer import load_training_data
 from trainer.parts import part_of
 
@@ -123,6 +124,17 @@ def quantised(base):
     train = load_script("train")
     arguments = train.ModelArguments(model=base, load_in_4bit=True)
     return train.load_model(arguments, base=None, needs_folder=True)[0]
+
+
+def test_an_output_layer_of_its_own_is_not_quantised(vision, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    text = save_language_model("qwen2.5", tmp_path / "untied")
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text)
+    train = load_script("train")
+    base = save_langbridge(vision, text, processor, tmp_path / "langbridge")
+    model, _ = train.load_model(train.ModelArguments(model=base, load_in_4bit=True), base=None, needs_folder=True)
+    assert type(model.lm_head) is LangBridgeLMHead
+    assert model.lm_head.weight.is_floating_point()
 
 
 def test_four_bits_are_the_language_models_alone(quantised):

@@ -193,6 +193,24 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_samples(dataset, model,
     assert "checkpoint-3" in str(error.value)
 
 
+def test_gradients_that_are_no_numbers_stop_the_run_before_they_spoil_a_weight(dataset, model, processor, tmp_path):
+    trainer = make_trainer(
+        model, processor, dataset, tmp_path / "out", max_steps=5, gradient_accumulation_steps=2, save_strategy="no"
+    )
+    weight = trainer.model.model.vocabulary_head.weight
+
+    def spoil(parameter):
+        if trainer.state.global_step == 1:
+            parameter.grad[0, 0] = torch.inf
+
+    weight.register_post_accumulate_grad_hook(spoil)
+    with pytest.raises(FloatingPointError, match="gradient's norm is (inf|nan) in step 2") as error:
+        trainer.train()
+    assert str(error.value).count("sample-") == 6  # two batches of three
+    assert "no checkpoint yet" in str(error.value)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_is_named_in_training(samples, model, processor, tmp_path, workers):
     image = tmp_path / "red.png"

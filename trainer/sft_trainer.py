@@ -14,6 +14,7 @@
 """TRL's SFTTrainer for LangBridge: answers alone as targets, parts trained as stated, nothing lost."""
 
 import logging
+import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +124,7 @@ class LangBridgeSFTTrainer(SFTTrainer):
         self.add_callback(self.throughput)
         self.group_parts: list[str] = []
         self.part_rates: dict[str, float] = {}
+        self.step_samples: list[str] = []
         logger.info(describe_parts(self.model, args, args.learning_rate))
 
     @staticmethod
@@ -180,21 +182,34 @@ class LangBridgeSFTTrainer(SFTTrainer):
                 raise ValueError(message.strip()) if found else error from None
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], **kwargs: Any):
-        """TRL's loss; a loss that is no number stops the run and names the step and the samples."""
+        """TRL's loss; one that is no number stops the run and names the step and the samples."""
         sample_ids = inputs.pop("sample_ids")
         if self.model.training:
             self.throughput.count(inputs)
+            self.step_samples += sample_ids
         result = super().compute_loss(model, inputs, **kwargs)
         loss = result[0] if isinstance(result, tuple) else result
-        if not loss.detach().isfinite():
-            last = find_last_checkpoint(self.args.output_dir)
-            raise FloatingPointError(
-                f"The loss is {loss.item()} in step {self.state.global_step + 1}, on the samples "
-                f"{', '.join(sample_ids)}. Nothing was learnt from them; "
-                + (f"the last whole checkpoint is {last}. " if last else "there is no checkpoint yet. ")
-                + "A lower learning rate or bfloat16 instead of float16 may help."
-            )
+        self._stop_unless_finite("loss", loss, sample_ids)
         return result
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: float | None = None) -> float:
+        """Called before the optimizer steps: gradients that are no numbers would spoil the weights."""
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        samples, self.step_samples = self.step_samples, []
+        if self.accelerator.scaler is None and grad_norm is not None:  # float16's scaler passes over such steps itself
+            self._stop_unless_finite("gradient's norm", grad_norm, samples)
+        return grad_norm
+
+    def _stop_unless_finite(self, what: str, value: float | torch.Tensor, sample_ids: list[str]) -> None:
+        value = float(value.detach() if isinstance(value, torch.Tensor) else value)
+        if math.isfinite(value):
+            return
+        last = find_last_checkpoint(self.args.output_dir)
+        whole = f"the last whole checkpoint is {last}" if last else "there is no checkpoint yet"
+        raise FloatingPointError(
+            f"The {what} is {value} in step {self.state.global_step + 1}, on the samples {', '.join(sample_ids)}. "
+            f"Nothing was learnt from them; {whole}. A lower learning rate or bfloat16 instead of float16 may help."
+        )
 
     def _get_learning_rate(self) -> float:
         """Called at each step before the schedule moves on: the rates that were used."""
