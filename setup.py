@@ -45,6 +45,7 @@ setup(
         "flash-attn": ["flash-attn"],
         "eval": ["pycocoevalcap>=1.2", "matplotlib"],
         "dev": [
+            "POT",
             "parameterized",
             "pytest",
             "pytest-timeout",

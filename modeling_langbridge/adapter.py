@@ -66,8 +66,9 @@ def save_adapter(
     Raises:
         `FileExistsError`: `folder` exists and is not an empty folder; nothing in it is touched.
         `ValueError`: a tensor of the adapter is missing or of another shape than the configuration says, or a token
-        id is no ordinary word of the tokenizer.
+        id is no ordinary word of the tokenizer, or the adapter is not made of words.
     """
+    model.config.require_words("`save_adapter`")
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder: remove it or name another one.")
@@ -111,8 +112,10 @@ def load_adapter(
 
     Raises:
         `FileNotFoundError`: the folder or one of its three files is missing.
-        `ValueError`: a file is damaged, the adapter does not fit the model, or the tokenizer lacks some of the words.
+        `ValueError`: a file is damaged, the adapter does not fit the model, whose own may not be made of words, or the
+        tokenizer lacks some of the words.
     """
+    model.config.require_words("`load_adapter`")
     folder = Path(folder)
     configuration, vocabulary = read_configuration(folder)
     if wrong := differences(configuration, describe(model.config)):

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""LangBridge model configuration: LLaVA's, plus the projector's width and the coefficients' number and form."""
+"""LangBridge model configuration: LLaVA's, plus the type of adapter and the sizes and form of the one of words."""
 
 from typing import Literal
 
@@ -24,6 +24,11 @@ from transformers.utils import auto_docstring
 @strict
 class LangBridgeConfig(LlavaConfig):
     r"""
+    adapter_type (`str`, *optional*, defaults to `"langbridge"`):
+        What joins the vision tower to the language model. `"langbridge"`: a projector and a vocabulary head. The two
+        others are there to compare with, straight to the language model's width and without words: `"mlp"`, LLaVA's
+        two layers (arXiv 2310.03744), and `"linear"`, VLAP's single one (arXiv 2404.09632). They read none of
+        `projector_hidden_size`, `bridge_vocab_size` and `coefficient_activation`, whatever these say.
     projector_hidden_size (`int`, *optional*, defaults to 5120):
         Width H of the projector (paper section 3: 5120). An H up to the language model's width lets the trained
         adapter fold into a stock LLaVA projector.
@@ -52,6 +57,7 @@ class LangBridgeConfig(LlavaConfig):
 
     model_type = "langbridge"
 
+    adapter_type: Literal["langbridge", "mlp", "linear"] = "langbridge"
     projector_hidden_size: int = 5120
     bridge_vocab_size: int = 19200
     coefficient_activation: Literal["linear", "softmax", "gated_softmax"] = "linear"
@@ -60,12 +66,22 @@ class LangBridgeConfig(LlavaConfig):
     def validate_architecture(self):
         """Refuses sizes that cannot be built, naming the field. Called by `PreTrainedConfig` after initialisation."""
         super().validate_architecture()
+        if self.adapter_type != "langbridge":
+            return
         if self.projector_hidden_size < 1:
             raise ValueError(f"`projector_hidden_size` must be at least 1, but is {self.projector_hidden_size}.")
         if not 1 <= self.bridge_vocab_size <= self.text_config.vocab_size:
             raise ValueError(
                 f"`bridge_vocab_size` is {self.bridge_vocab_size}, but must lie between 1 and the language model's "
                 f"vocabulary size ({self.text_config.vocab_size}): every shared word is one of its tokens."
+            )
+
+    def require_words(self, what: str):
+        """Raises `ValueError` where the adapter is not made of words, which `what` is about."""
+        if self.adapter_type != "langbridge":
+            raise ValueError(
+                f"{what} takes an adapter made of words, `adapter_type` 'langbridge', but this model's `adapter_type` "
+                f"is {self.adapter_type!r}."
             )
 
 

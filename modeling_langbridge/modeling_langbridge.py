@@ -19,6 +19,8 @@ the model's own embeddings of those words (LangBridge, arXiv 2503.19404, section
     h = W2 gelu(W1 v + b1) + b2    multi_modal_projector
     c = W3 h + b3                  vocabulary_head
     x = c E                        E: the language model's embeddings of the words `vocabulary_head.token_ids`
+
+To compare with, the projector alone may be the adapter: `adapter_type` `"mlp"` is stock LLaVA, `"linear"` is VLAP's.
 """
 
 import torch
@@ -215,15 +217,16 @@ class FoldedAdapter:
 
 
 class LangBridgeMultiModalProjector(nn.Module):
-    """LLaVA's two-layer MLP, H wide instead of as wide as the language model."""
+    """LLaVA's two-layer MLP, or its first layer alone (VLAP's): H wide under a vocabulary head, otherwise d wide."""
 
     def __init__(self, config: LangBridgeConfig):
         super().__init__()
-        layers, hidden_size = config.vision_feature_layer, config.projector_hidden_size
+        layers, adapter, bias = config.vision_feature_layer, config.adapter_type, config.multimodal_projector_bias
         feature_size = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
-        self.linear_1 = nn.Linear(feature_size, hidden_size, bias=config.multimodal_projector_bias)
-        self.act = ACT2FN[config.projector_hidden_act]
-        self.linear_2 = nn.Linear(hidden_size, hidden_size, bias=config.multimodal_projector_bias)
+        width = config.projector_hidden_size if adapter == "langbridge" else config.text_config.hidden_size
+        self.linear_1 = nn.Linear(feature_size, width, bias=bias)
+        self.act = nn.Identity() if adapter == "linear" else ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Identity() if adapter == "linear" else nn.Linear(width, width, bias=bias)
 
     def activate(self, image_features: torch.Tensor) -> torch.Tensor:
         if image_features.shape[-1] != self.linear_1.in_features:
@@ -237,7 +240,7 @@ class LangBridgeMultiModalProjector(nn.Module):
         return self.act(self.linear_1(image_features))
 
     def forward(self, image_features: torch.Tensor) -> torch.Tensor:
-        """Projects `(..., d_v)` visual features to `(..., H)`."""
+        """Projects `(..., d_v)` visual features to `(..., H)`, or to `(..., d)` where it is the whole adapter."""
         return self.linear_2(self.activate(image_features))
 
 
@@ -283,7 +286,8 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         LangBridgePreTrainedModel.__init__(self, config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.multi_modal_projector = LangBridgeMultiModalProjector(config)
-        self.vocabulary_head = LangBridgeVocabularyHead(config)
+        # CODEPATH: every LangBridge has the head; the `mlp` and `linear` that it is compared with have none.
+        self.vocabulary_head = LangBridgeVocabularyHead(config) if config.adapter_type == "langbridge" else None
         self.language_model = AutoModel.from_config(config.text_config)
         self.folded_adapter = FoldedAdapter()
         self.post_init()
@@ -315,7 +319,7 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         return outputs
 
     @can_return_tuple
-    @auto_docstring(custom_intro="Encodes images and expresses each visual token in the language model's words.")
+    @auto_docstring(custom_intro="Encodes images into visual tokens, by default made of the language model's words.")
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
@@ -343,8 +347,9 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         """Returns the coefficients `(images, tokens, V)` of `pixel_values` `(images, channels, height, width)`.
 
         They run over the words `vocabulary_head.token_ids`; times those words' embeddings they are the visual tokens
-        of [`LangBridgeModel.get_image_features`].
+        of [`LangBridgeModel.get_image_features`]. Raises `ValueError` where the adapter is not made of words.
         """
+        self.config.require_words("`get_image_coefficients`")
         features = self.get_vision_features(pixel_values).pooler_output  # (images, tokens, d_v)
         return self.vocabulary_head.get_coefficients(self.multi_modal_projector(features))
 
@@ -355,13 +360,15 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
                 self.multi_modal_projector.linear_2, self.vocabulary_head, self.get_input_embeddings()
             )
             return F.linear(self.multi_modal_projector.activate(image_features), folded.weight, folded.bias)
+        if self.vocabulary_head is None:
+            return self.multi_modal_projector(image_features)  # (images, tokens, d)
         # By default no gradient flows into the language model's embeddings through the words.
         embeddings = self.get_input_embeddings()(self.vocabulary_head.token_ids).detach()  # (V, d)
         return self.vocabulary_head(self.multi_modal_projector(image_features), embeddings)
 
     def can_fold(self) -> bool:
-        """Whether the adapter may run folded: linear, in inference, and made of plain modules and tensors only, which
-        neither PEFT, a quantiser, sharding, offloading nor anyone's forward hooks have touched."""
+        """Whether the adapter may run folded: of linear coefficients, in inference, and made of plain modules and
+        tensors, which neither PEFT, a quantiser, sharding, offloading nor anyone's forward hooks have touched."""
         projector, head, embedding = self.multi_modal_projector, self.vocabulary_head, self.get_input_embeddings()
         if self.training or torch.compiler.is_compiling():
             return False
@@ -417,8 +424,9 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         cls,
         vision: str | PreTrainedModel,
         text: str | PreTrainedModel,
-        vocabulary,
+        vocabulary=None,
         processor: LangBridgeProcessor | None = None,
+        adapter_type: str = "langbridge",
         **config_fields,
     ) -> "LangBridgeForConditionalGeneration":
         r"""Joins a pretrained vision tower and a pretrained language model with a new, untrained adapter.
@@ -429,10 +437,13 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
                 or a whole CLIP or SigLIP, whose tower is taken.
             text (`str` or `PreTrainedModel`):
                 Hub id, folder or loaded model: a causal language model. A loaded one becomes part of the result.
-            vocabulary (`SharedVocabulary` or `list[int]`):
+            vocabulary (`SharedVocabulary` or `list[int]`, *optional*):
                 The shared words, in the order that makes a transfer meaningful, or their ids in the language model.
+                Only an adapter made of words needs them; the others do not look at them.
             processor (`LangBridgeProcessor`, *optional*):
                 The processor the model will be used with. Composed from `vision` and `text` when left out.
+            adapter_type (`str`, *optional*, defaults to `"langbridge"`):
+                `"langbridge"`, `"mlp"` or `"linear"`, see [`LangBridgeConfig`].
             config_fields:
                 Fields of [`LangBridgeConfig`], such as `projector_hidden_size` or `coefficient_activation`.
 
@@ -440,9 +451,13 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
             `LangBridgeForConditionalGeneration` in eval mode, in the language model's dtype and on its device.
 
         Raises:
-            `ValueError`: where a word is not in the language model's vocabulary, or the model does more to its logits
-            than this class can do alike.
+            `ValueError`: where the words are missing, or one is not in the language model's vocabulary, or the model
+            does more to its logits than this class can do alike.
         """
+        if adapter_type != "langbridge":
+            vocabulary = []
+        elif vocabulary is None:
+            raise ValueError("`vocabulary` is missing: give one, or an `adapter_type` without words (mlp, linear).")
         processor = processor or LangBridgeProcessor.from_vision_text_pretrained(vision, text)
         vision_tower = load_vision_tower(vision)
         language_model = text if isinstance(text, PreTrainedModel) else AutoModelForCausalLM.from_pretrained(text)
@@ -467,6 +482,7 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         config = LangBridgeConfig(
             vision_config=vision_tower.config,
             text_config=language_model.config,
+            adapter_type=adapter_type,
             bridge_vocab_size=len(token_ids),
             image_token_index=processor.image_token_id,
             image_seq_length=processor.num_image_tokens,
@@ -480,12 +496,15 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         model.model.language_model = language_model.base_model
         model.lm_head.weight, model.lm_head.bias = head.weight, head.bias
         model.model.multi_modal_projector = LangBridgeMultiModalProjector(config)
-        model.model.vocabulary_head = LangBridgeVocabularyHead(config)
-        for part in (model.model.multi_modal_projector, model.model.vocabulary_head):
-            for module in part.modules():
-                model._init_weights(module)
-        model.model.vocabulary_head.token_ids.copy_(torch.tensor(token_ids))
-        for part in (vision_tower, model.model.multi_modal_projector, model.model.vocabulary_head):
+        adapter = [model.model.multi_modal_projector]
+        if token_ids:
+            model.model.vocabulary_head = LangBridgeVocabularyHead(config)
+            adapter.append(model.model.vocabulary_head)
+        for module in (module for part in adapter for module in part.modules()):
+            model._init_weights(module)
+        if token_ids:
+            model.model.vocabulary_head.token_ids.copy_(torch.tensor(token_ids))
+        for part in (vision_tower, *adapter):
             part.to(device=language_model.device, dtype=language_model.dtype)
         model.generation_config = language_model.generation_config
         model.generation_config.pad_token_id = processor.tokenizer.pad_token_id

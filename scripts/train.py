@@ -27,6 +27,7 @@ import logging
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, set_seed
@@ -55,6 +56,13 @@ class ModelArguments:
     adapter: str | None = field(
         default=None,
         metadata={"help": "Folder of an adapter alone, trained with any language model, to start from."},
+    )
+    adapter_type: Literal["langbridge", "mlp", "linear"] = field(
+        default="langbridge",
+        metadata={
+            "help": "The adapter of a new model: langbridge or, to compare with, mlp (LLaVA's) or linear (VLAP's), "
+            "for which vocabulary, vocab_size, projector_hidden_size and coefficient_activation say nothing."
+        },
     )
     vocabulary: str | None = field(
         default=None,
@@ -148,9 +156,15 @@ def compose(arguments: ModelArguments):
     language_model = AutoModelForCausalLM.from_pretrained(arguments.language_model, dtype=arguments.dtype)
     parts = arguments.vision_tower, language_model
     if arguments.adapter is not None:
+        if arguments.adapter_type != "langbridge":
+            raise ValueError(
+                f"--adapter is made of words, --adapter_type {arguments.adapter_type} is not: leave one of them out."
+            )
         model = from_adapter(arguments.adapter, *parts, processor=processor)
     else:
-        if arguments.vocabulary is None:
+        if arguments.adapter_type != "langbridge":
+            vocabulary = None
+        elif arguments.vocabulary is None:
             vocabulary = SharedVocabulary.qwen2_llama3(arguments.vocab_size or 19200)
         else:
             vocabulary = SharedVocabulary.from_file(arguments.vocabulary)
@@ -159,6 +173,7 @@ def compose(arguments: ModelArguments):
             *parts,
             vocabulary,
             processor=processor,
+            adapter_type=arguments.adapter_type,
             projector_hidden_size=arguments.projector_hidden_size,
             coefficient_activation=arguments.coefficient_activation,
         )
@@ -206,8 +221,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     trainer.save_model()
+    # A process that ends earlier takes down the one that still writes.
+    trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         print(f"The trained model lies in {output}.")
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@
 
 import pytest
 import torch
+from tiny_parts import make_image
 from transformers import CLIPVisionConfig, CLIPVisionModel, MobileNetV2Config, MobileNetV2Model
 
 from trainer.feature_cache import FeatureCache
@@ -56,6 +57,17 @@ def test_cache_keeps_token_states_as_they_are():
     expected = tower(images).last_hidden_state
     torch.testing.assert_close(output.last_hidden_state, expected, atol=5e-3, rtol=1e-3)
     assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
+
+
+@pytest.mark.parametrize("layer", [-2, -1, 1])
+def test_a_langbridge_reads_the_same_features_through_the_cache(model, processor, layer):
+    pixel_values = processor.image_processor([make_image(), make_image("blue")], return_tensors="pt")["pixel_values"]
+    model.config.vision_feature_layer = layer
+    expected = model.model.get_vision_features(pixel_values).pooler_output  # (2, tokens, d_v)
+    with FeatureCache(model.model.vision_tower, layer).standing_in_for_tower(model.model):
+        for _ in range(2):
+            found = model.model.get_vision_features(pixel_values).pooler_output
+            torch.testing.assert_close(found, expected, atol=5e-3, rtol=1e-3)
 
 
 def test_tower_runs_once_per_image_whatever_the_batch(tower, images):

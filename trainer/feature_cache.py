@@ -35,20 +35,24 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 class FeatureCache(nn.Module):
     """
-    A frozen vision tower that remembers its last hidden state for every image it has seen.
+    A frozen vision tower that remembers what an adapter reads of it for every image it has seen.
 
     An image is recognised by the hash of its pixel values; its features are kept in memory in half precision (125 kB
-    for 49 tokens of width 1280). The tower must treat each image of a batch alone, as towers in eval mode do.
+    for 49 tokens of width 1280, 1.2 MB for CLIP-L/336's 577 of 1024). The tower must treat each image of a batch
+    alone, as towers in eval mode do.
 
     Args:
         tower ([`PreTrainedModel`]):
             Any vision tower of transformers, with token states or a feature map as its last hidden state. It is put
             into eval mode and gets no gradient.
+        vision_feature_layer (`int`, *optional*, defaults to -1):
+            Which hidden states of a tower of tokens are kept; a map's last ones always are.
     """
 
-    def __init__(self, tower: PreTrainedModel) -> None:
+    def __init__(self, tower: PreTrainedModel, vision_feature_layer: int = -1) -> None:
         super().__init__()
         self.tower = tower.eval().requires_grad_(False)
+        self.layer = vision_feature_layer
         self.config = tower.config
         self.features: dict[bytes, torch.Tensor] = {}
 
@@ -69,19 +73,21 @@ class FeatureCache(nn.Module):
                 As the image processor makes them.
 
         Returns:
-            [`BaseModelOutputWithPooling`]: `last_hidden_state` as the tower shapes it, and `hidden_states` with one
-            entry `(images, tokens, d_v)`, for models such as LLaVA that read token states: there a feature map is
-            flattened row by row.
+            [`BaseModelOutputWithPooling`]: `last_hidden_state`, a map or the states of the layer that is kept, and in
+            `hidden_states`, under that layer's number, tokens `(images, tokens, d_v)`, for models such as LLaVA that
+            read them: there a feature map is flattened row by row.
         """
         keys = [hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in pixel_values.float().cpu()]
         new = [i for i, key in enumerate(keys) if key not in self.features]
         if new:
-            states = self.tower(pixel_values[new], return_dict=True).last_hidden_state
+            outputs = self.tower(pixel_values[new], output_hidden_states=True, return_dict=True)
+            is_map = outputs.last_hidden_state.ndim == 4
+            states = outputs.last_hidden_state if is_map else outputs.hidden_states[self.layer]
             # Each image gets memory of its own: a view would keep the whole batch alive in full precision.
             self.features.update((keys[i], state.half().cpu().clone()) for i, state in zip(new, states, strict=True))
         states = torch.stack([self.features[key] for key in keys]).to(pixel_values.device, pixel_values.dtype)
         tokens = states.flatten(2).transpose(1, 2) if states.ndim == 4 else states  # (images, tokens, d_v)
-        return BaseModelOutputWithPooling(last_hidden_state=states, hidden_states=(tokens,))
+        return BaseModelOutputWithPooling(last_hidden_state=states, hidden_states={self.layer: tokens})
 
     @contextmanager
     def standing_in_for_tower(self, model: nn.Module) -> Iterator[None]:

@@ -13,6 +13,7 @@
 # limitations under the License.
 """The parts of a LangBridge and what becomes of each in training: frozen, trained in full, or by LoRA."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,7 +27,8 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# The modules of each part, by name.
+# The modules of each part, by name. A model has no vocabulary head if its adapter is not made of words: what the
+# arguments say of that part is then about nothing.
 PARTS = {
     "vision_tower": ["vision_tower"],
     "projector": ["multi_modal_projector"],
@@ -120,9 +122,18 @@ def prepare_parts(model: PreTrainedModel, arguments: PartArguments) -> LoraConfi
     Returns:
         `LoraConfig` for those parts that are trained by LoRA, which also keeps the parts trained in full in LoRA's one
         file; `None` where no part is.
+
+    Raises:
+        `ValueError`: what the parts are to do does not go together, or every part that the model has is frozen.
     """
     arguments.check_parts()
-    modes = arguments.modes()
+    present = {part_of(name) for name, _ in model.named_parameters()}
+    modes = {part: mode for part, mode in arguments.modes().items() if part in present}
+    if set(modes.values()) == {"frozen"}:
+        raise ValueError(
+            f"Every part that a model of `adapter_type` {model.config.adapter_type!r} has is frozen, so nothing would "
+            "be trained: set `train_projector` to full, say."
+        )
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_(modes[part_of(name)] == "full")
@@ -158,8 +169,7 @@ def keep_trained_in_float32(model: nn.Module) -> None:
 def describe_parts(model: nn.Module, arguments: PartArguments, learning_rate: float) -> str:
     """What is trained and what is not, in words and numbers of parameters."""
     modes, rates, lines = arguments.modes(), arguments.learning_rates(), []
-    total = dict.fromkeys(PARTS, 0)
-    trained = dict.fromkeys(PARTS, 0)
+    total, trained = Counter(), Counter()
     for name, parameter in model.named_parameters():
         if "original_module" in name.split("."):  # PEFT keeps the untrained copy of what it saves in full
             continue
@@ -167,7 +177,8 @@ def describe_parts(model: nn.Module, arguments: PartArguments, learning_rate: fl
         count = parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
         total[part_of(name)] += count
         trained[part_of(name)] += count if parameter.requires_grad else 0
-    for part, mode in modes.items():
+    for part in (part for part in modes if part in total):
+        mode = modes[part]
         if mode == "frozen":
             lines.append(f"  {part}: frozen, {total[part]:,} parameters stay as they are")
         else:

@@ -78,7 +78,8 @@ class LangBridgeSFTTrainer(SFTTrainer):
     learns the assistant's answers and their ends, nothing else. Each part of the model is frozen, trained in full or
     by LoRA, at a learning rate of its own, as the [`LangBridgeSFTConfig`] says (pretraining and finetuning stages:
     paper, section 4). Checkpoints are complete folders: model (or LoRA), code files, processor and chat template, and
-    in `adapter` the adapter alone, which any language model can take up.
+    in `adapter` the adapter alone, which any language model can take up (if it is made of words, `adapter_type`
+    `"langbridge"`).
 
     Args:
         model (`PreTrainedModel`):
@@ -264,6 +265,8 @@ class LangBridgeSFTTrainer(SFTTrainer):
         # A pickle of this machine's paths, which nothing reads.
         (folder / TRAINING_ARGS_NAME).unlink()
         shutil.rmtree(folder / "adapter", ignore_errors=True)
+        if model.config.adapter_type != "langbridge":
+            return  # without words, it is of use to its own language model only
         try:
             save_adapter(model, self.processing_class.tokenizer, folder / "adapter", state_dict=adapter)
         except ValueError as error:

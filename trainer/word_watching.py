@@ -112,6 +112,7 @@ class WordWatchingCallback(TrainerCallback):
         self.views = views["pixel_values"].permute(0, 2, 3, 1).clamp(0, 255).byte().numpy()  # (photos, h, w, 3)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
+        extract_model_from_parallel(model, keep_torch_compile=False).config.require_words("Watching the words")
         # Process zero's folder decides for all, which must look together or not at all.
         recorded = broadcast_object_list([[record["step"] for record in read_records(self.folder)]])[0]
         if state.global_step == 0 and recorded and self.last_step is None:

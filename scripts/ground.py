@@ -1,0 +1,108 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Grounds a new adapter: its coefficients learn to be the words of photos' captions. No language model is loaded.
+
+The adapter that comes out, in OUTPUT_DIR/adapter, works with any language model whose tokenizer has its words:
+
+    python scripts/ground.py --config scripts/recipes/ground.yaml --vision_tower openai/clip-vit-large-patch14-336 \\
+        --tokenizer Qwen/Qwen2-0.5B-Instruct --dataset captions.json --image_folder images --output_dir grounded
+    python scripts/train.py --config scripts/recipes/finetune_llama3_8b.yaml --adapter grounded/adapter ...
+"""
+
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import set_seed
+
+from modeling_langbridge import LangBridgeProcessor, SharedVocabulary
+from trainer import load_training_data
+from trainer.feature_cache import FeatureCache
+from trainer.grounding import GroundingConfig, GroundingTrainer, compose_for_grounding
+from trainer.recipes import parse_recipe, recipe_parser
+
+
+@dataclass
+class GroundingArguments:
+    """What is grounded, in which words, on what."""
+
+    vision_tower: str = field(metadata={"help": "Folder or Hub id of the vision tower."})
+    tokenizer: str = field(
+        metadata={"help": "Folder or Hub id of any language model that has the words; its tokenizer alone is read."}
+    )
+    dataset: str = field(metadata={"help": "Photos with captions, in any form that train.py takes."})
+    eval_dataset: str | None = field(
+        default=None, metadata={"help": "Likewise, what loss and word precision are measured on."}
+    )
+    image_folder: str | None = field(default=None, metadata={"help": "What a json's image paths are relative to."})
+    vocabulary: str | None = field(
+        default=None, metadata={"help": "File of a shared vocabulary; default: Qwen 2's and Llama 3's."}
+    )
+    vocab_size: int | None = field(
+        default=None, metadata={"help": "How many of its words (V); default: a file's all, else 19200."}
+    )
+    projector_hidden_size: int = field(default=5120, metadata={"help": "Width of the projector (H)."})
+    coefficient_activation: str = field(default="gated_softmax", metadata={"help": "gated_softmax or softmax."})
+    feature_cache: Path | None = field(
+        default=None,
+        metadata={"help": "File for the tower's features, read where it exists; for sets that fit in memory."},
+    )
+
+
+def main(command_line: list[str] | None = None) -> None:
+    arguments, config = parse_recipe(recipe_parser((GroundingArguments, GroundingConfig), __doc__), command_line)
+    output = Path(config.output_dir)
+    if config.resume_from_checkpoint is None and output.exists() and any(output.iterdir()):
+        raise ValueError(f"--output_dir {output} is not empty: name another folder.")
+    dataset, eval_dataset = (
+        path and load_training_data(path, arguments.image_folder)
+        for path in (arguments.dataset, arguments.eval_dataset)
+    )
+    if arguments.vocabulary is None:
+        vocabulary = SharedVocabulary.qwen2_llama3(arguments.vocab_size or 19200)
+    else:
+        vocabulary = SharedVocabulary.from_file(arguments.vocabulary)
+        vocabulary = vocabulary.first(arguments.vocab_size or len(vocabulary))
+    set_seed(config.seed)
+    processor = LangBridgeProcessor.from_vision_text_pretrained(arguments.vision_tower, arguments.tokenizer)
+    langbridge = compose_for_grounding(
+        arguments.vision_tower,
+        processor,
+        vocabulary,
+        projector_hidden_size=arguments.projector_hidden_size,
+        coefficient_activation=arguments.coefficient_activation,
+    )
+    with ExitStack() as stack:
+        if arguments.feature_cache is not None:
+            cache = FeatureCache(langbridge.model.vision_tower, langbridge.config.vision_feature_layer)
+            if arguments.feature_cache.exists():
+                cache.load(arguments.feature_cache)
+            if config.process_index == 0:
+                stack.callback(cache.save, arguments.feature_cache)
+            stack.enter_context(cache.standing_in_for_tower(langbridge.model))
+        trainer = GroundingTrainer(langbridge, config, processor, vocabulary, dataset, eval_dataset)
+        trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+        trainer.save_model()
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        print(f"The grounded adapter lies in {output / 'adapter'}.")
+    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"ground.py: {error}")

@@ -1,0 +1,169 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The grounding stage: words of captions are learnt without a language model, and any language model takes them up."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_parts import make_image, save_language_model
+
+from modeling_langbridge import SharedVocabulary, from_adapter
+from trainer import load_training_data
+from trainer.grounding import GroundingConfig, GroundingTrainer, compose_for_grounding
+
+
+ROOT = Path(__file__).parents[1]
+COLOURS = {"red": "a red ball", "blue": "a blue boat", "green": "on the grass", "yellow": "the yellow dog"}
+VOCABULARY = SharedVocabulary([" a", " the", " on", " ball", " boat", " grass", " dog", "."])
+
+
+@pytest.fixture
+def captions(tmp_path) -> Path:
+    rows = []
+    for colour, caption in COLOURS.items():
+        make_image(colour).save(tmp_path / f"{colour}.png")
+        rows.append({"id": colour, "image": f"{colour}.png", "caption": caption})
+    path = tmp_path / "captions.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def make_trainer(vision, processor, dataset, output_dir, activation="gated_softmax", **options):
+    torch.manual_seed(0)
+    langbridge = compose_for_grounding(
+        vision, processor, VOCABULARY, projector_hidden_size=40, coefficient_activation=activation
+    )
+    options = {
+        "max_steps": 40,
+        "learning_rate": 0.02,
+        "per_device_train_batch_size": 4,
+        "logging_steps": 10,
+        **options,
+    }
+    config = GroundingConfig(
+        str(output_dir), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no", **options
+    )
+    return GroundingTrainer(langbridge, config, processor, VOCABULARY, dataset, dataset)
+
+
+@pytest.mark.parametrize("activation", ["gated_softmax", "softmax"])
+def test_an_adapter_learns_its_photos_words_and_nothing_else_changes(
+    vision, processor, captions, tmp_path, activation
+):
+    trainer = make_trainer(vision, processor, load_training_data(str(captions)), tmp_path / "out", activation)
+    frozen = {
+        name: parameter.clone()
+        for name, parameter in trainer.model.named_parameters()
+        if "multi_modal_projector" not in name and "vocabulary_head" not in name
+    }
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before - 0.3
+    assert all(torch.equal(trainer.model.get_parameter(name), value) for name, value in frozen.items())
+    pixel_values = processor.image_processor([make_image(c) for c in COLOURS], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        pooled = trainer.model.langbridge.eval().get_image_coefficients(pixel_values).sum(1)  # (4, V)
+    strongest = [VOCABULARY.surfaces[position] for position in pooled[:, 3:7].argmax(-1) + 3]
+    assert strongest == [" ball", " boat", " grass", " dog"]
+
+
+def test_the_terms_of_the_objective_are_logged_apart(vision, processor, captions, tmp_path):
+    dataset = load_training_data(str(captions))
+    trainer = make_trainer(vision, processor, dataset, tmp_path / "out", entropy_weight=0.5, max_steps=20)
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(entries) == 2
+    for entry in entries:
+        expected = float(entry["word_assignment"]) + 0.5 * float(entry["entropy"])
+        assert float(entry["loss"]) == pytest.approx(expected, abs=2e-3)
+        assert float(entry["entropy"]) > 0
+
+
+def test_more_weight_on_the_entropy_makes_patches_speak_fewer_words(vision, processor, captions, tmp_path):
+    entropies = []
+    for weight in (0.0, 1.0):
+        trainer = make_trainer(
+            vision, processor, load_training_data(str(captions)), tmp_path / str(weight), entropy_weight=weight
+        )
+        trainer.train()
+        entropies.append([float(entry["entropy"]) for entry in trainer.state.log_history if "loss" in entry][-1])
+    assert entropies[1] < 0.7 * entropies[0]
+
+
+def test_word_precision_is_the_share_of_strongest_words_that_the_caption_uses(vision, processor, captions, tmp_path):
+    trainer = make_trainer(vision, processor, load_training_data(str(captions)), tmp_path / "out")
+    # Eight words in all, so that all of them are among the ten strongest: 2, 2, 3 and 2 of 8 are in the captions.
+    assert trainer.evaluate()["eval_word_precision"] == pytest.approx((2 + 2 + 3 + 2) / 32)
+
+
+def test_the_script_leaves_an_adapter_that_two_language_models_take_up_untrained(vision, text, captions, tmp_path):
+    VOCABULARY.save(tmp_path / "words.json")
+    command = [sys.executable, str(ROOT / "scripts" / "ground.py"), "--vision_tower", vision, "--tokenizer", text]
+    command += ["--dataset", str(captions), "--vocabulary", str(tmp_path / "words.json"), "--output_dir"]
+    command += [str(tmp_path / "out"), "--projector_hidden_size", "40", "--max_steps", "5", "--use_cpu"]
+    command += ["--feature_cache", str(tmp_path / "features.safetensors")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert load_file(tmp_path / "features.safetensors")["features"].shape == (4, 17, 24)  # each photo once
+    adapter = tmp_path / "out" / "adapter"
+    saved = load_file(adapter / "adapter.safetensors")
+    other = save_language_model("gpt2", tmp_path / "other")
+    coefficients = []
+    for language_model in (text, other):
+        model = from_adapter(adapter, vision, language_model)
+        assert torch.equal(model.model.vocabulary_head.weight, saved["vocabulary_head.weight"])
+        pixel_values = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        coefficients.append(model.get_image_coefficients(pixel_values))
+    assert torch.equal(*coefficients)
+    assert not [path.name for path in (tmp_path / "out").glob("*") if path.suffix in (".bin", ".pt", ".pth")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"image": "red.png", "caption": "zebra"}], "No caption has a word of the vocabulary"),
+        (
+            [{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "a dog"}]}],
+            "has one image",
+        ),
+    ],
+)
+def test_nothing_to_learn_from_is_an_error(vision, processor, captions, tmp_path, rows, message):
+    path = tmp_path / "faulty.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=message):
+        make_trainer(vision, processor, load_training_data(str(path)), tmp_path / "out")
+
+
+def test_raw_coefficients_are_refused(vision, processor, captions, tmp_path):
+    with pytest.raises(ValueError, match="set `coefficient_activation` to gated_softmax or softmax"):
+        make_trainer(vision, processor, load_training_data(str(captions)), tmp_path / "out", activation="linear")
+
+
+def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(vision, processor, captions, tmp_path):
+    dataset = load_training_data(str(captions))
+    options = {"max_steps": 6, "save_steps": 3, "per_device_train_batch_size": 3}
+    trainers = []
+    for name in ("whole", "resumed"):
+        trainer = make_trainer(vision, processor, dataset, tmp_path / "out", **options)
+        trainer.args.save_strategy = "steps"
+        trainer.train(resume_from_checkpoint=None if name == "whole" else str(tmp_path / "out" / "checkpoint-3"))
+        trainers.append(trainer)
+    for one, other in zip(*(trainer.model.parameters() for trainer in trainers), strict=True):
+        assert torch.equal(one, other)

@@ -1,0 +1,232 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The grounding stage: an adapter learns to say a photo's words, with no language model in memory.
+
+What comes out is an adapter alone (`adapter.safetensors` and its words), which any language model can take up.
+"""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary, save_adapter
+
+from .data import as_rows
+from .images import open_image
+from .samples import naming, read_sample, text_of
+from .word_assignment import CaptionWords, pool_coefficients, word_assignment_loss, word_targets, word_weights
+
+
+@dataclass
+class GroundingConfig(TrainingArguments):
+    """transformers' [`~transformers.TrainingArguments`] and the weights of the objective's terms."""
+
+    entropy_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the patches' mean entropy: the more, the fewer words a patch."}
+    )
+    frequency_power: float = field(
+        default=0.25,
+        metadata={"help": "How much less frequent words count: 0 all alike, 1 by the inverse of their use."},
+    )
+    report_to: None | str | list[str] = field(
+        default="tensorboard", metadata={"help": "Where metrics go: tensorboard, wandb, trackio …, all or none."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.remove_unused_columns = False
+        self.label_names = ["word_targets"]
+
+
+def compose_for_grounding(
+    vision: str | PreTrainedModel, processor: LangBridgeProcessor, vocabulary: SharedVocabulary, **config_fields: Any
+) -> LangBridgeForConditionalGeneration:
+    r"""
+    A LangBridge with a fresh adapter, whose language model is one in name only: eight numbers a token.
+
+    Args:
+        vision (`str` or `PreTrainedModel`): Hub id, folder or loaded model of the vision tower.
+        processor ([`LangBridgeProcessor`]): of the tower and of any tokenizer that has the words.
+        vocabulary (`SharedVocabulary`): the words of the coefficients.
+        config_fields: as for [`LangBridgeForConditionalGeneration.from_vision_text_pretrained`].
+    """
+    config = LlamaConfig(
+        vocab_size=len(processor.tokenizer),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        bos_token_id=None,
+        eos_token_id=processor.tokenizer.eos_token_id,
+    )
+    return LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, AutoModelForCausalLM.from_config(config), vocabulary, processor, **config_fields
+    )
+
+
+class GroundingModel(nn.Module):
+    """
+    The word assignment of a LangBridge's adapter: everything else of it is frozen and most of it never used.
+
+    Args:
+        langbridge ([`LangBridgeForConditionalGeneration`]): with `coefficient_activation` softmax or gated_softmax.
+        entropy_weight (`float`): weight of the patches' mean entropy.
+    """
+
+    def __init__(self, langbridge: LangBridgeForConditionalGeneration, entropy_weight: float):
+        super().__init__()
+        if langbridge.model.vocabulary_head.activation == "linear":
+            raise ValueError(
+                "Grounding needs distributions: set `coefficient_activation` to gated_softmax or softmax."
+            )
+        self.langbridge = langbridge.requires_grad_(False)
+        self.langbridge.model.multi_modal_projector.requires_grad_(True)
+        self.langbridge.model.vocabulary_head.requires_grad_(True)
+        self.entropy_weight = entropy_weight
+
+    def forward(self, pixel_values: torch.Tensor, word_targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            pixel_values (`torch.Tensor` of shape `(images, channels, height, width)`): one image a sample.
+            word_targets (`torch.Tensor` of shape `(images, V)`): from [`~trainer.word_assignment.word_targets`].
+
+        Returns:
+            `dict` with `loss`, its terms `word_assignment` and `entropy` in nats, and `words`, the positions of each
+            image's ten strongest words, `(images, 10)`.
+        """
+        bridge = self.langbridge.model
+        features = bridge.get_vision_features(pixel_values).pooler_output  # (images, tokens, d_v)
+        pooled, entropy = pool_coefficients(bridge.vocabulary_head, bridge.multi_modal_projector(features))
+        assignment, entropy = word_assignment_loss(pooled, word_targets), entropy.mean()
+        return {
+            "loss": assignment + self.entropy_weight * entropy,
+            "word_assignment": assignment.detach(),
+            "entropy": entropy.detach(),
+            "words": pooled.topk(min(10, pooled.shape[1])).indices,
+        }
+
+
+class GroundingCollator:
+    """Rows of one image and a caption, in any form that [`~trainer.samples.read_sample`] knows, to a batch."""
+
+    def __init__(self, processor: ProcessorMixin, words: CaptionWords, weights: torch.Tensor):
+        self.processor, self.words, self.weights = processor, words, weights
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        images, found = [], []
+        for row in rows:
+            with naming(row):
+                sample = read_sample(row)
+                images.append(open_image(sample["images"][0]))
+                found.append(self.words.find(caption_of(sample)))
+        return {
+            "pixel_values": self.processor.image_processor(images, return_tensors="pt")["pixel_values"],
+            "word_targets": word_targets(found, self.weights),
+        }
+
+
+def caption_of(sample: dict[str, Any]) -> str:
+    """Everything that the assistant says about the image."""
+    return " ".join(text_of(message) for message in sample["messages"] if message["role"] == "assistant")
+
+
+def with_one_image(dataset: Dataset) -> Dataset:
+    """The rows that this stage can learn from."""
+    kept = as_rows(dataset).filter(lambda row: len(read_sample(row)["images"]) == 1, desc="Finding single images")
+    if not len(kept):
+        raise ValueError("No sample has one image, which grounding learns from.")
+    return kept
+
+
+class GroundingTrainer(Trainer):
+    """
+    transformers' [`~transformers.Trainer`] for the grounding stage; every save is an adapter alone, in `adapter`.
+
+    Args:
+        langbridge ([`LangBridgeForConditionalGeneration`]): from [`compose_for_grounding`].
+        args ([`GroundingConfig`]): of the training.
+        processing_class ([`LangBridgeProcessor`]): the model's.
+        vocabulary (`SharedVocabulary`): the words of its coefficients.
+        train_dataset, eval_dataset (`Dataset`): rows of one image and a caption.
+    """
+
+    def __init__(
+        self,
+        langbridge: LangBridgeForConditionalGeneration,
+        args: GroundingConfig,
+        processing_class: ProcessorMixin,
+        vocabulary: SharedVocabulary,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None = None,
+        **kwargs: Any,
+    ):
+        words, train_dataset = CaptionWords(vocabulary), with_one_image(train_dataset)
+        counts = words.count(caption_of(read_sample(row)) for row in train_dataset)
+        if not counts.any():
+            raise ValueError("No caption has a word of the vocabulary: was it made for another language?")
+        weights = word_weights(counts, args.frequency_power)
+        super().__init__(
+            GroundingModel(langbridge, args.entropy_weight),
+            args,
+            data_collator=GroundingCollator(processing_class, words, weights),
+            train_dataset=train_dataset,
+            eval_dataset=None if eval_dataset is None else with_one_image(eval_dataset),
+            compute_metrics=word_precision,
+            **kwargs,
+        )
+        self.tokenizer: PreTrainedTokenizerBase = processing_class.tokenizer
+        self.terms: dict[str, list[float]] = {"word_assignment": [], "entropy": []}
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any):
+        outputs = model(**inputs)
+        if model.training:
+            for name, values in self.terms.items():
+                values.append(outputs[name].item())
+        return (outputs["loss"], {"words": outputs["words"]}) if return_outputs else outputs["loss"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs.update({name: sum(values) / len(values) for name, values in self.terms.items() if values})
+            self.terms = {name: [] for name in self.terms}
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        (folder / TRAINING_ARGS_NAME).unlink()
+        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        save_adapter(self.accelerator.unwrap_model(self.model).langbridge, self.tokenizer, folder / "adapter")
+
+
+def word_precision(prediction: Any) -> dict[str, float]:
+    """Of the ten strongest words of an image's pooled coefficients, the share that its caption uses."""
+    words, targets = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)  # (n, 10), (n, V)
+    return {"word_precision": (targets.gather(1, words) > 0).float().mean().item()}

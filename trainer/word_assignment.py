@@ -1,0 +1,140 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Word assignment: an image's coefficients, pooled over its patches, predict the words of its caption.
+
+The objective that grounds an adapter. It needs no language model: the coefficients run over words, and the words of a
+caption are known.
+"""
+
+import re
+from collections.abc import Iterable
+
+import torch
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from modeling_langbridge import SharedVocabulary
+from modeling_langbridge.modeling_langbridge import LangBridgeVocabularyHead
+
+
+TOKENS_AT_ONCE = 2**25  # coefficients held at a time, 128 MB of them in float32
+
+
+class CaptionWords:
+    """
+    Finds the shared words that a caption uses.
+
+    A word is a surface of letters with a space before it, such as " dog"; pieces of words and punctuation are none.
+    Captions are compared in lower case, so that the first word of a sentence counts as well.
+
+    Args:
+        vocabulary (`SharedVocabulary`): the words that the coefficients run over.
+    """
+
+    def __init__(self, vocabulary: SharedVocabulary):
+        self.size = len(vocabulary)
+        self.positions = {
+            surface[1:]: position
+            for position, surface in enumerate(vocabulary.surfaces)
+            if re.fullmatch(r" [^\W\d_]+", surface) and surface.islower()
+        }
+
+    def find(self, caption: str) -> list[int]:
+        """The positions in the vocabulary of the caption's words, each once, in no particular order."""
+        words = re.findall(r"\w+", caption.lower())
+        return list({self.positions[word] for word in words if word in self.positions})
+
+    def count(self, captions: Iterable[str]) -> torch.Tensor:
+        """How many of the captions use each word, `(V,)`; 0 for surfaces that are no words."""
+        counts = torch.zeros(self.size)
+        for caption in captions:
+            counts[self.find(caption)] += 1
+        return counts
+
+
+def word_weights(counts: torch.Tensor, power: float = 0.25) -> torch.Tensor:
+    """
+    Weights that let frequent words count less: the inverse of how many captions use a word, to a power.
+
+    Args:
+        counts (`torch.Tensor` of shape `(V,)`): what [`CaptionWords.count`] gives.
+        power (`float`, *optional*, defaults to 0.25): 0 lets every word count alike, 1 every use of any word.
+
+    Returns:
+        `torch.Tensor` of shape `(V,)`, 0 for words that are never used.
+    """
+    return torch.where(counts > 0, counts.clamp(min=1) ** -power, 0)
+
+
+def word_targets(found: list[list[int]], weights: torch.Tensor) -> torch.Tensor:
+    """
+    What an image's pooled coefficients are to be: its caption's words by their weights.
+
+    Args:
+        found (`list[list[int]]`): for each image, its caption's words as [`CaptionWords.find`] gives them.
+        weights (`torch.Tensor` of shape `(V,)`): from [`word_weights`].
+
+    Returns:
+        `torch.Tensor` of shape `(images, V)`: each row sums to 1, or to 0 where the caption has no shared word.
+    """
+    targets = weights.new_zeros(len(found), len(weights))  # (images, V)
+    for row, positions in zip(targets, found, strict=True):
+        row[positions] = weights[positions]
+    return targets / targets.sum(-1, keepdim=True).clamp(min=torch.finfo(targets.dtype).tiny)
+
+
+def pool_coefficients(
+    head: LangBridgeVocabularyHead, hidden_states: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Pools the softmax coefficients of an image's patches, each patch by its gate.
+
+    A few images at a time, and computed again in the backward pass: tokens x V coefficients are never stored.
+
+    Args:
+        head (`LangBridgeVocabularyHead`): its softmax is taken whatever its activation; without a gate all patches
+            count alike.
+        hidden_states (`torch.Tensor` of shape `(images, tokens, H)`): projected visual tokens.
+
+    Returns:
+        The pooled distribution over the words `(images, V)` and the mean entropy of the patches' own, in nats,
+        weighted alike, `(images,)`.
+    """
+
+    def pool(hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        log_p = F.linear(hidden_states, head.weight, head.bias).float().log_softmax(-1)  # (images, tokens, V)
+        gates = torch.as_tensor(head.get_gate(hidden_states)).to(log_p).expand(*log_p.shape[:2], 1)
+        gates = gates / gates.sum(1, keepdim=True).clamp(min=1e-6)  # (images, tokens, 1)
+        p = log_p.exp()
+        entropy = -(p * log_p).sum(-1, keepdim=True)  # (images, tokens, 1)
+        return (gates * p).sum(1), (gates * entropy).sum((1, 2))  # (images, V), (images,)
+
+    images_at_once = max(1, TOKENS_AT_ONCE // (hidden_states.shape[1] * len(head.weight)))
+    pooled = [checkpoint(pool, part, use_reentrant=False) for part in hidden_states.split(images_at_once)]
+    return torch.cat([p for p, _ in pooled]), torch.cat([entropy for _, entropy in pooled])
+
+
+def word_assignment_loss(pooled: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """
+    Cross-entropy between captions' words and pooled coefficients, in nats, mean over images whose caption has a word.
+
+    Args:
+        pooled (`torch.Tensor` of shape `(images, V)`): from [`pool_coefficients`].
+        targets (`torch.Tensor` of shape `(images, V)`): from [`word_targets`].
+
+    Returns:
+        `torch.Tensor` of shape `()`; 0 where no caption has a word.
+    """
+    log_pooled = pooled.clamp(min=torch.finfo(pooled.dtype).tiny).log()
+    return -(targets * log_pooled).sum() / (targets.sum(-1) > 0).sum().clamp(min=1)
