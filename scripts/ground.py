@@ -17,7 +17,7 @@ The adapter that comes out, in OUTPUT_DIR/adapter, works with any language model
 
     python scripts/ground.py --config scripts/recipes/ground.yaml --vision_tower openai/clip-vit-large-patch14-336 \\
         --tokenizer Qwen/Qwen2-0.5B-Instruct --dataset captions.json --image_folder images --output_dir grounded
-    python scripts/train.py --config scripts/recipes/finetune_llama3_8b.yaml --adapter grounded/adapter ...
+    python scripts/train.py --config scripts/recipes/transfer_llama3_8b.yaml --adapter grounded/adapter ...
 """
 
 import sys

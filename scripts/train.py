@@ -123,6 +123,11 @@ def load_model(arguments: ModelArguments, base: Path, needs_folder: bool):
     model that lies in one can be quantised: a new model is then written to `base` first.
     """
     folder = arguments.model
+    if folder is not None and (arguments.vision_tower or arguments.language_model or arguments.adapter):
+        raise ValueError(
+            "--model is a whole LangBridge; --vision_tower, --language_model and --adapter make a new one: leave one "
+            "side out."
+        )
     if folder is None:
         if not needs_folder:
             return compose(arguments)

@@ -130,3 +130,14 @@ def test_lora_is_resumed_when_sharded(arguments, tmp_path):
     expected, found = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "sharded"))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_words_beside_captions_are_learnt_alike_in_two_processes(arguments, vision, text, tmp_path):
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text)
+    base = save_langbridge(vision, text, processor, tmp_path / "base", coefficient_activation="gated_softmax")
+    words = ["--model", base, "--word_assignment_weight", "1", "--entropy_weight", "0.1"]
+    for layout in ("one", "ddp"):
+        run(layout, arguments, tmp_path / layout, *words)
+    for name in ("loss", "word_assignment", "word_entropy", "grad_norm"):
+        assert logged(tmp_path / "ddp", name) == pytest.approx(logged(tmp_path / "one", name), abs=1e-3)

@@ -292,6 +292,13 @@ def test_a_new_model_is_composed_as_the_options_say_and_can_take_up_an_adapter(s
     assert torch.equal(moved.model.vocabulary_head.weight, model.model.vocabulary_head.weight.float())
 
 
+def test_a_whole_model_beside_parts_of_a_new_one_is_refused():
+    train = load_script("train")
+    arguments = train.ModelArguments(model="whole", language_model="text", adapter="adapter")
+    with pytest.raises(ValueError, match="--model is a whole LangBridge; .* leave one side out"):
+        train.load_model(arguments, base=None, needs_folder=False)
+
+
 def test_the_script_says_what_is_missing():
     result = run_script("--output_dir", "unused", "--dataset", "absent.json", "--use_cpu", "--bf16", "false")
     assert result.returncode != 0

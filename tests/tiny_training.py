@@ -65,11 +65,11 @@ def losses(trainer) -> list[float]:
     return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
 
 
-def save_langbridge(vision: str, text: str, processor, folder: Path) -> str:
+def save_langbridge(vision: str, text: str, processor, folder: Path, **config_fields) -> str:
     """Saves a tiny LangBridge whose shared words are words of its tokenizer."""
     vocabulary = SharedVocabulary.build([processor.tokenizer], SENTENCES, 60)
     model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
-        vision, text, vocabulary, processor, projector_hidden_size=40
+        vision, text, vocabulary, processor, projector_hidden_size=40, **config_fields
     )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

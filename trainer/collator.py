@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .conversations import ConversationEncoder
 from .images import open_image
 from .samples import naming
+from .word_objective import WordObjective
 
 
 @dataclass
@@ -33,6 +34,8 @@ class ConversationCollator:
     Args:
         encoder ([`~trainer.conversations.ConversationEncoder`]):
             What makes tokens and targets of a conversation.
+        objective ([`~trainer.word_objective.WordObjective`], *optional*):
+            Adds the images' words, `word_targets` `(images, V)`.
 
     Returns, when called with a list of rows:
         `dict` with `input_ids`, `attention_mask` and `labels`, `(batch, sequence)`; `pixel_values`
@@ -44,6 +47,7 @@ class ConversationCollator:
     """
 
     encoder: ConversationEncoder
+    objective: WordObjective | None = None
 
     def __post_init__(self):
         blank = Image.new("RGB", (64, 64))
@@ -60,13 +64,16 @@ class ConversationCollator:
         input_ids = [torch.tensor(sample["input_ids"]) for sample in samples]
         labels = [torch.tensor(sample["labels"]) for sample in samples]
         pad_token_id = self.encoder.tokenizer.pad_token_id
-        return {
+        batch = {
             "input_ids": pad_sequence(input_ids, batch_first=True, padding_value=pad_token_id),  # (batch, sequence)
             "attention_mask": pad_sequence([torch.ones_like(ids) for ids in input_ids], batch_first=True),
             "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
             "pixel_values": self.process_images(images) if images else self.no_images,
             "sample_ids": [sample["id"] for sample in samples],
         }
+        if self.objective is not None:
+            batch["word_targets"] = self.objective.targets(samples)
+        return batch
 
     def process_images(self, images: list[Image.Image]) -> torch.Tensor:
         return self.encoder.processor.image_processor(images, return_tensors="pt")["pixel_values"]

@@ -39,8 +39,15 @@ from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgePr
 
 from .data import as_rows
 from .images import open_image
-from .samples import naming, read_sample, text_of
-from .word_assignment import CaptionWords, pool_coefficients, word_assignment_loss, word_targets, word_weights
+from .samples import naming, read_sample
+from .word_assignment import (
+    CaptionWords,
+    caption_of,
+    pool_coefficients,
+    word_assignment_loss,
+    word_targets,
+    word_weights,
+)
 
 
 @dataclass
@@ -149,11 +156,6 @@ class GroundingCollator:
             "pixel_values": self.processor.image_processor(images, return_tensors="pt")["pixel_values"],
             "word_targets": word_targets(found, self.weights),
         }
-
-
-def caption_of(sample: dict[str, Any]) -> str:
-    """Everything that the assistant says about the image."""
-    return " ".join(text_of(message) for message in sample["messages"] if message["role"] == "assistant")
 
 
 def with_one_image(dataset: Dataset) -> Dataset:

@@ -25,6 +25,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
@@ -39,6 +40,7 @@ from .parts import PartArguments, describe_parts, keep_trained_in_float32, part_
 from .sample_lengths import without_too_long
 from .sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
 from .throughput import Throughput
+from .word_objective import WordObjective
 from .word_watching import WordWatchingCallback
 
 
@@ -60,6 +62,17 @@ class LangBridgeSFTConfig(PartArguments, SFTConfig):
     plain_captions: bool = field(
         default=False,
         metadata={"help": "Leave the question out: image, caption, end of text (LLaVA's plain pretraining)."},
+    )
+    word_assignment_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of word assignment (see scripts/ground.py) beside the caption loss."},
+    )
+    entropy_weight: float = field(
+        default=0.0,
+        metadata={"help": "Within it, weight of the patches' mean entropy: the more, the fewer words."},
+    )
+    frequency_power: float = field(
+        default=0.25, metadata={"help": "Within it, how much less frequent words count: 0 alike, 1 by inverse use."}
     )
     report_to: None | str | list[str] = field(
         default="tensorboard", metadata={"help": "Where metrics go: tensorboard, wandb, trackio …, all or none."}
@@ -110,10 +123,15 @@ class LangBridgeSFTTrainer(SFTTrainer):
                 eval_dataset = {name: self._read(rows, encoder, args) for name, rows in eval_dataset.items()}
             elif eval_dataset is not None:
                 eval_dataset = self._read(eval_dataset, encoder, args)
+        self.objective = None
+        if args.word_assignment_weight:
+            self.objective = WordObjective(
+                model, encoder.tokenizer, train_dataset, args.frequency_power, args.entropy_weight
+            )
         super().__init__(
             model,
             args,
-            data_collator=ConversationCollator(encoder),
+            data_collator=ConversationCollator(encoder, self.objective),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -121,6 +139,10 @@ class LangBridgeSFTTrainer(SFTTrainer):
             **kwargs,
         )
         keep_trained_in_float32(self.model)
+        if self.objective is not None:
+            if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+                raise ValueError("`word_assignment_weight` cannot be had with sharded weights yet: use DDP or ZeRO-2.")
+            self.objective.attach(self.model)
         self.throughput = Throughput()
         self.add_callback(self.throughput)
         self.group_parts: list[str] = []
@@ -176,22 +198,40 @@ class LangBridgeSFTTrainer(SFTTrainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any):
         with self.throughput.waiting_for_data():
             try:
-                return super().get_batch_samples(*args, **kwargs)
+                batches, num_items = super().get_batch_samples(*args, **kwargs)
             except RuntimeError as error:
                 # torch hands over the error of a worker process as the text of its traceback.
                 _, found, message = str(error).rpartition("SampleError: ")
                 raise ValueError(message.strip()) if found else error from None
+        if self.objective is not None:
+            self.objective.count(batches, self.accelerator)
+        return batches, num_items
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], **kwargs: Any):
         """TRL's loss; one that is no number stops the run and names the step and the samples."""
         sample_ids = inputs.pop("sample_ids")
+        word_targets = inputs.pop("word_targets", None)
         if self.model.training:
             self.throughput.count(inputs)
             self.step_samples += sample_ids
         result = super().compute_loss(model, inputs, **kwargs)
-        loss = result[0] if isinstance(result, tuple) else result
+        loss, *outputs = result if isinstance(result, tuple) else (result,)
+        if word_targets is not None:
+            loss = loss + self.args.word_assignment_weight * self._word_loss(word_targets)
         self._stop_unless_finite("loss", loss, sample_ids)
-        return result
+        return (loss, *outputs) if outputs else loss
+
+    def _word_loss(self, targets: torch.Tensor) -> torch.Tensor:
+        """Word assignment of the batch just seen, so scaled that a step's is the mean over all its images."""
+        training = self.model.training
+        num_images = self.objective.num_images if training else int((targets.sum(-1) > 0).sum())
+        terms = self.objective.loss(targets, num_images)
+        # The parts of a step, in accumulated batches and in processes, add up to it; TRL logs the mean of its entries.
+        parts = self.current_gradient_accumulation_steps if training else 1 / self.accelerator.num_processes
+        for name in ("word_assignment", "word_entropy"):
+            value = self.accelerator.gather(terms[name]).sum().item() * parts
+            self._metrics["train" if training else "eval"][name].append(value)
+        return terms["loss"] * (self.accelerator.num_processes if training else 1)  # DDP takes processes' mean
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: float | None = None) -> float:
         """Called before the optimizer steps: gradients that are no numbers would spoil the weights."""

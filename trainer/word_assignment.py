@@ -19,6 +19,7 @@ caption are known.
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -26,6 +27,8 @@ from torch.utils.checkpoint import checkpoint
 
 from modeling_langbridge import SharedVocabulary
 from modeling_langbridge.modeling_langbridge import LangBridgeVocabularyHead
+
+from .samples import text_of
 
 
 TOKENS_AT_ONCE = 2**25  # coefficients held at a time, 128 MB of them in float32
@@ -61,6 +64,11 @@ class CaptionWords:
         for caption in captions:
             counts[self.find(caption)] += 1
         return counts
+
+
+def caption_of(sample: dict[str, Any]) -> str:
+    """Everything that the assistant says in a sample."""
+    return " ".join(text_of(message) for message in sample["messages"] if message["role"] == "assistant")
 
 
 def word_weights(counts: torch.Tensor, power: float = 0.25) -> torch.Tensor:
