@@ -191,6 +191,19 @@ class SharedVocabulary:
         except ValueError as error:
             raise ValueError(f"{path} does not hold a shared vocabulary: {error}") from None
 
+    @classmethod
+    def load(cls, path: str | os.PathLike | None = None, size: int | None = None) -> "SharedVocabulary":
+        """
+        The first `size` words of a file, by default all, or of the vocabulary that ships, by default 19200.
+
+        Raises:
+            `FileNotFoundError`, `ValueError`: as [`~SharedVocabulary.from_file`] and [`~SharedVocabulary.first`].
+        """
+        if path is None:
+            return cls.qwen2_llama3(size or 19200)
+        vocabulary = cls.from_file(path)
+        return vocabulary.first(size or len(vocabulary))
+
     def save(self, path: str | os.PathLike) -> None:
         """Write the surfaces to `path` as a JSON list, one a line; the file is there whole or not at all."""
         path = Path(path)

@@ -70,11 +70,7 @@ def main(command_line: list[str] | None = None) -> None:
         path and load_training_data(path, arguments.image_folder)
         for path in (arguments.dataset, arguments.eval_dataset)
     )
-    if arguments.vocabulary is None:
-        vocabulary = SharedVocabulary.qwen2_llama3(arguments.vocab_size or 19200)
-    else:
-        vocabulary = SharedVocabulary.from_file(arguments.vocabulary)
-        vocabulary = vocabulary.first(arguments.vocab_size or len(vocabulary))
+    vocabulary = SharedVocabulary.load(arguments.vocabulary, arguments.vocab_size)
     set_seed(config.seed)
     processor = LangBridgeProcessor.from_vision_text_pretrained(arguments.vision_tower, arguments.tokenizer)
     langbridge = compose_for_grounding(

@@ -167,13 +167,9 @@ def compose(arguments: ModelArguments):
             )
         model = from_adapter(arguments.adapter, *parts, processor=processor)
     else:
-        if arguments.adapter_type != "langbridge":
-            vocabulary = None
-        elif arguments.vocabulary is None:
-            vocabulary = SharedVocabulary.qwen2_llama3(arguments.vocab_size or 19200)
-        else:
-            vocabulary = SharedVocabulary.from_file(arguments.vocabulary)
-            vocabulary = vocabulary.first(arguments.vocab_size or len(vocabulary))
+        vocabulary = None
+        if arguments.adapter_type == "langbridge":
+            vocabulary = SharedVocabulary.load(arguments.vocabulary, arguments.vocab_size)
         model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
             *parts,
             vocabulary,

@@ -377,3 +377,11 @@ def test_qwen2_and_llama3_share_the_shipped_surfaces_whichever_comes_first(real)
     assert vocabulary == SharedVocabulary.build([real["llama3"], real["qwen2"]], texts)
     assert {" dog", "A", "The", " snow"} <= set(vocabulary.surfaces[:20])
     assert set(vocabulary.surfaces) == set(SharedVocabulary.qwen2_llama3(size=None).surfaces)
+
+
+def test_load_takes_the_first_words_of_a_file_or_of_the_vocabulary_that_ships(tmp_path):
+    SharedVocabulary([" a", " dog", "."]).save(tmp_path / "words.json")
+    assert SharedVocabulary.load(tmp_path / "words.json") == SharedVocabulary([" a", " dog", "."])
+    assert SharedVocabulary.load(tmp_path / "words.json", 2) == SharedVocabulary([" a", " dog"])
+    assert SharedVocabulary.load() == SharedVocabulary.qwen2_llama3(19200)
+    assert SharedVocabulary.load(size=7) == SharedVocabulary.qwen2_llama3(7)

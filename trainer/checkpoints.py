@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
@@ -41,6 +41,12 @@ def find_last_checkpoint(output_dir: str | Path) -> Path | None:
         if step.isdecimal() and is_whole(folder):
             found.append((int(step), folder))
     return max(found)[1] if found else None
+
+
+def clear_for_adapter(folder: Path) -> None:
+    """Takes out of a saved folder what must not travel, and an adapter that an earlier save left there."""
+    (folder / TRAINING_ARGS_NAME).unlink()  # a pickle of this machine's paths, which nothing reads
+    shutil.rmtree(folder / "adapter", ignore_errors=True)
 
 
 @contextmanager

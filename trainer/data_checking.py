@@ -33,6 +33,7 @@ from .data import undecoded
 from .images import open_image
 from .json_rows import read_json_rows
 from .samples import SampleError, read_sample, split_captions
+from .whole_file import whole_file
 from .whole_folder import whole_folder
 
 
@@ -184,7 +185,7 @@ def check_row(
         return [CheckedSample(row, line, f"row {row}", [content])]
     row_id = None if content.get("id") is None else str(content["id"])
     checked = []
-    for part in split_captions(content) or [content]:
+    for part in split_captions(content):
         one = CheckedSample(row, line, row_id or f"row {row}", [])
         try:
             sample = read_sample(part, image_folder)
@@ -283,15 +284,10 @@ def write_clean_rows(report: Report, output: str | os.PathLike) -> None:
             load_rows(report.path).select(clean).save_to_disk(str(folder))
         return
     output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     begin, between, end = ("", "\n", "\n") if report.path.suffix == ".jsonl" else ("[\n", ",\n", "\n]\n")
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-            for row, (_, content) in enumerate(read_json_rows(report.path)):
-                if row not in report.faulty_rows:
-                    file.write(begin + json.dumps(content, ensure_ascii=False))
-                    begin = between
-            file.write(end)
-        os.replace(unfinished, output)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(output) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
+        for row, (_, content) in enumerate(read_json_rows(report.path)):
+            if row not in report.faulty_rows:
+                file.write(begin + json.dumps(content, ensure_ascii=False))
+                begin = between
+        file.write(end)

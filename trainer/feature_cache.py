@@ -22,7 +22,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +30,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .whole_file import whole_file
 
 
 class FeatureCache(nn.Module):
@@ -106,11 +107,9 @@ class FeatureCache(nn.Module):
         """Writes all features to one safetensors file, whole or not at all."""
         if not self.features:
             raise ValueError(f"There are no features to save to {path}: run the tower on some images first.")
-        path = Path(path)
-        unfinished = path.with_name(f".{path.name}.unfinished")
         keys = torch.frombuffer(bytearray(b"".join(self.features)), dtype=torch.uint8).view(-1, 16)
-        save_file({"keys": keys, "features": torch.stack(list(self.features.values()))}, unfinished)
-        os.replace(unfinished, path)
+        with whole_file(path) as unfinished:
+            save_file({"keys": keys, "features": torch.stack(list(self.features.values()))}, unfinished)
 
     def load(self, path: str | os.PathLike) -> None:
         """Adds the features of a file that `save` wrote."""

@@ -16,7 +16,6 @@
 What comes out is an adapter alone (`adapter.safetensors` and its words), which any language model can take up.
 """
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,34 +32,28 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
-from transformers.trainer import TRAINING_ARGS_NAME
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary, save_adapter
 
+from .checkpoints import clear_for_adapter
 from .data import as_rows
 from .images import open_image
 from .samples import naming, read_sample
 from .word_assignment import (
     CaptionWords,
+    WordAssignmentArguments,
     caption_of,
     pool_coefficients,
+    weigh_words,
     word_assignment_loss,
     word_targets,
-    word_weights,
 )
 
 
 @dataclass
-class GroundingConfig(TrainingArguments):
-    """transformers' [`~transformers.TrainingArguments`] and the weights of the objective's terms."""
+class GroundingConfig(WordAssignmentArguments, TrainingArguments):
+    """transformers' [`~transformers.TrainingArguments`] and what the objective weighs."""
 
-    entropy_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the patches' mean entropy: the more, the fewer words a patch."}
-    )
-    frequency_power: float = field(
-        default=0.25,
-        metadata={"help": "How much less frequent words count: 0 all alike, 1 by the inverse of their use."},
-    )
     report_to: None | str | list[str] = field(
         default="tensorboard", metadata={"help": "Where metrics go: tensorboard, wandb, trackio …, all or none."}
     )
@@ -189,10 +182,7 @@ class GroundingTrainer(Trainer):
         **kwargs: Any,
     ):
         words, train_dataset = CaptionWords(vocabulary), with_one_image(train_dataset)
-        counts = words.count(caption_of(read_sample(row)) for row in train_dataset)
-        if not counts.any():
-            raise ValueError("No caption has a word of the vocabulary: was it made for another language?")
-        weights = word_weights(counts, args.frequency_power)
+        weights = weigh_words(words, train_dataset, args.frequency_power)
         super().__init__(
             GroundingModel(langbridge, args.entropy_weight),
             args,
@@ -223,8 +213,7 @@ class GroundingTrainer(Trainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        (folder / TRAINING_ARGS_NAME).unlink()
-        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        clear_for_adapter(folder)
         save_adapter(self.accelerator.unwrap_model(self.model).langbridge, self.tokenizer, folder / "adapter")
 
 

@@ -15,7 +15,6 @@
 
 import logging
 import math
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,13 +25,13 @@ from datasets import Dataset, IterableDataset
 from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
 from modeling_langbridge import save_adapter
 
-from .checkpoints import clearing_up, find_last_checkpoint, is_whole
+from .checkpoints import clear_for_adapter, clearing_up, find_last_checkpoint, is_whole
 from .collator import ConversationCollator
 from .conversations import ConversationEncoder
 from .data import as_rows
@@ -40,6 +39,7 @@ from .parts import PartArguments, describe_parts, keep_trained_in_float32, part_
 from .sample_lengths import without_too_long
 from .sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
 from .throughput import Throughput
+from .word_assignment import WordAssignmentArguments, has_words
 from .word_objective import WordObjective
 from .word_watching import WordWatchingCallback
 
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class LangBridgeSFTConfig(PartArguments, SFTConfig):
+class LangBridgeSFTConfig(WordAssignmentArguments, PartArguments, SFTConfig):
     """TRL's [`~trl.SFTConfig`], what each part of the model does, and the defaults that image-text samples need."""
 
     max_length: int | None = field(
@@ -66,13 +66,6 @@ class LangBridgeSFTConfig(PartArguments, SFTConfig):
     word_assignment_weight: float = field(
         default=0.0,
         metadata={"help": "Weight of word assignment (see scripts/ground.py) beside the caption loss."},
-    )
-    entropy_weight: float = field(
-        default=0.0,
-        metadata={"help": "Within it, weight of the patches' mean entropy: the more, the fewer words."},
-    )
-    frequency_power: float = field(
-        default=0.25, metadata={"help": "Within it, how much less frequent words count: 0 alike, 1 by inverse use."}
     )
     report_to: None | str | list[str] = field(
         default="tensorboard", metadata={"help": "Where metrics go: tensorboard, wandb, trackio …, all or none."}
@@ -224,7 +217,7 @@ class LangBridgeSFTTrainer(SFTTrainer):
     def _word_loss(self, targets: torch.Tensor) -> torch.Tensor:
         """Word assignment of the batch just seen, so scaled that a step's is the mean over all its images."""
         training = self.model.training
-        num_images = self.objective.num_images if training else int((targets.sum(-1) > 0).sum())
+        num_images = self.objective.num_images if training else int(has_words(targets).sum())
         terms = self.objective.loss(targets, num_images)
         # The parts of a step, in accumulated batches and in processes, add up to it; TRL logs the mean of its entries.
         parts = self.current_gradient_accumulation_steps if training else 1 / self.accelerator.num_processes
@@ -302,9 +295,7 @@ class LangBridgeSFTTrainer(SFTTrainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        # A pickle of this machine's paths, which nothing reads.
-        (folder / TRAINING_ARGS_NAME).unlink()
-        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        clear_for_adapter(folder)
         if model.config.adapter_type != "langbridge":
             return  # without words, it is of use to its own language model only
         try:

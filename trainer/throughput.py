@@ -38,7 +38,6 @@ class Throughput(TrainerCallback):
     def reset(self) -> None:
         self.images = self.answer_tokens = 0
         self.waiting = self.working = 0.0
-        self.step_began = None
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
@@ -47,16 +46,14 @@ class Throughput(TrainerCallback):
         self.waiting += time.perf_counter() - began
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if self.step_began is None:  # also called for each part of an accumulated step
-            self.step_began = time.perf_counter()
+        self.step_began = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
         self.working += time.perf_counter() - self.step_began
-        self.step_began = None
 
     def count(self, inputs: dict) -> None:
         """Counts a batch: the images of `pixel_values` and the targets of `labels`."""
-        self.images += len(inputs["pixel_values"]) if inputs.get("pixel_values") is not None else 0
+        self.images += len(inputs["pixel_values"])
         self.answer_tokens += int((inputs["labels"][:, 1:] != -100).sum())
 
     def summarize(self, accelerator: Accelerator) -> dict[str, float]:

@@ -19,19 +19,36 @@ caption are known.
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from transformers.utils import logging
 
 from modeling_langbridge import SharedVocabulary
 from modeling_langbridge.modeling_langbridge import LangBridgeVocabularyHead
 
-from .samples import text_of
+from .samples import read_sample, text_of
 
 
 TOKENS_AT_ONCE = 2**25  # coefficients held at a time, 128 MB of them in float32
+
+
+@dataclass
+class WordAssignmentArguments:
+    """What the objective weighs, the same in the grounding stage and beside the caption loss."""
+
+    entropy_weight: float = field(
+        default=0.0,
+        metadata={"help": "In word assignment, weight of the patches' entropy: the more, the fewer words a patch."},
+    )
+    frequency_power: float = field(
+        default=0.25,
+        metadata={"help": "In word assignment, how much less frequent words count: 0 alike, 1 by inverse use."},
+    )
 
 
 class CaptionWords:
@@ -85,6 +102,20 @@ def word_weights(counts: torch.Tensor, power: float = 0.25) -> torch.Tensor:
     return torch.where(counts > 0, counts.clamp(min=1) ** -power, 0)
 
 
+def weigh_words(words: CaptionWords, dataset: Dataset, power: float) -> torch.Tensor:
+    """
+    The weights `(V,)` of the words, by how many of a dataset's captions use them.
+
+    Raises:
+        `ValueError`: no caption uses any.
+    """
+    rows = logging.tqdm(dataset, desc="counting words", unit=" captions", delay=2)
+    counts = words.count(caption_of(read_sample(row)) for row in rows)
+    if not counts.any():
+        raise ValueError("No caption has a word of the vocabulary: was it made for another language?")
+    return word_weights(counts, power)
+
+
 def word_targets(found: list[list[int]], weights: torch.Tensor) -> torch.Tensor:
     """
     What an image's pooled coefficients are to be: its caption's words by their weights.
@@ -133,16 +164,24 @@ def pool_coefficients(
     return torch.cat([p for p, _ in pooled]), torch.cat([entropy for _, entropy in pooled])
 
 
-def word_assignment_loss(pooled: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def has_words(targets: torch.Tensor) -> torch.Tensor:
+    """Which images `(images,)` have a caption with a shared word."""
+    return targets.sum(-1) > 0
+
+
+def word_assignment_loss(pooled: torch.Tensor, targets: torch.Tensor, num_images: int | None = None) -> torch.Tensor:
     """
     Cross-entropy between captions' words and pooled coefficients, in nats, mean over images whose caption has a word.
 
     Args:
         pooled (`torch.Tensor` of shape `(images, V)`): from [`pool_coefficients`].
         targets (`torch.Tensor` of shape `(images, V)`): from [`word_targets`].
+        num_images (`int`, *optional*): how many images to take the mean over, where these are a part of a step's;
+            those among them whose caption has a word when left out.
 
     Returns:
         `torch.Tensor` of shape `()`; 0 where no caption has a word.
     """
+    num_images = int(has_words(targets).sum()) if num_images is None else num_images
     log_pooled = pooled.clamp(min=torch.finfo(pooled.dtype).tiny).log()
-    return -(targets * log_pooled).sum() / (targets.sum(-1) > 0).sum().clamp(min=1)
+    return -(targets * log_pooled).sum() / max(num_images, 1)

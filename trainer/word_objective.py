@@ -24,16 +24,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from modeling_langbridge import SharedVocabulary
 from modeling_langbridge.modeling_langbridge import LangBridgeVocabularyHead
 
-from .samples import read_sample
-from .word_assignment import CaptionWords, caption_of, pool_coefficients, word_targets, word_weights
+from .word_assignment import (
+    CaptionWords,
+    caption_of,
+    has_words,
+    pool_coefficients,
+    weigh_words,
+    word_assignment_loss,
+    word_targets,
+)
 
 
 class WordObjective:
     """
     What a training run needs to add word assignment to its loss.
 
-    TRL computes the caption loss around the model's own forward, so the coefficients are pooled where they arise: by a
-    hook on the vocabulary head, from the projected visual tokens that it is given.
+    TRL computes the caption loss around the model's own forward, so a hook on the vocabulary head notes the projected
+    visual tokens that it is given; the coefficients are pooled from them when the loss is asked for.
 
     Args:
         model (`PreTrainedModel`): a LangBridge with `coefficient_activation` softmax or gated_softmax.
@@ -61,20 +68,19 @@ class WordObjective:
             raise ValueError("`word_assignment_weight` counts the captions' words first: leave `streaming` out.")
         token_ids = model.model.vocabulary_head.token_ids.tolist()
         self.words = CaptionWords(SharedVocabulary.from_token_ids(tokenizer, token_ids))
-        counts = self.words.count(caption_of(read_sample(row)) for row in dataset)
-        self.weights = word_weights(counts, frequency_power)
+        self.weights = weigh_words(self.words, dataset, frequency_power)
         self.entropy_weight = entropy_weight
-        self.pooled: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.seen: tuple[LangBridgeVocabularyHead, torch.Tensor] | None = None
         self.num_images = 1
 
     def attach(self, model: nn.Module) -> None:
-        """Pools whatever vocabulary head runs, PEFT's trained copy among them."""
+        """Watches whatever vocabulary head runs, PEFT's trained copy among them."""
         for module in model.modules():
             if isinstance(module, LangBridgeVocabularyHead):
-                module.register_forward_hook(self._pool)
+                module.register_forward_hook(self._note)
 
-    def _pool(self, head: LangBridgeVocabularyHead, inputs: tuple, output: torch.Tensor) -> None:
-        self.pooled = pool_coefficients(head, inputs[0].to(head.weight.dtype))
+    def _note(self, head: LangBridgeVocabularyHead, inputs: tuple, output: torch.Tensor) -> None:
+        self.seen = head, inputs[0].to(head.weight.dtype)
 
     def targets(self, samples: list[dict[str, Any]]) -> torch.Tensor:
         """The words of each image's sample, `(images, V)`; a sample of several images has its words for each."""
@@ -83,7 +89,7 @@ class WordObjective:
 
     def count(self, batches: list[dict[str, Any]], accelerator: Accelerator) -> None:
         """Counts the images with words of a whole step, over its accumulated batches and all processes."""
-        mine = sum(int((batch["word_targets"].sum(-1) > 0).sum()) for batch in batches)
+        mine = sum(int(has_words(batch["word_targets"]).sum()) for batch in batches)
         self.num_images = int(accelerator.gather(torch.tensor([mine], device=accelerator.device)).sum())
 
     def loss(self, targets: torch.Tensor, num_images: int) -> dict[str, torch.Tensor]:
@@ -93,13 +99,11 @@ class WordObjective:
         Returns:
             `dict` with `loss` and, detached, its terms `word_assignment` and `word_entropy`.
         """
-        (pooled, entropy), self.pooled = self.pooled, None
+        (pooled, entropy), self.seen = pool_coefficients(*self.seen), None
         if not len(targets):  # a batch of text alone, for which a blank image ran
             targets = pooled.new_zeros(pooled.shape)
-        worded = (targets.sum(-1) > 0).to(entropy)  # (images,)
-        log_pooled = pooled.clamp(min=torch.finfo(pooled.dtype).tiny).log()
-        assignment = -(targets * log_pooled).sum() / max(num_images, 1)
-        entropy = (worded * entropy).sum() / max(num_images, 1)
+        assignment = word_assignment_loss(pooled, targets, num_images)
+        entropy = (has_words(targets) * entropy).sum() / max(num_images, 1)
         return {
             "loss": assignment + self.entropy_weight * entropy,
             "word_assignment": assignment.detach(),

@@ -28,9 +28,11 @@ from PIL import Image
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 from transformers import ProcessorMixin, TrainerCallback
-from transformers.image_utils import load_image
 
+from .images import open_image
+from .samples import SampleError
 from .watching_report import draw_closeness, draw_photos, save_figure, watching_table
+from .whole_file import whole_file
 
 
 def word_closeness(visual_tokens: torch.Tensor, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -205,22 +207,14 @@ def gathered_root(model: torch.nn.Module) -> Iterator[None]:
 
 def read_photo(photo: str | Image.Image) -> Image.Image:
     try:
-        return load_image(photo if isinstance(photo, Image.Image) else Image.open(photo))  # upright, in RGB
-    except OSError as error:
+        return open_image(photo)
+    except SampleError as error:
         raise ValueError(f"The photo {photo} cannot be read: {error}.") from error
 
 
 def read_records(folder: Path) -> list[dict]:
     records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("step-*.json")]
     return sorted(records, key=lambda record: record["step"])
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Gives a place beside `path` to write to, and moves what is there to `path` when the block ends well."""
-    unfinished = path.with_name(f".{path.name}")
-    yield unfinished
-    os.replace(unfinished, path)
 
 
 def readable(surface: str) -> str:
