@@ -67,6 +67,7 @@ class LangBridgeModelTester:
         # At the usual 0.02 so little depends on the image that batches may mix theirs up within the tolerance.
         "initializer_range": 0.1,
     }
+    adapter_type = "langbridge"
     coefficient_activation = "linear"
 
     def get_config(self) -> LangBridgeConfig:
@@ -75,6 +76,7 @@ class LangBridgeModelTester:
             text_config=self.text_config,
             projector_hidden_size=24,
             bridge_vocab_size=40,
+            adapter_type=self.adapter_type,
             coefficient_activation=self.coefficient_activation,
             image_token_index=IMAGE_TOKEN,
             image_seq_length=self.num_image_tokens,
@@ -95,6 +97,14 @@ class LangBridgeModelTester:
 class TiedGatedModelTester(LangBridgeModelTester):
     text_config = {**LangBridgeModelTester.text_config, "model_type": "qwen2", "tie_word_embeddings": True}
     coefficient_activation = "gated_softmax"
+
+
+class MLPModelTester(LangBridgeModelTester):
+    adapter_type = "mlp"
+
+
+class LinearModelTester(LangBridgeModelTester):
+    adapter_type = "linear"
 
 
 class LangBridgeModelSuite(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):
@@ -148,3 +158,11 @@ class TiedGatedModelSuite(LangBridgeModelSuite):
         # The suite compares only what `_tied_weights_keys` names, so it would not miss an empty one.
         model = LangBridgeForConditionalGeneration(self.model_tester.get_config())
         self.assertIs(model.lm_head.weight, model.get_input_embeddings().weight)
+
+
+class MLPModelSuite(LangBridgeModelSuite):
+    model_tester_class = MLPModelTester
+
+
+class LinearModelSuite(LangBridgeModelSuite):
+    model_tester_class = LinearModelTester
