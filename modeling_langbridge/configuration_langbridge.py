@@ -28,7 +28,7 @@ class LangBridgeConfig(LlavaConfig):
         What joins the vision tower to the language model. `"langbridge"`: a projector and a vocabulary head. The two
         others are there to compare with, straight to the language model's width and without words: `"mlp"`, LLaVA's
         two layers (arXiv 2310.03744), and `"linear"`, VLAP's single one (arXiv 2404.09632). They read none of
-        `projector_hidden_size`, `bridge_vocab_size` and `coefficient_activation`, whatever these say.
+        the fields from `projector_hidden_size` to `words_per_image`, whatever these say.
     projector_hidden_size (`int`, *optional*, defaults to 5120):
         Width H of the projector (paper section 3: 5120). An H up to the language model's width lets the trained
         adapter fold into a stock LLaVA projector.
@@ -37,6 +37,9 @@ class LangBridgeConfig(LlavaConfig):
     coefficient_activation (`str`, *optional*, defaults to `"linear"`):
         `"linear"`: raw signed coefficients, as in the published code. `"softmax"`: a distribution over the words.
         `"gated_softmax"`: a distribution times a gate in (0, 1), so that a patch with nothing to say can be silent.
+    words_per_image (`int`, *optional*):
+        Hands the language model that many words of an image, the strongest of all its patches together and each once,
+        in place of a visual token for every patch. Takes coefficients that are distributions.
     lm_head_bias (`bool`, *optional*, defaults to `False`):
         Whether the language model's output layer has a bias (Phi's has).
 
@@ -61,6 +64,7 @@ class LangBridgeConfig(LlavaConfig):
     projector_hidden_size: int = 5120
     bridge_vocab_size: int = 19200
     coefficient_activation: Literal["linear", "softmax", "gated_softmax"] = "linear"
+    words_per_image: int | None = None
     lm_head_bias: bool = False
 
     def validate_architecture(self):
@@ -74,6 +78,18 @@ class LangBridgeConfig(LlavaConfig):
             raise ValueError(
                 f"`bridge_vocab_size` is {self.bridge_vocab_size}, but must lie between 1 and the language model's "
                 f"vocabulary size ({self.text_config.vocab_size}): every shared word is one of its tokens."
+            )
+        if self.words_per_image is None:
+            return
+        if self.coefficient_activation == "linear":
+            raise ValueError(
+                "`words_per_image` takes coefficients that are distributions over the words: set "
+                "`coefficient_activation` to gated_softmax or softmax."
+            )
+        if not 1 <= self.words_per_image <= self.bridge_vocab_size:
+            raise ValueError(
+                f"`words_per_image` is {self.words_per_image}, but must lie between 1 and `bridge_vocab_size` "
+                f"({self.bridge_vocab_size})."
             )
 
     def require_words(self, what: str):

@@ -20,12 +20,14 @@ the model's own embeddings of those words (LangBridge, arXiv 2503.19404, section
     c = W3 h + b3                  vocabulary_head
     x = c E                        E: the language model's embeddings of the words `vocabulary_head.token_ids`
 
+Where the coefficients are distributions, `words_per_image` hands an image over as its strongest words instead.
 To compare with, the projector alone may be the adapter: `adapter_type` `"mlp"` is stock LLaVA, `"linear"` is VLAP's.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -46,6 +48,9 @@ from transformers.utils.output_capturing import select_hidden_states
 
 from .configuration_langbridge import LangBridgeConfig
 from .processing_langbridge import LangBridgeProcessor, find_vision_config, measure_vision_tower
+
+
+COEFFICIENTS_AT_ONCE = 2**25  # 128 MB of them in float32
 
 
 def word_blocks(weight: torch.Tensor) -> list[slice]:
@@ -106,6 +111,7 @@ class LangBridgeVocabularyHead(nn.Module):
     def __init__(self, config: LangBridgeConfig):
         super().__init__()
         self.activation = config.coefficient_activation
+        self.words_per_image = config.words_per_image
         self.weight = nn.Parameter(torch.empty(config.bridge_vocab_size, config.projector_hidden_size))  # (V, H)
         self.bias = nn.Parameter(torch.empty(config.bridge_vocab_size))  # (V,)
         gated = self.activation == "gated_softmax"
@@ -127,6 +133,39 @@ class LangBridgeVocabularyHead(nn.Module):
             return 1.0
         return F.linear(hidden_states.to(self.weight.dtype), self.gate_weight, self.gate_bias).sigmoid()
 
+    def pool(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pools the softmax coefficients of an image's patches, each patch by its gate.
+
+        A few images at a time, and computed again in the backward pass: tokens x V coefficients are never stored.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(images, tokens, H)`): Projected visual tokens.
+
+        Returns:
+            The pooled distribution over the words `(images, V)` and the mean entropy of the patches' own, in nats,
+            weighted alike, `(images,)`. The softmax is taken whatever the activation; without a gate all patches
+            count alike.
+        """
+        hidden_states = hidden_states.to(self.weight.dtype)
+        images_at_once = max(1, COEFFICIENTS_AT_ONCE // (hidden_states.shape[1] * len(self.weight)))
+        parts = [checkpoint(self._pool, part, use_reentrant=False) for part in hidden_states.split(images_at_once)]
+        return torch.cat([pooled for pooled, _ in parts]), torch.cat([entropy for _, entropy in parts])
+
+    def _pool(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        log_p = F.linear(hidden_states, self.weight, self.bias).float().log_softmax(-1)  # (images, tokens, V)
+        gates = torch.as_tensor(self.get_gate(hidden_states)).to(log_p).expand(*log_p.shape[:2], 1)
+        gates = gates / gates.sum(1, keepdim=True).clamp(min=1e-6)  # (images, tokens, 1)
+        p = log_p.exp()
+        entropy = -(p * log_p).sum(-1, keepdim=True)  # (images, tokens, 1)
+        return (gates * p).sum(1), (gates * entropy).sum((1, 2))  # (images, V), (images,)
+
+    def pick_words(self, hidden_states: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+        """Embeddings of each image's strongest words, the strongest first, `(images, words_per_image, d)`."""
+        pooled, _ = self.pool(hidden_states)  # (images, V)
+        strengths, words = pooled.topk(self.words_per_image)  # (images, words_per_image)
+        # A factor of 1: the words stay what they are, and the caption loss can strengthen those that help it.
+        return embeddings[words] * (strengths / strengths.detach())[..., None].to(embeddings.dtype)
+
     def reassociation_pays(self, num_tokens: int, embedding_size: int) -> bool:
         """Whether `h (W3ᵀE)` takes fewer multiply-adds than `(h W3ᵀ) E` for this many visual tokens.
 
@@ -138,17 +177,21 @@ class LangBridgeVocabularyHead(nn.Module):
         return H * V * d + N * H * d < N * H * V + N * V * d
 
     def forward(self, hidden_states: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
-        """Mixes the word embeddings.
+        """Mixes the word embeddings, or picks them.
 
         Args:
-            hidden_states (`torch.Tensor` of shape `(..., H)`): Projected visual tokens.
+            hidden_states (`torch.Tensor` of shape `(..., H)`): Projected visual tokens; `(images, tokens, H)` where
+                words are picked.
             embeddings (`torch.Tensor` of shape `(V, d)`): The language model's embeddings E of the shared words.
 
         Returns:
-            `torch.Tensor` of shape `(..., d)`: Visual tokens for the language model.
+            `torch.Tensor` of shape `(..., d)`, or `(images, words_per_image, d)`: Visual tokens for the language
+            model.
         """
         hidden_states = hidden_states.to(self.weight.dtype)
         embeddings = embeddings.to(hidden_states)
+        if self.words_per_image is not None:
+            return self.pick_words(hidden_states, embeddings)
         if self.activation != "linear":
             tokens = hidden_states.flatten(0, -2)  # (tokens, H)
             mixture = SoftmaxMixture.apply(tokens, self.weight, self.bias, embeddings)  # (tokens, d)
@@ -441,7 +484,8 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
                 The shared words, in the order that makes a transfer meaningful, or their ids in the language model.
                 Only an adapter made of words needs them; the others do not look at them.
             processor (`LangBridgeProcessor`, *optional*):
-                The processor the model will be used with. Composed from `vision` and `text` when left out.
+                The processor the model will be used with, whose `words_per_image` becomes the model's. Composed from
+                `vision` and `text` when left out.
             adapter_type (`str`, *optional*, defaults to `"langbridge"`):
                 `"langbridge"`, `"mlp"` or `"linear"`, see [`LangBridgeConfig`].
             config_fields:
@@ -483,6 +527,7 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
             vision_config=vision_tower.config,
             text_config=language_model.config,
             adapter_type=adapter_type,
+            words_per_image=processor.words_per_image,
             bridge_vocab_size=len(token_ids),
             image_token_index=processor.image_token_id,
             image_seq_length=processor.num_image_tokens,

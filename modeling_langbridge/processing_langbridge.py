@@ -138,6 +138,47 @@ def read_image(image):
 
 @auto_docstring
 class LangBridgeProcessor(LlavaProcessor):
+    # Loading keeps those settings alone that are named here.
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        patch_size=None,
+        vision_feature_select_strategy=None,
+        chat_template=None,
+        image_token="<image>",
+        num_additional_image_tokens=0,
+        words_per_image=None,
+        **kwargs,
+    ):
+        r"""
+        patch_size (`int`, *optional*):
+            Width of the vision tower's patches, in pixels.
+        vision_feature_select_strategy (`str`, *optional*):
+            As of the model's [`LangBridgeConfig`].
+        image_token (`str`, *optional*, defaults to `"<image>"`):
+            The token that stands where an image does.
+        num_additional_image_tokens (`int`, *optional*, defaults to 0):
+            How many tokens the vision tower gives beside its patches', such as CLS.
+        words_per_image (`int`, *optional*):
+            As of the model's [`LangBridgeConfig`].
+        """
+        self.words_per_image = words_per_image
+        super().__init__(
+            image_processor,
+            tokenizer,
+            patch_size=patch_size,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            chat_template=chat_template,
+            image_token=image_token,
+            num_additional_image_tokens=num_additional_image_tokens,
+        )
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
+        if self.words_per_image is not None:
+            return self.image_token * self.words_per_image
+        return super().replace_image_token(image_inputs, image_idx, **kwargs)
+
     def prepare_inputs_layout(self, images=None, **kwargs):
         return super().prepare_inputs_layout(images=None if images is None else read_image(images), **kwargs)
 
@@ -161,6 +202,7 @@ class LangBridgeProcessor(LlavaProcessor):
         text: str | PreTrainedModel,
         image_processor: BaseImageProcessor | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        words_per_image: int | None = None,
     ) -> "LangBridgeProcessor":
         r"""Composes the processor of a vision tower and a language model.
 
@@ -172,6 +214,7 @@ class LangBridgeProcessor(LlavaProcessor):
             text (`str` or `PreTrainedModel`): Hub id, folder or loaded model of the language model.
             image_processor (`BaseImageProcessor`, *optional*): Taken from where `vision` came from when left out.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Taken from where `text` came from when left out.
+            words_per_image (`int`, *optional*): As of the model's [`LangBridgeConfig`].
         """
         vision_config = vision.config if isinstance(vision, PreTrainedModel) else AutoConfig.from_pretrained(vision)
         vision_config = find_vision_config(vision_config)
@@ -193,6 +236,7 @@ class LangBridgeProcessor(LlavaProcessor):
         return cls(
             image_processor,
             tokenizer,
+            words_per_image=words_per_image,
             patch_size=patch_size,
             # The first of the additional tokens, CLS, is dropped; registers stay.
             vision_feature_select_strategy="default" if num_tokens > num_patches else "full",

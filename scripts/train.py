@@ -61,22 +61,34 @@ class ModelArguments:
         default="langbridge",
         metadata={
             "help": "The adapter of a new model: langbridge or, to compare with, mlp (LLaVA's) or linear (VLAP's), "
-            "for which vocabulary, vocab_size, projector_hidden_size and coefficient_activation say nothing."
+            "for which projector_hidden_size and coefficient_activation say nothing, nor vocabulary and vocab_size "
+            "but for assignment prediction."
         },
     )
     vocabulary: str | None = field(
         default=None,
         metadata={
-            "help": "File of a shared vocabulary (create_vocab_subset.py makes one); default: Qwen 2's and Llama 3's."
+            "help": "File of a shared vocabulary (create_vocab_subset.py makes one); default: Qwen 2's and Llama 3's. "
+            "Its words are a new adapter's, or assignment prediction's where the adapter is not made of words."
         },
     )
     vocab_size: int | None = field(
         default=None,
-        metadata={"help": "How many of its words the coefficients run over (V); default: a file's all, else 19200."},
+        metadata={
+            "help": "How many of its words the coefficients or the assignments run over (V); default: a file's all, "
+            "else 19200."
+        },
     )
     projector_hidden_size: int = field(default=5120, metadata={"help": "Width of the projector (H)."})
     coefficient_activation: str = field(
         default="linear", metadata={"help": "linear (the paper's raw coefficients), softmax or gated_softmax."}
+    )
+    words_per_image: int | None = field(
+        default=None,
+        metadata={
+            "help": "Hand a new model's language model this many words of an image, the strongest, not a visual token "
+            "for every patch; needs softmax or gated_softmax."
+        },
     )
     dtype: str = field(
         default="auto", metadata={"help": "What a model is loaded in: auto (as saved), bfloat16, float16, float32."}
@@ -157,7 +169,9 @@ def compose(arguments: ModelArguments):
     """A new LangBridge of a vision tower and a language model, with a fresh adapter or one trained elsewhere."""
     if arguments.vision_tower is None or arguments.language_model is None:
         raise ValueError("Say what to train: --model, or --vision_tower and --language_model.")
-    processor = LangBridgeProcessor.from_vision_text_pretrained(arguments.vision_tower, arguments.language_model)
+    processor = LangBridgeProcessor.from_vision_text_pretrained(
+        arguments.vision_tower, arguments.language_model, words_per_image=arguments.words_per_image
+    )
     language_model = AutoModelForCausalLM.from_pretrained(arguments.language_model, dtype=arguments.dtype)
     parts = arguments.vision_tower, language_model
     if arguments.adapter is not None:
@@ -207,6 +221,9 @@ def main(arguments: list[str] | None = None) -> None:
     needs_folder = model_arguments.load_in_4bit or "lora" in config.modes().values()
     with config.main_process_first(desc="composing the model"):
         model, processor = load_model(model_arguments, output / "base", needs_folder)
+    vocabulary = None
+    if config.assignment_prediction_weight and model.config.adapter_type != "langbridge":
+        vocabulary = SharedVocabulary.load(model_arguments.vocabulary, model_arguments.vocab_size)
     callbacks = []
     if data_arguments.watch_photos:
         callbacks.append(
@@ -218,6 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
         processing_class=processor,
         train_dataset=dataset,
         eval_dataset=eval_dataset,
+        vocabulary=vocabulary,
         callbacks=callbacks,
     )
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)

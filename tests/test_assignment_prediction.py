@@ -12,12 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trainer import assignment_prediction
 from trainer.assignment_prediction import (
     assignment_prediction_loss,
     published_targets,
@@ -65,6 +67,31 @@ def test_the_transport_is_that_of_pot(wide, epsilon):
     torch.testing.assert_close(ours.double() * 20, theirs * 20, atol=1e-5, rtol=1e-3)
 
 
+def plain_sinkhorn(scores: torch.Tensor, marginal: torch.Tensor, iterations: int) -> torch.Tensor:
+    """In log space throughout, in float64, at epsilon 0.01."""
+    logits, marginal = scores.double() / 0.01, marginal.double()
+    samples = -math.log(len(logits)) - logits.logsumexp(dim=1, keepdim=True)
+    for _ in range(iterations):
+        words = marginal.log() - (logits + samples).logsumexp(dim=0)
+        samples = -math.log(len(logits)) - (logits + words).logsumexp(dim=1, keepdim=True)
+    return (logits + words + samples).exp()
+
+
+@pytest.mark.parametrize("largest", [1e6, 2.0], ids=["rarely anew", "often anew"])
+@pytest.mark.parametrize(
+    "scores",
+    [cosines(64, 300), torch.eye(40, 100) * 2 - 1, torch.linspace(-1, 1, 60 * 500).view(60, 500).sin()],
+    ids=["cosines", "opposite", "wide"],
+)
+def test_every_round_is_that_of_the_plain_iteration_in_log_space(monkeypatch, scores, largest):
+    monkeypatch.setattr(assignment_prediction, "LARGEST_SCALE", largest)
+    frequencies = zipf(scores.shape[1])
+    for rounds in (1, 2, 11, 12, 150):
+        expected = plain_sinkhorn(scores, frequencies, rounds)
+        found = sinkhorn(scores, 0.01, frequencies, rounds, tolerance=0.0)
+        torch.testing.assert_close(found.double(), expected, atol=1e-5 / len(scores), rtol=2e-3)
+
+
 def test_two_samples_and_two_words_have_a_solution_by_hand():
     # By symmetry each sample weighs its two words as a softmax of scores over epsilon does.
     assignment = sinkhorn(torch.tensor([[0.02, 0.0], [0.0, 0.02]]), 0.01, torch.tensor([0.5, 0.5]))
@@ -93,10 +120,13 @@ def test_a_looser_tolerance_stops_earlier(wide):
     assert torch.equal(sinkhorn(wide, 0.01, zipf(50), tolerance=2.0), sinkhorn(wide, 0.01, zipf(50), iterations=0))
 
 
-def test_the_transport_is_differentiable_also_beside_a_word_without_mass(wide):
+def test_the_transport_is_differentiable_also_beside_a_word_without_mass(monkeypatch, wide):
+    monkeypatch.setattr(assignment_prediction, "LARGEST_SCALE", 1.0)
     marginal = torch.tensor([0.0, 0.5, 0.3, 0.2], dtype=torch.float64)
     scores = wide[:3, :4].double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: sinkhorn(s, 0.5, marginal, iterations=4, tolerance=0.0), scores)
+    for iterations in (4, 12):
+        found = partial(sinkhorn, epsilon=0.5, word_marginal=marginal, iterations=iterations, tolerance=0.0)
+        assert torch.autograd.gradcheck(found, scores)
     assert (sinkhorn(scores, 0.5, marginal)[:, 0] == 0).all()
 
 

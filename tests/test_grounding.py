@@ -108,8 +108,22 @@ def test_more_weight_on_the_entropy_makes_patches_speak_fewer_words(vision, proc
 
 def test_word_precision_is_the_share_of_strongest_words_that_the_caption_uses(vision, processor, captions, tmp_path):
     trainer = make_trainer(vision, processor, load_training_data(str(captions)), tmp_path / "out")
-    # Eight words in all, so that all of them are among the ten strongest: 2, 2, 3 and 2 of 8 are in the captions.
-    assert trainer.evaluate()["eval_word_precision"] == pytest.approx((2 + 2 + 3 + 2) / 32)
+    # Eight surfaces in all, so that all are among the ten strongest: one of eight is a word of each caption.
+    assert trainer.evaluate()["eval_word_precision"] == pytest.approx(1 / 8)
+
+
+def test_rows_of_the_same_image_are_one_with_all_their_captions(vision, processor, captions, tmp_path):
+    with captions.open("a") as file:
+        for caption in ("a ball on the grass", "the grass", "a dog"):
+            file.write("\n" + json.dumps({"image": "red.png", "caption": caption}))
+    trainer = make_trainer(vision, processor, load_training_data(str(captions)), tmp_path / "out")
+    items = trainer.train_dataset
+    assert len(items) == 4 and len(items[0]) == 4
+    batch = trainer.data_collator([items[0], items[1]])
+    assert batch["pixel_values"].shape[0] == 2
+    ball, boat, grass, dog = (VOCABULARY.surfaces.index(f" {word}") for word in ("ball", "boat", "grass", "dog"))
+    assert batch["word_targets"][0, [ball, grass, dog]].tolist() == pytest.approx([2 / 5, 2 / 5, 1 / 5])
+    assert batch["word_targets"][1].nonzero().tolist() == [[boat]]
 
 
 def test_the_script_leaves_an_adapter_that_two_language_models_take_up_untrained(vision, text, captions, tmp_path):

@@ -75,6 +75,20 @@ def test_the_papers_runs_have_the_published_hyperparameters(parse, name):
         assert (model.projector_hidden_size, model.vocab_size, model.coefficient_activation) == (5120, 19200, "linear")
 
 
+def test_vlaps_recipe_is_vlaps(parse):
+    """`papers.md` 2.1: one linear layer learns, weight 0.1, temperatures 0.01, AdamW at 1e-4, batches of 256."""
+    model, data, config = parse(FOLDER / "vlap_qwen2_0.5b.yaml")
+    assert model.adapter_type == "linear"
+    modes = config.modes()
+    assert modes["projector"] == "full" and modes["vision_tower"] == modes["language_model"] == "frozen"
+    assert (config.assignment_prediction_weight, config.assignment_temperature) == (0.1, 0.01)
+    assert config.assignment_targets == "transport" and config.word_assignment_weight == 0
+    # The transport runs over the images of one forward pass: accumulated batches would each have their own.
+    assert (8 * config.per_device_train_batch_size, config.gradient_accumulation_steps) == (256, 1)
+    assert (config.learning_rate, config.lr_scheduler_type, config.warmup_steps) == (1e-4, "cosine", 3 / 32)
+    assert config.optim.startswith("adamw")
+
+
 def test_each_finetuning_goes_on_from_the_pretraining_of_the_same_language_model():
     for name in (name for name in PAPER if name.startswith("finetune")):
         language_model = name.removeprefix("finetune_")

@@ -13,6 +13,9 @@
 # limitations under the License.
 """Small language models: tokenizers of both spellings, the documents, training and saving."""
 
+import random
+from collections import Counter
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
@@ -20,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2
 from trainer.miniature.small_language_model import (
     caption_documents,
     content_words,
+    jumbled_words,
     train_language_model,
     train_tokenizer,
     word_prompt,
@@ -87,16 +91,39 @@ def test_content_words_leave_out_what_shows_nothing():
     assert content_words("A dog, the black DOG, is on a beach.") == ["dog", "black", "beach"]
 
 
+def kind_of(prefix: str, caption: str) -> str:
+    if prefix in ("", caption):
+        return "copy" if prefix else "empty"
+    return "words" if sorted(prefix.split()) == sorted(content_words(caption)) else "jumble"
+
+
+def test_a_jumble_is_mostly_made_of_the_right_words_among_others_that_might_have_been():
+    right, others = ["dog", "beach"], ["cat", "grass"]
+    for seed in range(50):
+        jumble = jumbled_words(right, others, random.Random(seed))
+        assert 6 <= len(jumble) <= 48 and set(jumble) <= {*right, *others}
+        assert sum(word in right for word in jumble) >= len(jumble) // 2
+    assert set(jumbled_words(right, [], random.Random(0))) <= set(right)
+    assert jumbled_words([], others, random.Random(0)) == []
+
+
+def test_the_others_of_a_jumble_come_from_captions_that_share_a_word_with_it():
+    captions = ["A dog on a beach."] * 20 + ["A dog in snow."] * 20 + ["A red bus."] * 20
+    for document in caption_documents(captions, seed=0):
+        prefix, caption = document.split("\n")
+        if caption == "A red bus." and prefix != caption:
+            assert set(prefix.split()) <= {"red", "bus"}
+    prefixes = {document.split("\n")[0] for document in caption_documents(captions, seed=0)}
+    assert any({"beach", "snow"} <= set(prefix.split()) for prefix in prefixes)
+
+
 def test_documents_end_in_their_caption_and_hold_every_kind_of_prefix():
     captions = CAPTIONS * 5
     documents = caption_documents(captions, seed=0)
     prefixes = [document.split("\n") for document in documents]
     assert [caption for _, caption in prefixes] == captions
-    empty = sum(prefix == "" for prefix, _ in prefixes)
-    copies = sum(prefix == caption for prefix, caption in prefixes)
-    words = sum(sorted(prefix.split()) == sorted(content_words(caption)) for prefix, caption in prefixes)
-    assert empty + copies + words == len(captions)
-    assert min(empty, copies) > len(captions) / 8 and words > len(captions) / 4
+    kinds = Counter(kind_of(prefix, caption) for prefix, caption in prefixes)
+    assert kinds.keys() == {"empty", "copy", "words", "jumble"} and min(kinds.values()) > len(captions) / 8
     assert documents == caption_documents(captions, seed=0) != caption_documents(captions, seed=1)
 
 

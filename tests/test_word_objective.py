@@ -55,7 +55,7 @@ def test_the_loss_is_the_caption_loss_and_the_weighted_words(compose, processor,
     (loss,), (assignment,), (entropy,) = (logged(with_words, n) for n in ("loss", "word_assignment", "word_entropy"))
     assert loss == pytest.approx(logged(plain, "loss")[0] + 2 * (assignment + 0.5 * entropy), abs=2e-3)
 
-    model, objective = compose(), with_words.objective
+    model, (objective,) = compose(), with_words.objectives
     rows = [row for row in dataset if row["images"]]
     batch = with_words.data_collator(rows)
     coefficients = model.get_image_coefficients(batch["pixel_values"])  # gated, (images, tokens, V)
@@ -96,6 +96,20 @@ def test_words_are_learnt_beside_captions(compose, processor, dataset, tmp_path)
     trainer.train()
     course = logged(trainer, "word_assignment")
     assert sum(course[-4:]) / 4 < sum(course[:4]) / 4 - 0.3
+
+
+def test_label_smoothing_does_not_stop_the_projector_from_learning_words(compose, processor, dataset, tmp_path):
+    """With it, TRL follows a training step's forward pass by one without gradients."""
+    trainer = make_trainer(compose(), processor, dataset, tmp_path / "out", word_assignment_weight=1.0)
+    model = trainer.model.train()
+    batch = trainer.data_collator(list(dataset))
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+    model(**inputs)
+    with torch.no_grad():
+        model(**inputs)
+    (objective,) = trainer.objectives
+    objective.sums(model, batch[objective.name], trainer.accelerator)["loss"].backward()
+    assert model.model.multi_modal_projector.linear_1.weight.grad.abs().sum() > 0
 
 
 def test_text_alone_and_lora_train_with_words_too(compose, processor, tmp_path):

@@ -28,6 +28,10 @@ from torch import Tensor
 
 # Between 1024 and 2048 float32 still holds a logarithm to 6e-5, and so a probability to 1e-4 of itself.
 LARGEST_LOGIT = 2048.0
+# How far the scales of a transport plan may grow before it is computed anew, lest what they multiply was rounded to 0.
+LARGEST_SCALE = 1e6
+# Looking whether the transport is done makes a GPU wait: once in so many rounds.
+ROUNDS_BETWEEN_LOOKS = 10
 
 
 def word_scores(states: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
@@ -125,18 +129,20 @@ def sinkhorn(
     scores: Tensor, epsilon: float, word_marginal: Tensor, iterations: int = 1000, tolerance: float = 1e-4
 ) -> Tensor:
     """
-    Entropic optimal transport between n samples of equal mass and K words of given mass, in log space: the Q that
-    maximises `(Q * scores).sum() + epsilon * H(Q)`, H(Q) = -Σ Q log Q, where every sample gives 1/n and word k takes
+    Entropic optimal transport between n samples of equal mass and K words of given mass: the Q that maximises
+    `(Q * scores).sum() + epsilon * H(Q)`, H(Q) = -Σ Q log Q, where every sample gives 1/n and word k takes
     `word_marginal[k]`.
 
     The samples' masses are exact after any number of iterations; the words' approach theirs. Three iterations, usual
     since SwAV, leave a good part of the mass misplaced when the words' frequencies are as unequal as a language's; at
-    epsilon 0.01 some hundred meet the default tolerance. Each is two logsumexp over n × K numbers. Differentiable:
-    gradients run through the iterations, each of which is then kept in memory.
+    epsilon 0.01 some hundred meet the default tolerance. The first is in log space, since exp(scores / epsilon) spans
+    more than a float does; the others scale the plan it leaves, which is all representable, by two matrix-vector
+    products each. Differentiable: gradients run through the iterations, of which n + K numbers each are kept.
 
     In several processes the transport runs over the samples given here, the local batch: gathering is the caller's.
 
-    Source: Cuturi 2013, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport".
+    Source: Cuturi 2013, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport"; Schmitzer 2019, "Stabilized
+    Sparse Scaling Algorithms for Entropy Regularized Transport Problems", arXiv 1610.06519 (log space and scales).
 
     Args:
         scores (`torch.Tensor` of shape `(n, K)`):
@@ -148,7 +154,8 @@ def sinkhorn(
         iterations (`int`, *optional*, defaults to 1000):
             The most rounds of fixing the words' masses, then the samples'. What the last one reaches is returned.
         tolerance (`float`, *optional*, defaults to 1e-4):
-            Stops earlier where the words' masses are this near to `word_marginal`, in summed absolute difference.
+            Stops earlier where the words' masses are this near to `word_marginal`, in summed absolute difference; it
+            looks before the first round and after every tenth.
 
     Returns:
         `torch.Tensor` of shape `(n, K)`: Q, summing to 1.
@@ -159,17 +166,26 @@ def sinkhorn(
     """
     logits = _logits(scores, "scores", epsilon, "epsilon")  # (n, K)
     word_marginal = _distribution(word_marginal, "word_marginal", logits)
-    sample_mass = -math.log(len(logits))
-    # log Q = logits + words + samples, with these two to be found.
-    words = torch.zeros_like(word_marginal)  # (K,)
-    samples = sample_mass - torch.logsumexp(logits, dim=1, keepdim=True)  # (n, 1)
-    for _ in range(iterations):
-        reached = torch.logsumexp(logits + samples, dim=0)  # (K,)
-        if ((words + reached).exp() - word_marginal).abs().sum() <= tolerance:
-            break
-        words = word_marginal.log() - reached
-        samples = sample_mass - torch.logsumexp(logits + words, dim=1, keepdim=True)
-    return (logits + words + samples).exp()
+    log_samples = -math.log(len(logits)) - torch.logsumexp(logits, dim=1, keepdim=True)  # (n, 1)
+    plan = (logits + log_samples).exp()  # (n, K)
+    words, samples = torch.ones_like(word_marginal), plan.new_ones(len(plan))  # scales of the plan: (K,), (n,)
+    with torch.autocast(logits.device.type, enabled=False):
+        for done in range(iterations):
+            if done % ROUNDS_BETWEEN_LOOKS == 0:
+                reached = words * (samples @ plan)  # (K,)
+                if (reached - word_marginal).abs().sum() <= tolerance:
+                    break
+                if done == 0 or max(words.max(), samples.max()) > LARGEST_SCALE:
+                    log_samples = log_samples + samples[:, None].log()
+                    log_words = word_marginal.log() - torch.logsumexp(logits + log_samples, dim=0)  # (K,)
+                    log_samples = -math.log(len(logits)) - torch.logsumexp(logits + log_words, dim=1, keepdim=True)
+                    plan = (logits + log_words + log_samples).exp()
+                    words, samples = torch.ones_like(words), torch.ones_like(samples)
+                    continue
+            # A word of mass 0 has no share in the plan either: 0 / 0 is to be 0.
+            words = word_marginal / (samples @ plan).clamp_min(torch.finfo(plan.dtype).tiny)
+            samples = 1 / len(plan) / (plan @ words)
+    return samples[:, None] * plan * words
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@
 # limitations under the License.
 """Samples to a batch: conversations encoded and padded, images opened and processed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .conversations import ConversationEncoder
 from .images import open_image
+from .objective import Objective
 from .samples import naming
-from .word_objective import WordObjective
 
 
 @dataclass
@@ -34,8 +35,8 @@ class ConversationCollator:
     Args:
         encoder ([`~trainer.conversations.ConversationEncoder`]):
             What makes tokens and targets of a conversation.
-        objective ([`~trainer.word_objective.WordObjective`], *optional*):
-            Adds the images' words, `word_targets` `(images, V)`.
+        objectives (`Sequence` of [`~trainer.objective.Objective`], *optional*):
+            What is learnt beside the caption loss; each adds a `dict` of what it needs, under its name.
 
     Returns, when called with a list of rows:
         `dict` with `input_ids`, `attention_mask` and `labels`, `(batch, sequence)`; `pixel_values`
@@ -47,7 +48,7 @@ class ConversationCollator:
     """
 
     encoder: ConversationEncoder
-    objective: WordObjective | None = None
+    objectives: Sequence[Objective] = ()
 
     def __post_init__(self):
         blank = Image.new("RGB", (64, 64))
@@ -71,9 +72,7 @@ class ConversationCollator:
             "pixel_values": self.process_images(images) if images else self.no_images,
             "sample_ids": [sample["id"] for sample in samples],
         }
-        if self.objective is not None:
-            batch["word_targets"] = self.objective.targets(samples)
-        return batch
+        return batch | {objective.name: objective.collate(samples) for objective in self.objectives}
 
     def process_images(self, images: list[Image.Image]) -> torch.Tensor:
         return self.encoder.processor.image_processor(images, return_tensors="pt")["pixel_values"]

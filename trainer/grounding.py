@@ -38,12 +38,11 @@ from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgePr
 from .checkpoints import clear_for_adapter
 from .data import as_rows
 from .images import open_image
-from .samples import naming, read_sample
+from .samples import naming, path_of, read_sample
 from .word_assignment import (
     CaptionWords,
     WordAssignmentArguments,
     caption_of,
-    pool_coefficients,
     weigh_words,
     word_assignment_loss,
     word_targets,
@@ -122,7 +121,7 @@ class GroundingModel(nn.Module):
         """
         bridge = self.langbridge.model
         features = bridge.get_vision_features(pixel_values).pooler_output  # (images, tokens, d_v)
-        pooled, entropy = pool_coefficients(bridge.vocabulary_head, bridge.multi_modal_projector(features))
+        pooled, entropy = bridge.vocabulary_head.pool(bridge.multi_modal_projector(features))
         assignment, entropy = word_assignment_loss(pooled, word_targets), entropy.mean()
         return {
             "loss": assignment + self.entropy_weight * entropy,
@@ -132,19 +131,34 @@ class GroundingModel(nn.Module):
         }
 
 
+class RowsByImage(torch.utils.data.Dataset):
+    """Rows of the same image file as one item: each caption is but a part of what the image shows."""
+
+    def __init__(self, rows: Dataset):
+        images: dict[str | int, list[int]] = {}
+        for position, row in enumerate(rows):
+            images.setdefault(path_of(read_sample(row)["images"][0]) or position, []).append(position)
+        self.rows, self.positions = rows, list(images.values())
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, item: int) -> list[dict[str, Any]]:
+        return [self.rows[position] for position in self.positions[item]]
+
+
 class GroundingCollator:
-    """Rows of one image and a caption, in any form that [`~trainer.samples.read_sample`] knows, to a batch."""
+    """Items of [`RowsByImage`], in any form that [`~trainer.samples.read_sample`] knows, to a batch."""
 
     def __init__(self, processor: ProcessorMixin, words: CaptionWords, weights: torch.Tensor):
         self.processor, self.words, self.weights = processor, words, weights
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, items: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
         images, found = [], []
-        for row in rows:
-            with naming(row):
-                sample = read_sample(row)
-                images.append(open_image(sample["images"][0]))
-                found.append(self.words.find(caption_of(sample)))
+        for rows in items:
+            with naming(rows[0]):
+                images.append(open_image(read_sample(rows[0])["images"][0]))
+            found.append([word for row in rows for word in self.words.find(caption_of(read_sample(row)))])
         return {
             "pixel_values": self.processor.image_processor(images, return_tensors="pt")["pixel_values"],
             "word_targets": word_targets(found, self.weights),
@@ -168,7 +182,8 @@ class GroundingTrainer(Trainer):
         args ([`GroundingConfig`]): of the training.
         processing_class ([`LangBridgeProcessor`]): the model's.
         vocabulary (`SharedVocabulary`): the words of its coefficients.
-        train_dataset, eval_dataset (`Dataset`): rows of one image and a caption.
+        train_dataset, eval_dataset (`Dataset`):
+            Rows of one image and a caption; rows of the same image file count as one with all their captions.
     """
 
     def __init__(
@@ -187,8 +202,8 @@ class GroundingTrainer(Trainer):
             GroundingModel(langbridge, args.entropy_weight),
             args,
             data_collator=GroundingCollator(processing_class, words, weights),
-            train_dataset=train_dataset,
-            eval_dataset=None if eval_dataset is None else with_one_image(eval_dataset),
+            train_dataset=RowsByImage(train_dataset),
+            eval_dataset=None if eval_dataset is None else RowsByImage(with_one_image(eval_dataset)),
             compute_metrics=word_precision,
             **kwargs,
         )

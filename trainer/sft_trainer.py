@@ -29,17 +29,19 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
-from modeling_langbridge import save_adapter
+from modeling_langbridge import SharedVocabulary, save_adapter
 
+from .assignment_objective import AssignmentObjective, AssignmentPredictionArguments
 from .checkpoints import clear_for_adapter, clearing_up, find_last_checkpoint, is_whole
 from .collator import ConversationCollator
 from .conversations import ConversationEncoder
 from .data import as_rows
+from .objective import Objective
 from .parts import PartArguments, describe_parts, keep_trained_in_float32, part_of, plain_name, prepare_parts
 from .sample_lengths import without_too_long
 from .sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
 from .throughput import Throughput
-from .word_assignment import WordAssignmentArguments, has_words
+from .word_assignment import WordAssignmentArguments
 from .word_objective import WordObjective
 from .word_watching import WordWatchingCallback
 
@@ -48,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class LangBridgeSFTConfig(WordAssignmentArguments, PartArguments, SFTConfig):
+class LangBridgeSFTConfig(AssignmentPredictionArguments, WordAssignmentArguments, PartArguments, SFTConfig):
     """TRL's [`~trl.SFTConfig`], what each part of the model does, and the defaults that image-text samples need."""
 
     max_length: int | None = field(
@@ -96,6 +98,8 @@ class LangBridgeSFTTrainer(SFTTrainer):
             The model's processor.
         train_dataset, eval_dataset, kwargs:
             As for [`~trl.SFTTrainer`].
+        vocabulary (`SharedVocabulary`, *optional*):
+            The words of `assignment_prediction_weight` where the adapter has none; one made of words has its own.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class LangBridgeSFTTrainer(SFTTrainer):
         processing_class: ProcessorMixin,
         train_dataset: Dataset | IterableDataset,
         eval_dataset: Dataset | IterableDataset | dict[str, Dataset | IterableDataset] | None = None,
+        vocabulary: SharedVocabulary | None = None,
         **kwargs: Any,
     ):
         encoder = ConversationEncoder(processing_class, args.plain_captions)
@@ -116,15 +121,16 @@ class LangBridgeSFTTrainer(SFTTrainer):
                 eval_dataset = {name: self._read(rows, encoder, args) for name, rows in eval_dataset.items()}
             elif eval_dataset is not None:
                 eval_dataset = self._read(eval_dataset, encoder, args)
-        self.objective = None
+        self.objectives: list[Objective] = []
         if args.word_assignment_weight:
-            self.objective = WordObjective(
-                model, encoder.tokenizer, train_dataset, args.frequency_power, args.entropy_weight
-            )
+            weights = args.word_assignment_weight, args.frequency_power, args.entropy_weight
+            self.objectives.append(WordObjective(*weights, model, encoder.tokenizer, train_dataset))
+        if args.assignment_prediction_weight:
+            self.objectives.append(AssignmentObjective(args, model, encoder.tokenizer, train_dataset, vocabulary))
         super().__init__(
             model,
             args,
-            data_collator=ConversationCollator(encoder, self.objective),
+            data_collator=ConversationCollator(encoder, self.objectives),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -132,10 +138,10 @@ class LangBridgeSFTTrainer(SFTTrainer):
             **kwargs,
         )
         keep_trained_in_float32(self.model)
-        if self.objective is not None:
+        for objective in self.objectives:
             if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():
-                raise ValueError("`word_assignment_weight` cannot be had with sharded weights yet: use DDP or ZeRO-2.")
-            self.objective.attach(self.model)
+                raise ValueError(f"`{objective.name}_weight` cannot be had with sharded weights: use DDP or ZeRO-2.")
+            objective.attach(self.model)
         self.throughput = Throughput()
         self.add_callback(self.throughput)
         self.group_parts: list[str] = []
@@ -196,35 +202,39 @@ class LangBridgeSFTTrainer(SFTTrainer):
                 # torch hands over the error of a worker process as the text of its traceback.
                 _, found, message = str(error).rpartition("SampleError: ")
                 raise ValueError(message.strip()) if found else error from None
-        if self.objective is not None:
-            self.objective.count(batches, self.accelerator)
+        for objective in self.objectives:
+            objective.begin_step(batches, self.accelerator)
         return batches, num_items
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], **kwargs: Any):
         """TRL's loss; one that is no number stops the run and names the step and the samples."""
         sample_ids = inputs.pop("sample_ids")
-        word_targets = inputs.pop("word_targets", None)
+        batches = {objective.name: inputs.pop(objective.name) for objective in self.objectives}
         if self.model.training:
             self.throughput.count(inputs)
             self.step_samples += sample_ids
         result = super().compute_loss(model, inputs, **kwargs)
         loss, *outputs = result if isinstance(result, tuple) else (result,)
-        if word_targets is not None:
-            loss = loss + self.args.word_assignment_weight * self._word_loss(word_targets)
         self._stop_unless_finite("loss", loss, sample_ids)
+        if batches:
+            loss = loss + self._objectives_loss(batches)
+            self._stop_unless_finite("loss", loss, sample_ids)
         return (loss, *outputs) if outputs else loss
 
-    def _word_loss(self, targets: torch.Tensor) -> torch.Tensor:
-        """Word assignment of the batch just seen, so scaled that a step's is the mean over all its images."""
-        training = self.model.training
-        num_images = self.objective.num_images if training else int(has_words(targets).sum())
-        terms = self.objective.loss(targets, num_images)
-        # The parts of a step, in accumulated batches and in processes, add up to it; TRL logs the mean of its entries.
-        parts = self.current_gradient_accumulation_steps if training else 1 / self.accelerator.num_processes
-        for name in ("word_assignment", "word_entropy"):
-            value = self.accelerator.gather(terms[name]).sum().item() * parts
-            self._metrics["train" if training else "eval"][name].append(value)
-        return terms["loss"] * (self.accelerator.num_processes if training else 1)  # DDP takes processes' mean
+    def _objectives_loss(self, batches: dict[str, dict[str, torch.Tensor]]) -> torch.Tensor:
+        """What the batch just seen is to learn beside its captions; logged, too."""
+        model, mode = self._bare_model(), "train" if self.model.training else "eval"
+        total = 0
+        for objective in self.objectives:
+            if mode == "eval":  # each of whose batches is a step of its own
+                objective.begin_step([batches], self.accelerator)
+            loss, logged = objective.share(model, batches[objective.name], self.accelerator)
+            total = total + loss
+            for name, value in logged.items():
+                # TRL logs the mean of its entries, but a step's accumulated batches add up to it.
+                parts = self.current_gradient_accumulation_steps if mode == "train" else 1
+                self._metrics[mode][name].append(value * parts)
+        return total
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: float | None = None) -> float:
         """Called before the optimizer steps: gradients that are no numbers would spoil the weights."""
@@ -285,8 +295,7 @@ class LangBridgeSFTTrainer(SFTTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        model = self.accelerator.unwrap_model(self.model)
-        model = model.get_base_model() if is_peft_model(model) else model
+        model = self._bare_model()
         adapter = self._adapter_weights(state_dict)  # before saving empties a gathered `state_dict`
         if state_dict is not None:
             # Gathered, the output layer no longer shares its memory with the embeddings that it is tied to.
@@ -302,6 +311,11 @@ class LangBridgeSFTTrainer(SFTTrainer):
             save_adapter(model, self.processing_class.tokenizer, folder / "adapter", state_dict=adapter)
         except ValueError as error:
             logger.warning("The adapter alone was not saved: %s", error)
+
+    def _bare_model(self) -> PreTrainedModel:
+        """The LangBridge itself, in which LoRA stays active, without what launchers and PEFT have put around it."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if is_peft_model(model) else model
 
     def _adapter_weights(self, state_dict: dict | None) -> dict[str, torch.Tensor]:
         """The projector's and the vocabulary head's weights, by their names in the model."""

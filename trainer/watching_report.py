@@ -91,7 +91,7 @@ def draw_photos(record: dict, views, words: list[list[str]]) -> Figure:
     for axis in axes[len(views) :]:
         axis.remove()
     for axis, photo, view, text, patches in zip(axes, record["photos"], views, texts, words, strict=False):
-        side = math.isqrt(len(patches))
+        side = max(1, math.isqrt(len(patches)))
         axis.imshow(view, extent=(0, side, side, 0), aspect=shape, interpolation="bilinear")
         axis.set(xticks=[], yticks=[])
         axis.set_title(

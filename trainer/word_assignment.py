@@ -24,17 +24,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers.utils import logging
 
 from modeling_langbridge import SharedVocabulary
-from modeling_langbridge.modeling_langbridge import LangBridgeVocabularyHead
 
+from .content_words import STOP_WORDS
 from .samples import read_sample, text_of
-
-
-TOKENS_AT_ONCE = 2**25  # coefficients held at a time, 128 MB of them in float32
 
 
 @dataclass
@@ -46,7 +41,7 @@ class WordAssignmentArguments:
         metadata={"help": "In word assignment, weight of the patches' entropy: the more, the fewer words a patch."},
     )
     frequency_power: float = field(
-        default=0.25,
+        default=0.0,
         metadata={"help": "In word assignment, how much less frequent words count: 0 alike, 1 by inverse use."},
     )
 
@@ -55,7 +50,8 @@ class CaptionWords:
     """
     Finds the shared words that a caption uses.
 
-    A word is a surface of letters with a space before it, such as " dog"; pieces of words and punctuation are none.
+    A word is a surface of letters with a space before it, such as " dog"; pieces of words and punctuation are none,
+    nor are words that say nothing about what a picture shows, such as " the", whose patches nobody could read.
     Captions are compared in lower case, so that the first word of a sentence counts as well.
 
     Args:
@@ -67,7 +63,7 @@ class CaptionWords:
         self.positions = {
             surface[1:]: position
             for position, surface in enumerate(vocabulary.surfaces)
-            if re.fullmatch(r" [^\W\d_]+", surface) and surface.islower()
+            if re.fullmatch(r" [^\W\d_]+", surface) and surface.islower() and surface[1:] not in STOP_WORDS
         }
 
     def find(self, caption: str) -> list[int]:
@@ -88,13 +84,13 @@ def caption_of(sample: dict[str, Any]) -> str:
     return " ".join(text_of(message) for message in sample["messages"] if message["role"] == "assistant")
 
 
-def word_weights(counts: torch.Tensor, power: float = 0.25) -> torch.Tensor:
+def word_weights(counts: torch.Tensor, power: float = 0.0) -> torch.Tensor:
     """
     Weights that let frequent words count less: the inverse of how many captions use a word, to a power.
 
     Args:
         counts (`torch.Tensor` of shape `(V,)`): what [`CaptionWords.count`] gives.
-        power (`float`, *optional*, defaults to 0.25): 0 lets every word count alike, 1 every use of any word.
+        power (`float`, *optional*, defaults to 0.0): 0 lets every word count alike, 1 every use of any word.
 
     Returns:
         `torch.Tensor` of shape `(V,)`, 0 for words that are never used.
@@ -121,7 +117,8 @@ def word_targets(found: list[list[int]], weights: torch.Tensor) -> torch.Tensor:
     What an image's pooled coefficients are to be: its caption's words by their weights.
 
     Args:
-        found (`list[list[int]]`): for each image, its caption's words as [`CaptionWords.find`] gives them.
+        found (`list[list[int]]`):
+            For each image, its caption's words as [`CaptionWords.find`] gives them, or those of several captions.
         weights (`torch.Tensor` of shape `(V,)`): from [`word_weights`].
 
     Returns:
@@ -129,39 +126,8 @@ def word_targets(found: list[list[int]], weights: torch.Tensor) -> torch.Tensor:
     """
     targets = weights.new_zeros(len(found), len(weights))  # (images, V)
     for row, positions in zip(targets, found, strict=True):
-        row[positions] = weights[positions]
+        row.index_add_(0, torch.tensor(positions, dtype=torch.long), weights[positions])
     return targets / targets.sum(-1, keepdim=True).clamp(min=torch.finfo(targets.dtype).tiny)
-
-
-def pool_coefficients(
-    head: LangBridgeVocabularyHead, hidden_states: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Pools the softmax coefficients of an image's patches, each patch by its gate.
-
-    A few images at a time, and computed again in the backward pass: tokens x V coefficients are never stored.
-
-    Args:
-        head (`LangBridgeVocabularyHead`): its softmax is taken whatever its activation; without a gate all patches
-            count alike.
-        hidden_states (`torch.Tensor` of shape `(images, tokens, H)`): projected visual tokens.
-
-    Returns:
-        The pooled distribution over the words `(images, V)` and the mean entropy of the patches' own, in nats,
-        weighted alike, `(images,)`.
-    """
-
-    def pool(hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        log_p = F.linear(hidden_states, head.weight, head.bias).float().log_softmax(-1)  # (images, tokens, V)
-        gates = torch.as_tensor(head.get_gate(hidden_states)).to(log_p).expand(*log_p.shape[:2], 1)
-        gates = gates / gates.sum(1, keepdim=True).clamp(min=1e-6)  # (images, tokens, 1)
-        p = log_p.exp()
-        entropy = -(p * log_p).sum(-1, keepdim=True)  # (images, tokens, 1)
-        return (gates * p).sum(1), (gates * entropy).sum((1, 2))  # (images, V), (images,)
-
-    images_at_once = max(1, TOKENS_AT_ONCE // (hidden_states.shape[1] * len(head.weight)))
-    pooled = [checkpoint(pool, part, use_reentrant=False) for part in hidden_states.split(images_at_once)]
-    return torch.cat([p for p, _ in pooled]), torch.cat([entropy for _, entropy in pooled])
 
 
 def has_words(targets: torch.Tensor) -> torch.Tensor:
@@ -174,7 +140,7 @@ def word_assignment_loss(pooled: torch.Tensor, targets: torch.Tensor, num_images
     Cross-entropy between captions' words and pooled coefficients, in nats, mean over images whose caption has a word.
 
     Args:
-        pooled (`torch.Tensor` of shape `(images, V)`): from [`pool_coefficients`].
+        pooled (`torch.Tensor` of shape `(images, V)`): from the vocabulary head's `pool`.
         targets (`torch.Tensor` of shape `(images, V)`): from [`word_targets`].
         num_images (`int`, *optional*): how many images to take the mean over, where these are a part of a step's;
             those among them whose caption has a word when left out.

@@ -151,7 +151,7 @@ class WordWatchingCallback(TrainerCallback):
             self.write({"step": state.global_step, **self.latest, "photos": photos}, words)
 
     def measure(self, model) -> tuple[list[dict], list[list[str]]]:
-        """Returns each photo's record, and the closest word of each of its visual tokens."""
+        """Returns each photo's record, and the closest word of each of its patches where visual tokens are patches."""
         bare = model.get_base_model() if isinstance(model, PeftModel) else model  # LoRA stays active inside
         inputs = self.inputs.to(model.device, dtype=bare.model.vision_tower.dtype)
         # The same inputs everywhere: all processes generate equally many tokens. Trainers switch the cache off.
@@ -166,7 +166,8 @@ class WordWatchingCallback(TrainerCallback):
         photos, words = [], []
         for name, caption, visual_tokens in zip(self.names, captions, images, strict=True):
             cosine, nearest = word_closeness(visual_tokens, embeddings)
-            words.append([readable(tokenizer.decode([token_id])) for token_id in token_ids[nearest].tolist()])
+            closest = [readable(tokenizer.decode([token_id])) for token_id in token_ids[nearest].tolist()]
+            words.append(closest if bare.config.words_per_image is None else [])
             length = visual_tokens.float().norm(dim=-1).mean() / embeddings.float().norm(dim=-1).mean()
             photos.append(
                 {
@@ -174,7 +175,7 @@ class WordWatchingCallback(TrainerCallback):
                     "caption": " ".join(caption.split()),
                     "word_closeness": cosine.mean().item(),
                     "visual_token_length": length.item(),
-                    "words": dict(Counter(words[-1]).most_common(5)),
+                    "words": dict(Counter(closest).most_common(5)),
                 }
             )
         return photos, words

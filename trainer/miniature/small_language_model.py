@@ -36,6 +36,7 @@ from transformers import (
     set_seed,
 )
 
+from ..content_words import content_words
 from ..muon import build_muon
 from ..whole_folder import whole_folder
 
@@ -47,12 +48,6 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ message['content'] + (eos_token if message['role'] == 'assistant' else '\\n') }}"
     "{% endfor %}"
-)
-
-# Words that say nothing about what a picture shows.
-STOP_WORDS = frozenset(
-    "a an the and or of in on at to for from with by near into over up down out off through as is are be being been "
-    "was were has have his her its their it he she they them that this there who which while some".split()
 )
 
 
@@ -114,12 +109,6 @@ def train_tokenizer(
     )
 
 
-def content_words(caption: str) -> list[str]:
-    """The words of a caption that say what is to be seen: lower case, each once, in the caption's order."""
-    words = "".join(letter if letter.isalnum() else " " for letter in caption.lower()).split()
-    return [word for word in dict.fromkeys(words) if word not in STOP_WORDS]
-
-
 def word_prompt(words: Sequence[str]) -> str:
     """Words as one line of text, each with its space before it, so that the first is spelt as the others are."""
     return "".join(f" {word}" for word in words)
@@ -129,8 +118,9 @@ def caption_documents(captions: Sequence[str], *, seed: int) -> list[str]:
     """
     Makes documents `prefix, newline, caption` that teach a language model to read what stands before the caption.
 
-    Half of the prefixes are the caption's content words in random order, a quarter the caption itself, a quarter
-    empty. Visual tokens will stand where the prefix stands; the empty prefix is the blind model's prompt.
+    A quarter of the prefixes each are the caption's content words in random order, a jumble of words (see
+    [`jumbled_words`]), the caption itself, and nothing. Visual tokens will stand where the prefix stands; the empty
+    prefix is the blind model's prompt.
 
     Args:
         captions (`Sequence[str]`):
@@ -139,13 +129,40 @@ def caption_documents(captions: Sequence[str], *, seed: int) -> list[str]:
             Decides which caption gets which prefix, and the order of the words.
     """
     generator = random.Random(seed)
+    captions_words = [content_words(caption) for caption in captions]
+    captions_with: dict[str, list[int]] = {}
+    for position, words in enumerate(captions_words):
+        for word in words:
+            captions_with.setdefault(word, []).append(position)
     documents = []
-    for caption in captions:
-        words = content_words(caption)
+    for caption, words in zip(captions, captions_words, strict=True):
         generator.shuffle(words)
-        prefix = generator.choice([word_prompt(words), word_prompt(words), caption, ""])
+        related = generator.choices(captions_with[words[0]], k=2) if words else []
+        others = [word for position in related for word in captions_words[position] if word not in words]
+        jumble = word_prompt(jumbled_words(words, others, generator))
+        prefix = generator.choice([word_prompt(words), jumble, caption, ""])
         documents.append(f"{prefix}\n{caption}")
     return documents
+
+
+def jumbled_words(words: Sequence[str], others: Sequence[str], generator: random.Random) -> list[str]:
+    """
+    Six to forty-eight words as the patches of a photo might be read: most of them right, some over and over, among
+    others that might have been.
+
+    Args:
+        words (`Sequence[str]`): the right ones; without any there is no jumble.
+        others (`Sequence[str]`): what up to half of the jumble is made of.
+        generator (`random.Random`): draws it.
+    """
+    if not words:
+        return []
+    count = generator.randint(6, 48)
+    wrong = round(generator.uniform(0, 0.5) * count) if others else 0
+    jumble = generator.choices(words, [generator.expovariate(1) for _ in words], k=count - wrong)
+    jumble += generator.choices(others, k=wrong) if wrong else []
+    generator.shuffle(jumble)
+    return jumble
 
 
 def train_language_model(

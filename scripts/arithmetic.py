@@ -1,0 +1,158 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Adds and subtracts photos and words, and reads the sum: its nearest words, its caption, the nearest photos."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from trainer.photo_words import find_words, gives_distributions, mean_tokens, open_model, pool_photos
+from trainer.retrieval import cosines
+from trainer.samples import CAPTION_QUESTION, is_image_file
+from trainer.semantic_arithmetic import caption_tokens, read_tokens, read_words
+from trainer.whole_file import whole_file
+from trainer.word_watching import readable
+
+
+EPILOG = """examples:
+  python scripts/arithmetic.py --model my-langbridge --plus brown_dog.jpg --minus-text brown --plus-text black
+  python scripts/arithmetic.py --model my-langbridge --plus swimmer.jpg dog.jpg --minus child.jpg --photos album
+
+On tokens, the visual tokens are added, patch by patch, and the language model captions the sum. On words, it is the
+photos' pooled coefficients, and the caption is made of the strongest words alone. docs/reading_words.md says more.
+"""
+NUM_WORDS, NUM_GAINED, NUM_PHOTOS = 10, 5, 5
+Terms = list[tuple[int, str]]  # 1 or -1, and a photo's path or a text
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    several = {"nargs": "+", "action": "extend", "default": []}
+    parser.add_argument("--model", required=True, help="a LangBridge checkpoint, by folder or Hub id")
+    parser.add_argument("--plus", **several, required=True, metavar="PHOTO", help="photos to add, at least one")
+    parser.add_argument("--minus", **several, metavar="PHOTO", help="photos to subtract")
+    parser.add_argument("--plus-text", "--plus_text", **several, metavar="TEXT", help="words to add")
+    parser.add_argument("--minus-text", "--minus_text", **several, metavar="TEXT", help="words to subtract")
+    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="where to look for the nearest photos")
+    parser.add_argument(
+        "--on",
+        choices=("tokens", "words"),
+        default="tokens",
+        help="what is added: visual tokens (default), or words, for coefficients that are distributions",
+    )
+    parser.add_argument(
+        "--question", default=CAPTION_QUESTION, help=f"what the caption answers (default: {CAPTION_QUESTION!r})"
+    )
+    parser.add_argument(
+        "--vocabulary",
+        help="for adapters without words: file of a shared vocabulary (default: Qwen 2's and Llama 3's)",
+    )
+    parser.add_argument("--vocab_size", type=int, help="how many of its words (default: a file's all, else 19200)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write what is printed to this json file")
+    arguments = parser.parse_args()
+    if arguments.photos is not None and not list_photos(arguments.photos):
+        raise ValueError(f"--photos {arguments.photos} must be a folder with images (.jpg, .jpeg, .png, .webp).")
+    if arguments.output is not None and arguments.output.exists():
+        raise ValueError(f"--output {arguments.output} exists: remove it or name another one.")
+    if arguments.output is not None and not arguments.output.parent.is_dir():
+        raise ValueError(f"--output {arguments.output} cannot be written: there is no such folder.")
+    return arguments
+
+
+def list_photos(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.glob("*") if path.is_file() and is_image_file(path.name))
+
+
+def write_out(photos: Terms, texts: Terms) -> str:
+    terms = [(sign, Path(path).name) for sign, path in photos] + [(sign, f'"{text}"') for sign, text in texts]
+    return " ".join(f"{'+' if sign > 0 else '-'} {name}" for sign, name in terms).removeprefix("+ ")
+
+
+def calculate(arguments: argparse.Namespace) -> list[dict]:
+    """What is seen in the first photo and, where there is more, in the sum."""
+    model, processor = open_model(arguments.model)
+    vocabulary, embeddings = find_words(model, processor.tokenizer, arguments.vocabulary, arguments.vocab_size)
+    if arguments.on == "words" and not gives_distributions(model.config):
+        raise ValueError(
+            "--on words needs coefficients that are distributions, softmax or gated_softmax, which this adapter does "
+            "not have: use --on tokens."
+        )
+    if arguments.on == "tokens":
+        read = partial(read_tokens, model, processor, embeddings)
+    else:
+        read = partial(read_words, model, processor, vocabulary)
+    photos = [(1, path) for path in arguments.plus] + [(-1, path) for path in arguments.minus]
+    texts = [(1, text) for text in arguments.plus_text] + [(-1, text) for text in arguments.minus_text]
+    sums = [(photos[:1], []), (photos, texts)] if len(photos) + len(texts) > 1 else [(photos, texts)]
+    found = [read(*terms) for terms in sums]  # sums x ((V,), (d,) or (V,), (tokens, d))
+    readings = [
+        {
+            "sum": write_out(*terms),
+            "caption": caption_tokens(model, processor, tokens, arguments.question),
+            "words": largest(strengths, vocabulary.surfaces, NUM_WORDS),
+            "gained": largest(strengths - found[0][0], vocabulary.surfaces, NUM_GAINED),
+            "photos": {},
+        }
+        for terms, (strengths, _, tokens) in zip(sums, found, strict=True)
+    ]
+    if arguments.photos is not None:
+        album = list_photos(arguments.photos)
+        if arguments.on == "tokens":
+            places = mean_tokens(model, processor.image_processor, album)  # (photos, d)
+        else:
+            places = pool_photos(model.model, processor.image_processor, album).sqrt()  # (photos, V)
+        closeness = cosines(torch.stack([position for _, position, _ in found]), places)  # (sums, photos)
+        for reading, row in zip(readings, closeness, strict=True):
+            reading["photos"] = largest(row, [Path(path).name for path in album], NUM_PHOTOS)
+    return readings
+
+
+def largest(values: Tensor, names: Sequence[str], number: int) -> dict[str, float]:
+    """The few largest of the values above 0, by name."""
+    indices = values.topk(min(number, len(values))).indices.tolist()
+    return {names[i]: values[i].item() for i in indices if values[i] > 0}
+
+
+def format_reading(reading: dict) -> str:
+    lines = [reading["sum"], f"  caption  {reading['caption'] or '(an empty one)'}"]
+    lines.append("  words    " + "  ".join(f"{readable(word)} {x:.3f}" for word, x in reading["words"].items()))
+    if reading["gained"]:
+        lines.append("  gained   " + "  ".join(f"{readable(word)} {x:+.3f}" for word, x in reading["gained"].items()))
+    lines += [f"  photos   {closeness:.3f}  {name}" for name, closeness in reading["photos"].items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    readings = calculate(arguments)
+    print("\n\n".join(map(format_reading, readings)))
+    if arguments.output is not None:
+        with whole_file(arguments.output) as unfinished:
+            unfinished.write_text(json.dumps(readings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError, SafetensorError) as error:
+        sys.exit(f"arithmetic.py: {error}")
