@@ -23,6 +23,8 @@ from pathlib import Path
 import pytest
 
 from modeling_langbridge import LangBridgeForConditionalGeneration
+from trainer.miniature.photo_adapters import take_up, train_langbridge, train_mlp
+from trainer.miniature.photo_world import PhotoWorld, Sizes
 from trainer.miniature.stages import claim_output_dir, run_stages
 
 
@@ -50,8 +52,8 @@ def small_data(data, tmp_path_factory):
     return folder
 
 
-def tiny_run(reproduce, small_data, output_dir, tokenizers=None):
-    sizes = reproduce.Sizes(
+def tiny_world(small_data, output_dir, tokenizers=None):
+    sizes = Sizes(
         vocab_sizes=(500, 450),
         hidden_sizes=(32, 64),
         num_hidden_layers=1,
@@ -63,8 +65,12 @@ def tiny_run(reproduce, small_data, output_dir, tokenizers=None):
         test_photos=6,
         adapter_steps=2,
         adapter_batch_size=4,
+        grounding_steps=2,
+        grounding_batch_size=4,
+        tuning_steps=2,
+        words_per_image=3,
     )
-    return reproduce.Run(small_data, output_dir, sizes, tokenizers, seed=0)
+    return PhotoWorld(small_data, output_dir, sizes, tokenizers, seed=0, adapter_seeds=(0,))
 
 
 @needs_java
@@ -72,37 +78,45 @@ def tiny_run(reproduce, small_data, output_dir, tokenizers=None):
     "tokenizers", [None, pytest.param(("qwen2", "llama3"), marks=pytest.mark.slow)], ids=["own", "real"]
 )
 def test_all_stages_lead_to_a_table_and_a_second_run_repeats_none(reproduce, small_data, tmp_path, tokenizers):
-    run = tiny_run(reproduce, small_data, tmp_path / "output", tokenizers)
-    reproduce.reproduce(run)
+    world = tiny_world(small_data, tmp_path / "output", tokenizers)
+    reproduce.reproduce(world)
 
-    results = json.loads((run.output_dir / "results.json").read_text())
-    assert {"blind_a", "mlp", "langbridge"} <= results["scores"].keys()
-    table = (run.output_dir / "results.md").read_text()
-    assert "LangBridge" in table and f"{results['scores']['langbridge']['CIDEr']:.3f}" in table
-    captions = json.loads((run.output_dir / "captions" / "captions.json").read_text())
-    assert all(captions[row].keys() == captions["blind_a"].keys() for row in captions)
-    assert len(captions["langbridge"]) == 6 and len(set(captions["blind_a"].values())) == 1
-    assert (run.output_dir / "captions.png").stat().st_size > 10_000
+    results = json.loads((world.output_dir / "results.json").read_text())
+    scores = results["scores"]["0"]
+    assert scores.keys() == {f"{row}_{name}" for row in reproduce.ROWS for name in "ab"}
+    table = (world.output_dir / "results.md").read_text()
+    first = next(line for line in table.splitlines() if "trained with A" in line)
+    assert [f"{scores[f'langbridge_{name}']['CIDEr']:.3f}" for name in "ab"] == first.split(" | ")[1:3]
+    captions = json.loads((world.output_dir / "captions_0" / "captions.json").read_text())
+    bare = json.loads((world.output_dir / "captions" / "captions.json").read_text())
+    assert all(captions[row].keys() == bare["blind_a"].keys() for row in captions)
+    assert len(captions["langbridge_a"]) == 6 and len(set(bare["blind_a"].values())) == 1
+    assert (world.output_dir / "captions.png").stat().st_size > 10_000
 
-    model = LangBridgeForConditionalGeneration.from_pretrained(run.output_dir / "langbridge")
+    model, processor = take_up(world, "tuned_0", "b", 3)
     assert model.config.vision_config.model_type == "mobilenet_v2" and model.config.bridge_vocab_size == 100
+    assert model.config.words_per_image == processor.num_image_tokens == 3
 
-    marks = {name: (run.output_dir / name).stat().st_mtime_ns for name in reproduce.STAGES}
-    shutil.rmtree(run.output_dir / "captions")
-    reproduce.reproduce(run)
-    again = {name: (run.output_dir / name).stat().st_mtime_ns for name in reproduce.STAGES}
+    stages = [name for group in reproduce.stages_of(world) for name in group]
+    marks = {name: (world.output_dir / name).stat().st_mtime_ns for name in stages}
+    shutil.rmtree(world.output_dir / "captions")
+    reproduce.reproduce(world)
+    again = {name: (world.output_dir / name).stat().st_mtime_ns for name in stages}
     assert {name for name in marks if marks[name] != again[name]} == {"captions"}
-    assert json.loads((run.output_dir / "captions" / "captions.json").read_text()) == captions
+    assert json.loads((world.output_dir / "captions" / "captions.json").read_text()) == bare
 
 
-def test_only_the_adapters_differ_between_the_two_models(reproduce, small_data, tmp_path):
-    run = tiny_run(reproduce, small_data, tmp_path)
-    for name in ("tokenizers", "language_model_a", "features", "langbridge", "mlp"):
+def test_only_the_adapters_differ_between_the_models(reproduce, small_data, tmp_path):
+    world = tiny_world(small_data, tmp_path)
+    for name, stage in (stage for group in reproduce.stages_of(world)[:3] for stage in group.items()):
         (tmp_path / name).mkdir()
-        reproduce.STAGES[name](run, tmp_path / name)
-    model = LangBridgeForConditionalGeneration.from_pretrained(tmp_path / "langbridge")
-    baseline = reproduce.LlavaForConditionalGeneration.from_pretrained(tmp_path / "mlp")
-    ours, theirs = model.state_dict(), baseline.state_dict()
+        stage(tmp_path / name)
+    for name in ("mlp_a_0", "langbridge_0"):
+        (tmp_path / name).mkdir()
+    train_mlp(world, "a", 0, tmp_path / "mlp_a_0")
+    train_langbridge(world, 0, tmp_path / "langbridge_0")
+    ours = take_up(world, "langbridge_0", "a")[0].state_dict()
+    theirs = LangBridgeForConditionalGeneration.from_pretrained(tmp_path / "mlp_a_0").state_dict()
     differing = {name for name in ours if name not in theirs or not ours[name].equal(theirs[name])}
     assert all(".multi_modal_projector." in name or ".vocabulary_head." in name for name in differing)
     assert differing

@@ -36,9 +36,11 @@ def train_adapter(
     max_steps: int,
     batch_size: int,
     seed: int,
+    word_assignment_weight: float = 0.0,
+    muon: bool = True,
 ) -> None:
     """
-    Trains what of a model is not frozen, with Muon, and writes to `log.json` the course of the loss and, as
+    Trains what of a model is not frozen and writes to `log.json` the course of the loss and, as
     `test_loss`, the loss per token on `eval_dataset` in nats.
 
     Args:
@@ -53,6 +55,8 @@ def train_adapter(
         max_steps (`int`): optimiser steps.
         batch_size (`int`): samples per step.
         seed (`int`): of the order of the samples.
+        word_assignment_weight (`float`, *optional*, defaults to 0.0): see [`LangBridgeSFTConfig`].
+        muon (`bool`, *optional*, defaults to `True`): whether Muon trains the matrices, or AdamW everything.
     """
     arguments = LangBridgeSFTConfig(
         output_dir=str(output_dir),
@@ -69,6 +73,7 @@ def train_adapter(
         report_to="none",
         logging_steps=20,
         seed=seed,
+        word_assignment_weight=word_assignment_weight,
     )
     trainer = trainer_class(
         model=model,
@@ -77,8 +82,9 @@ def train_adapter(
         eval_dataset=eval_dataset,
         processing_class=processor,
     )
-    # Given now, when the model is on its device and frozen but for the adapter.
-    trainer.optimizer = build_muon(model, learning_rate)
+    if muon:
+        # Given now, when the model is on its device and frozen but for the adapter.
+        trainer.optimizer = build_muon(model, learning_rate)
     trainer.train()
     log = {"test_loss": trainer.evaluate()["eval_loss"], "steps": trainer.state.log_history}
     (output_dir / "log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
