@@ -17,6 +17,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from tiny_parts import SENTENCES, ask, make_image
+from tiny_training import load_script
 
 from modeling_langbridge import (
     LangBridgeConfig,
@@ -27,6 +28,8 @@ from modeling_langbridge import (
     modeling_langbridge,
     save_adapter,
 )
+from trainer.watching_report import draw_photos
+from trainer.word_watching import WordWatchingCallback
 
 
 @pytest.fixture
@@ -155,6 +158,31 @@ def test_a_saved_adapter_can_be_read_either_way(picking, vision, text, tmp_path)
             each.get_image_features(pixel_values).pooler_output[0] for each in (model, by_words, by_patches)
         )
     assert found.equal(expected) and len(patches) > 5
+
+
+def test_watching_names_the_words_but_writes_none_on_patches(picking, tmp_path):
+    model, processor = picking
+    callback = WordWatchingCallback(processor, [make_image("red")], 1, tmp_path, max_new_tokens=2)
+    photos, words = callback.measure(model)
+    assert words == [[]] and len(photos[0]["words"]) == 5
+    assert photos[0]["word_closeness"] == pytest.approx(1)  # a visual token is a word
+    draw_photos({"step": 0, "photos": photos, "word_closeness": 1.0}, callback.views, words)
+
+
+@pytest.mark.parametrize("adapter", [None, "adapter"])
+def test_the_training_script_hands_words_over(picking, vision, text, tmp_path, adapter):
+    model, processor = picking
+    options = {"words_per_image": 4}
+    if adapter is None:
+        SharedVocabulary.build([processor.tokenizer], SENTENCES, 60).save(tmp_path / "words.json")
+        options |= {"vocabulary": str(tmp_path / "words.json"), "coefficient_activation": "softmax"}
+    else:
+        save_adapter(model, processor.tokenizer, tmp_path / adapter)
+        options["adapter"] = str(tmp_path / adapter)
+    train = load_script("train")
+    arguments = train.ModelArguments(vision_tower=vision, language_model=text, projector_hidden_size=40, **options)
+    composed, its_processor = train.compose(arguments)
+    assert composed.config.words_per_image == its_processor.num_image_tokens == 4
 
 
 @pytest.mark.parametrize(
