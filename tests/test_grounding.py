@@ -20,12 +20,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset, Features, Image, Value
 from safetensors.torch import load_file
 from tiny_parts import make_image, save_language_model
 
 from modeling_langbridge import SharedVocabulary, from_adapter
 from trainer import load_training_data
-from trainer.grounding import GroundingConfig, GroundingTrainer, compose_for_grounding
+from trainer.data import as_rows
+from trainer.grounding import GroundingConfig, GroundingTrainer, RowsByImage, compose_for_grounding
 
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +126,15 @@ def test_rows_of_the_same_image_are_one_with_all_their_captions(vision, processo
     ball, boat, grass, dog = (VOCABULARY.surfaces.index(f" {word}") for word in ("ball", "boat", "grass", "dog"))
     assert batch["word_targets"][0, [ball, grass, dog]].tolist() == pytest.approx([2 / 5, 2 / 5, 1 / 5])
     assert batch["word_targets"][1].nonzero().tolist() == [[boat]]
+
+
+def test_images_that_lie_in_the_dataset_are_not_taken_for_one_by_their_name(captions):
+    content = [(captions.parent / f"{colour}.png").read_bytes() for colour in ("red", "blue")]
+    rows = {"image": [{"bytes": each, "path": "image.png"} for each in content], "caption": ["a ball", "a boat"]}
+    assert len(RowsByImage(as_rows(Dataset.from_dict(rows)))) == 2
+    files = {"image": [str(captions.parent / "red.png")] * 2, "caption": ["a ball", "a boat"]}
+    decoding = Dataset.from_dict(files, features=Features({"image": Image(), "caption": Value("string")}))
+    assert len(RowsByImage(as_rows(decoding))) == 1
 
 
 def test_the_script_leaves_an_adapter_that_two_language_models_take_up_untrained(vision, text, captions, tmp_path):

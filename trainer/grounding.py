@@ -32,6 +32,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.utils import logging
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary, save_adapter
 
@@ -135,10 +136,13 @@ class RowsByImage(torch.utils.data.Dataset):
     """Rows of the same image file as one item: each caption is but a part of what the image shows."""
 
     def __init__(self, rows: Dataset):
-        images: dict[str | int, list[int]] = {}
-        for position, row in enumerate(rows):
-            images.setdefault(path_of(read_sample(row)["images"][0]) or position, []).append(position)
-        self.rows, self.positions = rows, list(images.values())
+        items: dict[str | int, list[int]] = {}
+        for position, row in enumerate(logging.tqdm(rows, desc="finding images", unit=" rows", delay=2)):
+            image = read_sample(row)["images"][0]
+            # Images kept in the dataset itself may all have the same name.
+            is_file = isinstance(image, str | Path) or (isinstance(image, dict) and not image.get("bytes"))
+            items.setdefault(path_of(image) if is_file else position, []).append(position)
+        self.rows, self.positions = rows, list(items.values())
 
     def __len__(self) -> int:
         return len(self.positions)
