@@ -314,11 +314,12 @@ class LangBridgePreTrainedModel(LlavaPreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, LangBridgeVocabularyHead):
-            # Visual tokens start at about the length of a word's embedding, however many words there are.
-            init.normal_(module.weight, std=self.config.text_config.initializer_range / len(module.weight) ** 0.5)
+            std = self.config.text_config.initializer_range
+            # Visual tokens start about as long as a word's embedding, however many words raw coefficients add up.
+            init.normal_(module.weight, std=std / len(module.weight) ** 0.5 if module.activation == "linear" else std)
             init.zeros_(module.bias)
             if module.gate_weight is not None:
-                init.normal_(module.gate_weight, std=self.config.text_config.initializer_range)
+                init.normal_(module.gate_weight, std=std)
                 init.zeros_(module.gate_bias)
             init.copy_(module.token_ids, torch.arange(len(module.token_ids)))
 

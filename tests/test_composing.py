@@ -95,6 +95,24 @@ def test_at_the_papers_sizes_a_fresh_visual_token_is_about_as_long_as_a_word(mod
     assert 1 / 3 < visual.norm(dim=-1).mean() / words.norm(dim=-1).mean() < 3
 
 
+def test_fresh_distributions_do_not_become_uniform_with_the_number_of_words(model):
+    # Learning starts from differences between words: logits of any V are to spread alike.
+    spreads = []
+    for V in (100, 10_000):
+        config = LangBridgeConfig(
+            vision_config=CLIPVisionConfig(),
+            text_config=Qwen2Config(),
+            projector_hidden_size=64,
+            bridge_vocab_size=V,
+            coefficient_activation="gated_softmax",
+        )
+        head = LangBridgeVocabularyHead(config)
+        model._init_weights(head)
+        with torch.no_grad():
+            spreads.append(head.get_coefficients(torch.randn(8, 64)).log().std(-1).mean())
+    torch.testing.assert_close(*spreads, rtol=0.2, atol=0)
+
+
 def test_the_model_never_writes_an_image_placeholder(model, processor):
     with torch.no_grad():
         model.get_output_embeddings().bias = torch.nn.Parameter(torch.zeros(512))
