@@ -13,7 +13,6 @@
 # limitations under the License.
 """Semantic arithmetic: photos and words are added and subtracted, and the sum's words, photos and caption follow."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_parts import SENTENCES, ask, make_image
+from tiny_training import load_script
 from tokenizers.processors import TemplateProcessing
 from torch.nn import functional as F
 
@@ -80,9 +80,7 @@ def checkpoint(gated, processor, tmp_path) -> Path:
 @pytest.fixture
 def script(monkeypatch):
     """The script's main, in this process, with a command line."""
-    spec = importlib.util.spec_from_file_location("arithmetic", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("arithmetic")
 
     def run(*arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", ["arithmetic.py", *map(str, arguments)])

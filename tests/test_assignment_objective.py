@@ -23,11 +23,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from largest_tensor import LargestTensor
 from PIL import Image
 from tiny_parts import SENTENCES, save_language_model
 from tiny_training import OPTIONS, write_samples
 from tokenizers.processors import TemplateProcessing
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForImageTextToText
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
@@ -325,22 +325,13 @@ def test_streams_are_refused(make, tmp_path):
 
 
 def test_no_number_per_token_and_word_is_ever_stored(make, dataset):
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            output = func(*args, **(kwargs or {}))
-            if isinstance(output, torch.Tensor):
-                self.numel = max(self.numel, output.numel())
-            return output
-
     trainer = make()
     (objective,) = trainer.objectives
     rows = [row for row in dataset if row["images"]]
     batch = objective.collate(rows)
     projector = trainer.model.model.multi_modal_projector
     features = torch.randn(len(batch["places"]), 100, 24)
-    with Largest() as largest:
+    with LargestTensor() as largest:
         projector(features)
         objective.sums(trainer.model, batch, Accelerator(cpu=True))["loss"].backward()
     assert largest.numel <= max(features.numel(), len(features) * 100 * 32)  # tokens x d, under tokens x 60 words

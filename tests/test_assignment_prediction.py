@@ -17,7 +17,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
+from largest_tensor import LargestTensor
 
 from trainer import assignment_prediction
 from trainer.assignment_prediction import (
@@ -223,17 +223,8 @@ def test_a_word_whose_embedding_is_zero_scores_zero():
 
 
 def test_no_number_per_token_and_word_is_ever_stored():
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            output = func(*args, **(kwargs or {}))
-            if isinstance(output, torch.Tensor):
-                self.numel = max(self.numel, output.numel())
-            return output
-
     states, embeddings = torch.randn(3, 100, 4, requires_grad=True), torch.randn(500, 4)
-    with Largest() as largest:
+    with LargestTensor() as largest:
         scores = word_scores(states, torch.ones(3, 100), embeddings)
         targets = transport_targets(scores, zipf(500))
         assignment_prediction_loss(scores, scores, targets, targets).backward()

@@ -13,7 +13,6 @@
 # limitations under the License.
 """The reproduction on real photos, at tiny sizes: every stage, resuming, the results, and what is refused."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_training import load_script
 
 from modeling_langbridge import LangBridgeForConditionalGeneration
 from trainer.miniature.photo_adapters import take_up, train_langbridge, train_mlp
@@ -34,11 +34,7 @@ needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="scoring ca
 
 @pytest.fixture(scope="module")
 def reproduce():
-    spec = importlib.util.spec_from_file_location("reproduce", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["reproduce"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("reproduce")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@
 # limitations under the License.
 """Retrieval: photos and captions find one another through words, ties do not flatter, and the script says it all."""
 
-import importlib.util
 import itertools
 import json
 import math
@@ -27,6 +26,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from tiny_parts import SENTENCES, make_image, save_vision_tower
+from tiny_training import load_script
 from torch.nn import functional as F
 
 from modeling_langbridge import (
@@ -93,9 +93,7 @@ def grounded(vision, text, tmp_path_factory) -> Path:
 @pytest.fixture
 def script(monkeypatch):
     """The script's main, in this process, with a command line."""
-    spec = importlib.util.spec_from_file_location("retrieve", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("retrieve")
 
     def run(*arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", ["retrieve.py", *map(str, arguments)])
