@@ -406,9 +406,15 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
             return F.linear(self.multi_modal_projector.activate(image_features), folded.weight, folded.bias)
         if self.vocabulary_head is None:
             return self.multi_modal_projector(image_features)  # (images, tokens, d)
-        # By default no gradient flows into the language model's embeddings through the words.
-        embeddings = self.get_input_embeddings()(self.vocabulary_head.token_ids).detach()  # (V, d)
-        return self.vocabulary_head(self.multi_modal_projector(image_features), embeddings)
+        return self.vocabulary_head(self.multi_modal_projector(image_features), self.get_word_embeddings())
+
+    def get_word_embeddings(self) -> torch.Tensor:
+        """Returns the language model's embeddings E of the shared words, `(V, d)`, through which no gradient flows.
+
+        Raises `ValueError` where the adapter is not made of words.
+        """
+        self.config.require_words("`get_word_embeddings`")
+        return self.get_input_embeddings()(self.vocabulary_head.token_ids).detach()  # (V, d)
 
     def can_fold(self) -> bool:
         """Whether the adapter may run folded: of linear coefficients, in inference, and made of plain modules and
