@@ -15,10 +15,11 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
 
-from .adapter import from_adapter, load_adapter, save_adapter
+from .adapter import load_adapter, save_adapter
 from .configuration_langbridge import LangBridgeConfig
 from .modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeModel
 from .processing_langbridge import LangBridgeProcessor
+from .transfer import from_adapter, transfer
 from .vocabulary import SharedVocabulary
 
 
@@ -41,4 +42,5 @@ __all__ = [
     "from_adapter",
     "load_adapter",
     "save_adapter",
+    "transfer",
 ]

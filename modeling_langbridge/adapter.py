@@ -22,20 +22,21 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .configuration_langbridge import LangBridgeConfig
 from .modeling_langbridge import (
     LangBridgeForConditionalGeneration,
     LangBridgeMultiModalProjector,
     LangBridgeVocabularyHead,
+    find_token_ids,
 )
-from .processing_langbridge import LangBridgeProcessor
 from .vocabulary import SharedVocabulary
 
 
 WEIGHTS = "adapter.safetensors"
 WORDS = "vocabulary.json"
+OF_THE_LANGUAGE_MODEL = (".token_ids", ".remainder_weight")
 CONFIGURATION = "adapter.json"  # PEFT takes a file named adapter_config.json for its own
 
 
@@ -72,11 +73,7 @@ def save_adapter(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder: remove it or name another one.")
-    tensors = take_tensors(model.state_dict() if state_dict is None else state_dict)
-    if wrong := differences(take_shapes(tensors), expected_shapes(model.config)):
-        raise ValueError(
-            f"The adapter cannot be saved as it is ({wrong}): give the model's whole, plain weights as `state_dict`."
-        )
+    tensors = take_adapter(model, state_dict)
     vocabulary = SharedVocabulary.from_token_ids(tokenizer, model.model.vocabulary_head.token_ids.tolist())
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -134,64 +131,46 @@ def load_adapter(
             f"{path} does not hold what the model asks for ({wrong}): the file must be what `save_adapter` wrote, and "
             "the model's adapter neither quantised nor wrapped."
         )
-    token_ids = find_words(vocabulary, tokenizer, folder / WORDS)
-    num_words = model.config.text_config.vocab_size
-    if max(token_ids) >= num_words:
+    head, num_words = model.model.vocabulary_head, model.config.text_config.vocab_size
+    split_words = model.config.split_words if model.config.pieces_per_word > 1 else None
+    token_ids = find_words(vocabulary, tokenizer, folder / WORDS, split_words)
+    if token_ids.max() >= num_words:
         raise ValueError(
-            f"The tokenizer {tokenizer.name_or_path!r} keeps words of the adapter under ids up to {max(token_ids)}, "
+            f"The tokenizer {tokenizer.name_or_path!r} keeps words of the adapter under ids up to {token_ids.max()}, "
             f"but the model has {num_words} embeddings: it belongs to another language model."
         )
+    if token_ids.shape != head.token_ids.shape:
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path!r} cuts the adapter's words into other numbers of pieces than the "
+            "model was made for: make another model by `from_adapter`."
+        )
 
+    put_in(model, tensors, token_ids)
+
+
+def put_in(
+    model: LangBridgeForConditionalGeneration, tensors: dict[str, torch.Tensor], token_ids: torch.Tensor
+) -> None:
+    """Copies an adapter's tensors into a model, outside of autograd, and says where its words are."""
+    head = model.model.vocabulary_head
+    places = take_tensors(model.state_dict())  # shares the parameters' memory
     for name, tensor in tensors.items():
-        adapter[name].copy_(tensor)  # a state dict shares the parameters' memory, outside of autograd
-    model.model.vocabulary_head.token_ids.copy_(torch.tensor(token_ids))
+        places[name].copy_(tensor)
+    head.token_ids.copy_(token_ids)
+    if head.remainder_weight is not None:
+        head.remainder_weight.detach().zero_()  # it stood beside the adapter that was there before
 
 
-def from_adapter(
-    folder: str | os.PathLike,
-    vision: str | PreTrainedModel,
-    text: str | PreTrainedModel,
-    processor: LangBridgeProcessor | None = None,
-) -> LangBridgeForConditionalGeneration:
-    """
-    Joins a vision tower, a saved adapter and a language model, which may be another than the adapter was trained with.
-
-    Args:
-        folder (`str` or `os.PathLike`):
-            What [`save_adapter`] wrote.
-        vision (`str` or `PreTrainedModel`):
-            Hub id, folder or loaded model of the vision tower that the adapter was trained with.
-        text (`str` or `PreTrainedModel`):
-            Hub id, folder or loaded model of any language model whose tokenizer has all words of the adapter.
-        processor (`LangBridgeProcessor`, *optional*):
-            The processor the model will be used with. Composed from `vision` and `text` when left out.
-
-    Returns:
-        `LangBridgeForConditionalGeneration` in eval mode, in the language model's dtype and on its device.
-
-    Raises:
-        `FileNotFoundError`, `ValueError`: as [`load_adapter`], whose model this composes first.
-
-    Source: Liao et al., "LangBridge", arXiv 2503.19404 (an adapter reused with another language model).
-    """
-    folder = Path(folder)
-    configuration, vocabulary = read_configuration(folder)
-    processor = processor or LangBridgeProcessor.from_vision_text_pretrained(vision, text)
-    # Asked before a large language model is loaded in vain.
-    token_ids = find_words(vocabulary, processor.tokenizer, folder / WORDS)
-    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
-        vision,
-        text,
-        token_ids,
-        processor=processor,
-        projector_hidden_size=configuration["projector_hidden_size"],
-        coefficient_activation=configuration["coefficient_activation"],
-        projector_hidden_act=configuration["projector_hidden_act"],
-        multimodal_projector_bias=configuration["multimodal_projector_bias"],
-        vision_feature_layer=configuration["vision_feature_layer"],
-    )
-    load_adapter(model, processor.tokenizer, folder)
-    return model
+def take_adapter(
+    model: LangBridgeForConditionalGeneration, state_dict: dict[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """The adapter's tensors, of the shapes that the model's configuration asks for, see [`save_adapter`]."""
+    tensors = take_tensors(model.state_dict() if state_dict is None else state_dict)
+    if wrong := differences(take_shapes(tensors), expected_shapes(model.config)):
+        raise ValueError(
+            f"The adapter cannot be saved as it is ({wrong}): give the model's whole, plain weights as `state_dict`."
+        )
+    return tensors
 
 
 def describe(config: LangBridgeConfig) -> dict:
@@ -231,26 +210,30 @@ def read_configuration(folder: Path) -> tuple[dict, SharedVocabulary]:
     return configuration, vocabulary
 
 
-def find_words(vocabulary: SharedVocabulary, tokenizer: PreTrainedTokenizerBase, path: Path) -> list[int]:
-    """Where the tokenizer keeps the words that lie in `path`: `(V,)` ids."""
+def find_words(
+    vocabulary: SharedVocabulary, tokenizer: PreTrainedTokenizerBase, path: Path, split_words: str | None
+) -> torch.Tensor:
+    """Where the tokenizer keeps the words that lie in `path`, `(V,)` or `(V, pieces)`."""
     try:
-        return vocabulary.token_ids(tokenizer)
-    except ValueError:
+        return find_token_ids(vocabulary, tokenizer, split_words)
+    except ValueError as error:
+        if split_words is not None:
+            raise ValueError(f"{path}: {error}.") from None
         known = set(SharedVocabulary.build([tokenizer], []).surfaces)
         lacking = [surface for surface in vocabulary.surfaces if surface not in known]
         raise ValueError(
             f"The tokenizer {tokenizer.name_or_path!r} lacks {len(lacking)} of the {len(vocabulary)} words in {path} "
-            f"as single tokens, such as {lacking[:5]}: a transfer that leaves words out is not done here."
+            f"as single tokens, such as {lacking[:5]}: say what becomes of these, `split_words` leave_out or mean."
         ) from None
 
 
 def take_tensors(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The adapter's tensors out of a whole model's, but for the token ids, which belong to the language model."""
+    """The adapter's tensors out of a whole model's, but for what belongs to its language model."""
     parts = ("model.multi_modal_projector.", "model.vocabulary_head.")
     return {
         name.removeprefix("model."): tensor
         for name, tensor in state_dict.items()
-        if name.startswith(parts) and not name.endswith(".token_ids")
+        if name.startswith(parts) and not name.endswith(OF_THE_LANGUAGE_MODEL)
     }
 
 
@@ -265,7 +248,8 @@ def expected_shapes(config: LangBridgeConfig) -> dict[str, list[int]]:
             "multi_modal_projector": LangBridgeMultiModalProjector(config),
             "vocabulary_head": LangBridgeVocabularyHead(config),
         }
-    return take_shapes(dict(torch.nn.ModuleDict(parts).named_parameters()))
+    shapes = take_shapes(dict(torch.nn.ModuleDict(parts).named_parameters()))
+    return {name: shape for name, shape in shapes.items() if not name.endswith(OF_THE_LANGUAGE_MODEL)}
 
 
 def differences(adapter: dict, model: dict) -> str:

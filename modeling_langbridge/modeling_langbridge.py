@@ -24,6 +24,8 @@ Where the coefficients are distributions, `words_per_image` hands an image over 
 To compare with, the projector alone may be the adapter: `adapter_type` `"mlp"` is stock LLaVA, `"linear"` is VLAP's.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -37,6 +39,7 @@ from transformers import (
     LlavaModel,
     LlavaPreTrainedModel,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers import initialization as init
 from transformers.activations import ACT2FN
@@ -56,6 +59,12 @@ COEFFICIENTS_AT_ONCE = 2**25  # 128 MB of them in float32
 def word_blocks(weight: torch.Tensor) -> list[slice]:
     """Cuts the V rows of a tensor into blocks small enough that tokens x block fits the memory at hand."""
     return [slice(start, start + 2048) for start in range(0, len(weight), 2048)]
+
+
+def first_token_ids(num_words: int, pieces: int = 1) -> torch.Tensor:
+    """What `token_ids` holds before anyone says which the words are: the first tokens, each a word."""
+    token_ids = torch.arange(num_words)  # (V,)
+    return token_ids if pieces == 1 else F.pad(token_ids[:, None], (0, pieces - 1), value=-1)  # (V, pieces)
 
 
 class SoftmaxMixture(torch.autograd.Function):
@@ -102,38 +111,83 @@ class SoftmaxMixture(torch.autograd.Function):
         return grad_hidden, grad_weight, grad_bias, None
 
 
+class PooledCoefficients(NamedTuple):
+    """The softmax coefficients of images' patches, each image's pooled, each patch weighed by its gate."""
+
+    distribution: torch.Tensor  # (images, V), sums to 1
+    entropy: torch.Tensor  # (images,), mean of the patches' own, in nats
+    log_totals: torch.Tensor  # (images, tokens), what a patch's logits must be lessened by to be log-probabilities
+
+
 class LangBridgeVocabularyHead(nn.Module):
     """Coefficients over the shared words, and the combination of word embeddings that they stand for.
 
     Holds its own weight, not an `nn.Linear`, so that neither a quantiser nor LoRA's "all-linear" takes it by accident.
+
+    `token_ids` says where the language model keeps the words, `(V,)`; or, where its tokenizer cuts some of them into
+    pieces, which these are, `(V, pieces)`, with -1 behind a word's last.
     """
 
     def __init__(self, config: LangBridgeConfig):
         super().__init__()
+        V, H = config.bridge_vocab_size, config.projector_hidden_size
         self.activation = config.coefficient_activation
         self.words_per_image = config.words_per_image
-        self.weight = nn.Parameter(torch.empty(config.bridge_vocab_size, config.projector_hidden_size))  # (V, H)
-        self.bias = nn.Parameter(torch.empty(config.bridge_vocab_size))  # (V,)
+        self.leaves_out_split_words = config.split_words == "leave_out"
+        self.weight = nn.Parameter(torch.empty(V, H))
+        self.bias = nn.Parameter(torch.empty(V))
         gated = self.activation == "gated_softmax"
-        self.gate_weight = nn.Parameter(torch.empty(1, config.projector_hidden_size)) if gated else None  # (1, H)
-        self.gate_bias = nn.Parameter(torch.empty(1)) if gated else None  # (1,)
-        self.token_ids = nn.Buffer(torch.arange(config.bridge_vocab_size))  # (V,)
+        self.gate_weight = nn.Parameter(torch.empty(1, H)) if gated else None
+        self.gate_bias = nn.Parameter(torch.empty(1)) if gated else None
+        d = config.text_config.hidden_size
+        self.remainder_weight = nn.Parameter(torch.empty(d, H)) if config.linear_remainder else None
+        self.token_ids = nn.Buffer(first_token_ids(V, config.pieces_per_word))
+
+    def find_left_out(self) -> torch.Tensor | None:
+        """Which words the language model is to do without, `(V,)`; `None` where it has them all."""
+        if self.token_ids.dim() == 1 or not self.leaves_out_split_words:
+            return None
+        return self.token_ids[:, 1] >= 0
+
+    def embed_words(self, embedding: nn.Module, words: slice = slice(None)) -> torch.Tensor:
+        """The language model's embeddings of the words `(words, d)`: for one cut into pieces, their mean, or zeros
+        where it is left out."""
+        token_ids = self.token_ids[words]
+        if token_ids.dim() == 1:
+            return embedding(token_ids)  # (words, d)
+        present = token_ids >= 0  # (words, pieces)
+        total = sum(
+            embedding(ids.clamp(min=0)) * there[:, None]
+            for ids, there in zip(token_ids.unbind(1), present.unbind(1), strict=True)
+        )  # (words, d)
+        left_out = self.find_left_out()
+        if left_out is not None:
+            total = total.masked_fill(left_out[words, None].to(total.device), 0)
+        return total / present.sum(1, keepdim=True).to(total.device)
+
+    def get_softmax_bias(self) -> torch.Tensor:
+        """The bias `(V,)`, under which words that are left out have a probability of nothing."""
+        left_out = self.find_left_out()
+        # Not minus infinity, since a block of words may hold no other.
+        return self.bias if left_out is None else self.bias.masked_fill(left_out, torch.finfo(self.bias.dtype).min / 2)
 
     def get_coefficients(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Returns the coefficients `(..., V)` of projected visual tokens `hidden_states` `(..., H)`."""
         hidden_states = hidden_states.to(self.weight.dtype)
+        if self.activation != "linear":
+            logits = F.linear(hidden_states, self.weight, self.get_softmax_bias())  # (..., V)
+            return logits.softmax(-1) * self.get_gate(hidden_states)
         coefficients = F.linear(hidden_states, self.weight, self.bias)  # (..., V)
-        if self.activation == "linear":
-            return coefficients
-        return coefficients.softmax(-1) * self.get_gate(hidden_states)
+        left_out = self.find_left_out()
+        return coefficients if left_out is None else coefficients.masked_fill(left_out, 0)
 
-    def get_gate(self, hidden_states: torch.Tensor) -> torch.Tensor | float:
+    def get_gate(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """How much each visual token has to say, `(..., 1)` between 0 and 1; 1 where there is no gate."""
         if self.gate_weight is None:
-            return 1.0
+            return hidden_states.new_ones(*hidden_states.shape[:-1], 1)
         return F.linear(hidden_states.to(self.weight.dtype), self.gate_weight, self.gate_bias).sigmoid()
 
-    def pool(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def pool(self, hidden_states: torch.Tensor) -> PooledCoefficients:
         """Pools the softmax coefficients of an image's patches, each patch by its gate.
 
         A few images at a time, and computed again in the backward pass: tokens x V coefficients are never stored.
@@ -142,29 +196,40 @@ class LangBridgeVocabularyHead(nn.Module):
             hidden_states (`torch.Tensor` of shape `(images, tokens, H)`): Projected visual tokens.
 
         Returns:
-            The pooled distribution over the words `(images, V)` and the mean entropy of the patches' own, in nats,
-            weighted alike, `(images,)`. The softmax is taken whatever the activation; without a gate all patches
-            count alike.
+            [`PooledCoefficients`]. The softmax is taken whatever the activation; without a gate all patches count
+            alike.
         """
         hidden_states = hidden_states.to(self.weight.dtype)
         images_at_once = max(1, COEFFICIENTS_AT_ONCE // (hidden_states.shape[1] * len(self.weight)))
         parts = [checkpoint(self._pool, part, use_reentrant=False) for part in hidden_states.split(images_at_once)]
-        return torch.cat([pooled for pooled, _ in parts]), torch.cat([entropy for _, entropy in parts])
+        return PooledCoefficients(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
-    def _pool(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        log_p = F.linear(hidden_states, self.weight, self.bias).float().log_softmax(-1)  # (images, tokens, V)
-        gates = torch.as_tensor(self.get_gate(hidden_states)).to(log_p).expand(*log_p.shape[:2], 1)
+    def _pool(self, hidden_states: torch.Tensor) -> PooledCoefficients:
+        logits = F.linear(hidden_states, self.weight, self.get_softmax_bias()).float()  # (images, tokens, V)
+        log_totals = logits.logsumexp(-1, keepdim=True)  # (images, tokens, 1)
+        log_p = logits - log_totals
+        gates = self.get_gate(hidden_states).float()
         gates = gates / gates.sum(1, keepdim=True).clamp(min=1e-6)  # (images, tokens, 1)
         p = log_p.exp()
         entropy = -(p * log_p).sum(-1, keepdim=True)  # (images, tokens, 1)
-        return (gates * p).sum(1), (gates * entropy).sum((1, 2))  # (images, V), (images,)
+        return PooledCoefficients((gates * p).sum(1), (gates * entropy).sum((1, 2)), log_totals.squeeze(-1))
 
     def pick_words(self, hidden_states: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
         """Embeddings of each image's strongest words, the strongest first, `(images, words_per_image, d)`."""
-        pooled, _ = self.pool(hidden_states)  # (images, V)
-        strengths, words = pooled.topk(self.words_per_image)  # (images, words_per_image)
+        pooled = self.pool(hidden_states)
+        strengths, words = pooled.distribution.topk(self.words_per_image)  # (images, words_per_image)
         # A factor of 1: the words stay what they are, and the caption loss can strengthen those that help it.
-        return embeddings[words] * (strengths / strengths.detach())[..., None].to(embeddings.dtype)
+        picked = embeddings[words] * (strengths / strengths.detach())[..., None].to(embeddings.dtype)
+        if self.remainder_weight is None:
+            return picked
+        return picked + F.linear(self.look_again(hidden_states, words, pooled.log_totals), self.remainder_weight)
+
+    def look_again(self, hidden_states: torch.Tensor, words: torch.Tensor, log_totals: torch.Tensor) -> torch.Tensor:
+        """For each picked word `(images, words)` the mean of the patches that say it, as far as they do,
+        `(images, words, H)`."""
+        logits = torch.einsum("ith,iwh->iwt", hidden_states, self.weight[words]).float()  # (images, words, tokens)
+        said = logits - log_totals[:, None] + self.get_gate(hidden_states).float().log().mT
+        return said.softmax(-1).to(hidden_states.dtype) @ hidden_states
 
     def reassociation_pays(self, num_tokens: int, embedding_size: int) -> bool:
         """Whether `h (W3ᵀE)` takes fewer multiply-adds than `(h W3ᵀ) E` for this many visual tokens.
@@ -194,8 +259,11 @@ class LangBridgeVocabularyHead(nn.Module):
             return self.pick_words(hidden_states, embeddings)
         if self.activation != "linear":
             tokens = hidden_states.flatten(0, -2)  # (tokens, H)
-            mixture = SoftmaxMixture.apply(tokens, self.weight, self.bias, embeddings)  # (tokens, d)
-            return mixture.unflatten(0, hidden_states.shape[:-1]) * self.get_gate(hidden_states)  # (..., d)
+            mixture = SoftmaxMixture.apply(tokens, self.weight, self.get_softmax_bias(), embeddings)  # (tokens, d)
+            mixture = mixture.unflatten(0, hidden_states.shape[:-1]) * self.get_gate(hidden_states)  # (..., d)
+            if self.remainder_weight is None:
+                return mixture
+            return mixture + F.linear(hidden_states, self.remainder_weight)
         if self.reassociation_pays(hidden_states.shape[:-1].numel(), embeddings.shape[1]):
             return F.linear(hidden_states, embeddings.T @ self.weight, self.bias @ embeddings)  # (..., d)
         return F.linear(hidden_states, self.weight, self.bias) @ embeddings  # (..., d)
@@ -228,9 +296,9 @@ class FoldedAdapter:
         tensors = [head.token_ids, embedding.weight, head.weight, linear.weight, head.bias]
         tensors += [] if linear.bias is None else [linear.bias]
         identities = [(id(t), t._version, t.data_ptr(), t.device, t.dtype, t.shape) for t in tensors]
-        samples = [t.detach().clone() for t in tensors if t.dim() == 1]
+        samples = [t.detach().clone() for t in tensors if t.dim() == 1 or t is head.token_ids]
         for tensor, rows in (
-            (embedding.weight, head.token_ids),
+            (embedding.weight, head.token_ids.flatten().clamp(min=0)),
             (head.weight, torch.arange(len(head.weight))),
             (linear.weight, torch.arange(len(linear.weight))),
         ):
@@ -250,7 +318,7 @@ class FoldedAdapter:
         constant = head.bias.new_zeros(embedding.embedding_dim, dtype=exact)  # (d,)
         # In blocks of words: at the paper's sizes W3 and E would take 0.9 GB in float64.
         for block in word_blocks(head.weight):
-            embeddings = embedding(head.token_ids[block].to(embedding.weight.device)).to(words)  # (block, d)
+            embeddings = head.embed_words(embedding, block).to(words)  # (block, d)
             words += embeddings.T @ head.weight[block].to(exact)
             constant += head.bias[block].to(exact) @ embeddings
         if linear.bias is not None:
@@ -321,7 +389,9 @@ class LangBridgePreTrainedModel(LlavaPreTrainedModel):
             if module.gate_weight is not None:
                 init.normal_(module.gate_weight, std=std)
                 init.zeros_(module.gate_bias)
-            init.copy_(module.token_ids, torch.arange(len(module.token_ids)))
+            if module.remainder_weight is not None:
+                init.zeros_(module.remainder_weight)
+            init.copy_(module.token_ids, first_token_ids(*module.token_ids.shape))
 
 
 @auto_docstring(custom_intro="The LangBridge model without a language modeling head.")
@@ -414,7 +484,7 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         Raises `ValueError` where the adapter is not made of words.
         """
         self.config.require_words("`get_word_embeddings`")
-        return self.get_input_embeddings()(self.vocabulary_head.token_ids).detach()  # (V, d)
+        return self.vocabulary_head.embed_words(self.get_input_embeddings()).detach()  # (V, d)
 
     def can_fold(self) -> bool:
         """Whether the adapter may run folded: of linear coefficients, in inference, and made of plain modules and
@@ -477,6 +547,7 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         vocabulary=None,
         processor: LangBridgeProcessor | None = None,
         adapter_type: str = "langbridge",
+        split_words: str | None = None,
         **config_fields,
     ) -> "LangBridgeForConditionalGeneration":
         r"""Joins a pretrained vision tower and a pretrained language model with a new, untrained adapter.
@@ -495,6 +566,9 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
                 `vision` and `text` when left out.
             adapter_type (`str`, *optional*, defaults to `"langbridge"`):
                 `"langbridge"`, `"mlp"` or `"linear"`, see [`LangBridgeConfig`].
+            split_words (`str`, *optional*):
+                What becomes of words that the tokenizer has not as single tokens: `"leave_out"` or `"mean"`, see
+                [`LangBridgeConfig`]. They are refused when left out.
             config_fields:
                 Fields of [`LangBridgeConfig`], such as `projector_hidden_size` or `coefficient_activation`.
 
@@ -517,11 +591,11 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
                 f"`{language_model.config.model_type}` is itself a multimodal model: give its language model alone as "
                 "`text`."
             )
-        token_ids = vocabulary if isinstance(vocabulary, list) else vocabulary.token_ids(processor.tokenizer)
+        token_ids = find_token_ids(vocabulary, processor.tokenizer, split_words)  # (V,) or (V, pieces)
         head = language_model.get_output_embeddings()
         num_words = language_model.get_input_embeddings().num_embeddings
-        outside = [token_id for token_id in token_ids if not 0 <= token_id < num_words]
-        if outside:
+        outside = token_ids[(token_ids < (0 if token_ids.dim() == 1 else -1)) | (token_ids >= num_words)]
+        if len(outside):
             raise ValueError(
                 f"`vocabulary` holds {len(outside)} token ids outside the language model's {num_words} embeddings, "
                 f"the first is {outside[0]}: it was made for another language model."
@@ -536,6 +610,8 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
             adapter_type=adapter_type,
             words_per_image=processor.words_per_image,
             bridge_vocab_size=len(token_ids),
+            pieces_per_word=1 if token_ids.dim() == 1 else token_ids.shape[1],
+            split_words=split_words or "leave_out",
             image_token_index=processor.image_token_id,
             image_seq_length=processor.num_image_tokens,
             vision_feature_select_strategy=processor.vision_feature_select_strategy,
@@ -549,13 +625,13 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         model.lm_head.weight, model.lm_head.bias = head.weight, head.bias
         model.model.multi_modal_projector = LangBridgeMultiModalProjector(config)
         adapter = [model.model.multi_modal_projector]
-        if token_ids:
+        if adapter_type == "langbridge":
             model.model.vocabulary_head = LangBridgeVocabularyHead(config)
             adapter.append(model.model.vocabulary_head)
         for module in (module for part in adapter for module in part.modules()):
             model._init_weights(module)
-        if token_ids:
-            model.model.vocabulary_head.token_ids.copy_(torch.tensor(token_ids))
+        if adapter_type == "langbridge":
+            model.model.vocabulary_head.token_ids.copy_(token_ids)
         for part in (vision_tower, *adapter):
             part.to(device=language_model.device, dtype=language_model.dtype)
         model.generation_config = language_model.generation_config
@@ -568,6 +644,17 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         if len(processor.tokenizer) > num_words:
             model.resize_token_embeddings(len(processor.tokenizer))
         return model
+
+
+def find_token_ids(vocabulary, tokenizer: PreTrainedTokenizerBase, split_words: str | None) -> torch.Tensor:
+    """Where a language model keeps the words of a `SharedVocabulary`, or of a list of ids, as `token_ids` has it:
+    `(V,)`, or `(V, pieces)` where its tokenizer lacks some and `split_words` says what becomes of these."""
+    if isinstance(vocabulary, list):
+        return torch.tensor(vocabulary, dtype=torch.long)
+    if split_words is None:
+        return torch.tensor(vocabulary.token_ids(tokenizer))
+    pieces = [torch.tensor(ids) for ids in vocabulary.piece_ids(tokenizer)]
+    return nn.utils.rnn.pad_sequence(pieces, batch_first=True, padding_value=-1).squeeze(1)
 
 
 def load_vision_tower(vision: str | PreTrainedModel) -> PreTrainedModel:

@@ -130,27 +130,34 @@ class SharedVocabulary:
         return cls(sorted(shared, key=rank)[:size])
 
     @classmethod
-    def from_token_ids(cls, tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> "SharedVocabulary":
+    def from_token_ids(
+        cls, tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int] | Sequence[Sequence[int]]
+    ) -> "SharedVocabulary":
         """
-        The words that a model keeps under `token_ids`, in their order: the inverse of [`~SharedVocabulary.token_ids`].
+        The words that a model keeps under `token_ids`, in their order: the inverse of [`~SharedVocabulary.token_ids`]
+        and of [`~SharedVocabulary.piece_ids`].
 
         Args:
             tokenizer (`PreTrainedTokenizerBase`):
                 The tokenizer of the language model that the ids belong to.
-            token_ids (`Sequence[int]`):
-                `(V,)` ids in rank order, such as `model.model.vocabulary_head.token_ids.tolist()`.
+            token_ids (`Sequence[int]` or `Sequence[Sequence[int]]`):
+                `(V,)` ids, or the ids of each word's pieces, in rank order, such as
+                `model.model.vocabulary_head.token_ids.tolist()`; -1 stands for no piece.
 
         Raises:
-            `ValueError`: if an id is there twice, or is not the one under which `token_ids` would find its surface.
+            `ValueError`: if a word is there twice, or an id is not the one under which `token_ids` would find its
+            surface.
         """
         surfaces = {token_id: surface for surface, token_id in _index(tokenizer).items()}
-        if wrong := [token_id for token_id in token_ids if token_id not in surfaces]:
+        words = [[word] if isinstance(word, int) else [i for i in word if i >= 0] for word in token_ids]
+        if wrong := [word[0] for word in words if len(word) == 1 and word[0] not in surfaces]:
             raise ValueError(
                 f"{len(wrong)} of the {len(token_ids)} token ids are no ordinary words of the tokenizer "
                 f"{tokenizer.name_or_path!r}, among them {_some(wrong)}: special tokens, parts of a character and "
                 "second spellings of a word have no place in a shared vocabulary"
             )
-        return cls(surfaces[token_id] for token_id in token_ids)
+        joined = iter(_decode(tokenizer, [word for word in words if len(word) > 1]))
+        return cls(surfaces[word[0]] if len(word) == 1 else next(joined) for word in words)
 
     @classmethod
     def qwen2_llama3(cls, size: int | None = 19200) -> "SharedVocabulary":
@@ -238,6 +245,28 @@ class SharedVocabulary:
             )
         return [index[surface] for surface in self.surfaces]
 
+    def piece_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        """
+        The tokens of every surface, in rank order: one where the tokenizer has the surface as a single ordinary token,
+        otherwise the pieces that it cuts it into.
+
+        Raises:
+            `ValueError`: if the tokenizer cannot spell some of the surfaces.
+        """
+        index = _index(tokenizer)
+        # A line break before it keeps SentencePiece from adding a space; but some tokenizers join line breaks.
+        cuts = {
+            surface: _cut(tokenizer, surface, before="\n") or _cut(tokenizer, surface, before="")
+            for surface in self.surfaces
+            if surface not in index
+        }
+        if wrong := [surface for surface, pieces in cuts.items() if pieces is None]:
+            raise ValueError(
+                f"{len(wrong)} of the {len(self)} surfaces cannot be spelled by the tokenizer "
+                f"{tokenizer.name_or_path!r}, among them {_some(wrong)}: leave them out of the vocabulary"
+            )
+        return [cuts.get(surface) or [index[surface]] for surface in self.surfaces]
+
     def restricted_to(self, tokenizer: PreTrainedTokenizerBase) -> "SharedVocabulary":
         """
         Only the surfaces that this tokenizer has as single ordinary tokens, their order kept.
@@ -254,28 +283,46 @@ def _index(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """
     The id of every surface that the tokenizer has as a single ordinary token.
 
-    Each token is decoded behind a fixed anchor, which is then cut off. The anchor keeps the leading space that
-    SentencePiece drops at the start of a text, and leaves every spelling of spaces and bytes to the tokenizer itself.
+    Every spelling of spaces and bytes is left to the tokenizer itself.
     """
     extra = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     byte = re.compile("<0x[0-9A-F]{2}>")
     ids = sorted(i for token, i in tokenizer.get_vocab().items() if i not in extra and not byte.fullmatch(token))
-    anchor = tokenizer.encode("a", add_special_tokens=False)
-    prefix = tokenizer.decode(anchor, clean_up_tokenization_spaces=False)
-    decoded = tokenizer.batch_decode([[*anchor, i] for i in ids], clean_up_tokenization_spaces=False)
+    prefix = tokenizer.decode(tokenizer.encode("a", add_special_tokens=False), clean_up_tokenization_spaces=False)
 
     def produces(text: str, token_id: int) -> bool:
         return tokenizer.encode(text, add_special_tokens=False)[-1:] == [token_id]
 
     index: dict[str, int] = {}
-    for token_id, text in zip(ids, decoded, strict=True):
-        surface = text[len(prefix) :]
-        if not text.startswith(prefix) or not surface or "\N{REPLACEMENT CHARACTER}" in surface:
+    for token_id, surface in zip(ids, _decode(tokenizer, [[i] for i in ids]), strict=True):
+        if not surface or "\N{REPLACEMENT CHARACTER}" in surface:
             continue
         # Of two tokens with one surface, the one that the tokenizer itself uses carries the trained embedding.
         if surface not in index or produces(surface, token_id) or produces(prefix + surface, token_id):
             index[surface] = token_id
     return index
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, words: list[list[int]]) -> list[str]:
+    """
+    The surfaces of words, each given by its tokens; empty where these are none.
+
+    They are decoded behind a fixed anchor, which is then cut off: it keeps the leading space that SentencePiece drops
+    at the start of a text.
+    """
+    if not words:
+        return []
+    anchor = tokenizer.encode("a", add_special_tokens=False)
+    prefix = tokenizer.decode(anchor, clean_up_tokenization_spaces=False)
+    texts = tokenizer.batch_decode([[*anchor, *word] for word in words], clean_up_tokenization_spaces=False)
+    return [text[len(prefix) :] if text.startswith(prefix) else "" for text in texts]
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, surface: str, before: str) -> list[int] | None:
+    """The pieces that the tokenizer cuts a surface into behind some text; `None` where they do not spell it."""
+    num_before = len(tokenizer.encode(before, add_special_tokens=False))
+    pieces = tokenizer.encode(before + surface, add_special_tokens=False)[num_before:]
+    return pieces if len(pieces) > 1 and _decode(tokenizer, [pieces]) == [surface] else None
 
 
 def _some(items: Sequence[str | int]) -> str:

@@ -82,7 +82,7 @@ def main() -> None:
     fold = FoldedAdapter()
 
     def in_order(features: torch.Tensor) -> torch.Tensor:
-        return head.get_coefficients(projector(features)) @ embedding(head.token_ids)
+        return head.get_coefficients(projector(features)) @ head.embed_words(embedding)
 
     def folded() -> torch.Tensor:
         fold.refresh(projector.linear_2, head, embedding)
@@ -100,7 +100,7 @@ def main() -> None:
             print(f"relative error, {name}: {((way() - exact).norm() / exact.norm()).item():.1e}")
 
     training = {
-        "vocabulary head": lambda: head(projector(batch), embedding(head.token_ids)).sum().backward(),
+        "vocabulary head": lambda: head(projector(batch), head.embed_words(embedding)).sum().backward(),
         "in order": lambda: in_order(batch).sum().backward(),
     }
     compare(f"Training, forward and backward, {arguments.images} images", training, arguments.rounds)
@@ -108,7 +108,7 @@ def main() -> None:
 
 def in_order_in_float64(projector, head, embedding, image) -> torch.Tensor:
     hidden = projector.double()(image.double())  # (1, tokens, H)
-    exact = head.double().get_coefficients(hidden) @ embedding.double()(head.token_ids)  # (1, tokens, d)
+    exact = head.double().get_coefficients(hidden) @ head.embed_words(embedding.double())  # (1, tokens, d)
     for part in (projector, head, embedding):
         part.float()
     return exact

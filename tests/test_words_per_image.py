@@ -43,12 +43,13 @@ def head(model):
 
 
 def plain_pooling(head, hidden_states):
-    softmax = (hidden_states @ head.weight.T + head.bias).softmax(-1)  # (images, tokens, V)
+    logits = hidden_states @ head.weight.T + head.bias  # (images, tokens, V)
+    softmax = logits.softmax(-1)
     gates = (hidden_states @ head.gate_weight.T + head.gate_bias).sigmoid() if head.gate_weight is not None else 1.0
     gates = gates * torch.ones_like(hidden_states[..., :1])
     entropy = -(softmax * softmax.log()).sum(-1, keepdim=True)
     weighted = [(gates * of).sum(1) / gates.sum(1) for of in (softmax, entropy)]
-    return weighted[0], weighted[1][:, 0]
+    return weighted[0], weighted[1][:, 0], logits.exp().sum(-1).log()
 
 
 @pytest.mark.parametrize("at_once", [1, 2**25])
@@ -61,9 +62,10 @@ def test_pooling_in_parts_equals_the_plain_one_forward_and_gradient(head, monkey
     inputs = [hidden_states, *head.parameters()]
     results = []
     for pooling in (type(head).pool, plain_pooling):
-        pooled, entropy = pooling(head, hidden_states)
+        pooled, entropy, log_totals = pooling(head, hidden_states)
         loss = (pooled * torch.linspace(-1, 1, 60)).sum() + (entropy * torch.tensor([1.0, 2.0, 3.0])).sum()
-        results.append((pooled, entropy, *torch.autograd.grad(loss, inputs)))
+        loss = loss + (log_totals * torch.linspace(-1, 1, 5)).sum()
+        results.append((pooled, entropy, log_totals, *torch.autograd.grad(loss, inputs)))
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(results[0][0].sum(-1), torch.ones(3))

@@ -120,7 +120,9 @@ class AssignmentObjective(Objective):
             raise ValueError("`assignment_prediction_weight` counts the captions' words first: leave `streaming` out.")
         self.adapter_type = model.config.adapter_type
         if self.adapter_type == "langbridge":
-            self.token_ids = model.model.vocabulary_head.token_ids.cpu()  # (V,)
+            words = model.model.vocabulary_head.token_ids.cpu().view(model.config.bridge_vocab_size, -1)  # (V, pieces)
+            # Whoever counts tokens finds no word that is cut into pieces.
+            self.token_ids = words[:, 0].where((words >= 0).sum(1) == 1, -1)  # (V,)
         elif vocabulary is None:
             raise ValueError(
                 f"`assignment_prediction_weight` needs words, of which an adapter of type {self.adapter_type!r} has "
@@ -201,7 +203,10 @@ class AssignmentObjective(Objective):
         places, (seen, self.seen) = batch["places"], (self.seen, None)
         seen = seen[: len(places)][places >= 0]  # (images, 1, d); of text alone, a blank image ran
         with torch.no_grad():
-            embeddings = model.get_input_embeddings()(self.token_ids.to(model.device))  # (V, d)
+            if self.adapter_type == "langbridge":
+                embeddings = model.model.get_word_embeddings()  # (V, d)
+            else:
+                embeddings = model.get_input_embeddings()(self.token_ids.to(model.device))  # (V, d)
         visual = word_scores(seen, seen.new_ones(len(seen), 1), embeddings)
         if not len(visual):
             return visual, visual.detach()

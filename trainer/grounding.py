@@ -122,7 +122,7 @@ class GroundingModel(nn.Module):
         """
         bridge = self.langbridge.model
         features = bridge.get_vision_features(pixel_values).pooler_output  # (images, tokens, d_v)
-        pooled, entropy = bridge.vocabulary_head.pool(bridge.multi_modal_projector(features))
+        pooled, entropy, _ = bridge.vocabulary_head.pool(bridge.multi_modal_projector(features))
         assignment, entropy = word_assignment_loss(pooled, word_targets), entropy.mean()
         return {
             "loss": assignment + self.entropy_weight * entropy,

@@ -143,12 +143,11 @@ def find_words(
     if model.config.adapter_type != "langbridge":
         vocabulary = SharedVocabulary.load(path, size).restricted_to(tokenizer)
         token_ids = torch.tensor(vocabulary.token_ids(tokenizer), device=model.device)  # (V,)
-    elif path is not None or size is not None:
+        return vocabulary, model.get_input_embeddings()(token_ids)
+    if path is not None or size is not None:
         raise ValueError("This adapter is made of words of its own: leave out --vocabulary and --vocab_size.")
-    else:
-        token_ids = model.model.vocabulary_head.token_ids
-        vocabulary = SharedVocabulary.from_token_ids(tokenizer, token_ids.tolist())
-    return vocabulary, model.get_input_embeddings()(token_ids)
+    token_ids = model.model.vocabulary_head.token_ids.tolist()
+    return SharedVocabulary.from_token_ids(tokenizer, token_ids), model.model.get_word_embeddings()
 
 
 def gives_distributions(config: LangBridgeConfig) -> bool:
@@ -172,7 +171,7 @@ def pool_photos(bridge: LangBridgeModel, image_processor: BaseImageProcessor, ph
     pooled = []
     for pixel_values in pixel_batches(bridge, image_processor, photos):
         hidden_states = bridge.multi_modal_projector(bridge.get_vision_features(pixel_values).pooler_output)
-        pooled.append(bridge.vocabulary_head.pool(hidden_states)[0].cpu())
+        pooled.append(bridge.vocabulary_head.pool(hidden_states).distribution.cpu())
     return torch.cat(pooled)
 
 

@@ -137,7 +137,7 @@ def read_words(
         + [(sign, text_distribution(words, text)) for sign, text in texts]
     )
     strongest = total.topk(min(WORDS_TOLD, int((total > 0).sum()))).indices.to(model.device)
-    return total, total.sqrt(), model.get_input_embeddings()(model.model.vocabulary_head.token_ids[strongest])
+    return total, total.sqrt(), model.model.get_word_embeddings()[strongest]
 
 
 @torch.no_grad()

@@ -103,7 +103,7 @@ class WordObjective(Objective):
         self, model: PreTrainedModel, batch: dict[str, torch.Tensor], accelerator: Accelerator
     ) -> dict[str, torch.Tensor]:
         (head, hidden_states), self.seen = self.seen, None
-        pooled, entropy = head.pool(hidden_states)  # (images, V), (images,)
+        pooled, entropy, _ = head.pool(hidden_states)  # (images, V), (images,)
         targets = batch["targets"]
         if not len(targets):  # a batch of text alone, for which a blank image ran
             targets = pooled.new_zeros(pooled.shape)

@@ -160,13 +160,13 @@ class WordWatchingCallback(TrainerCallback):
         captions = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
         with gathered_root(model):
-            token_ids = bare.model.vocabulary_head.token_ids
-            embeddings = bare.get_input_embeddings()(token_ids)  # (V, d)
+            token_ids = bare.model.vocabulary_head.token_ids.view(bare.config.bridge_vocab_size, -1)  # (V, pieces)
+            embeddings = bare.model.get_word_embeddings()  # (V, d)
             images = bare.get_image_features(inputs["pixel_values"]).pooler_output  # photos x (tokens, d)
         photos, words = [], []
         for name, caption, visual_tokens in zip(self.names, captions, images, strict=True):
             cosine, nearest = word_closeness(visual_tokens, embeddings)
-            closest = [readable(tokenizer.decode([token_id])) for token_id in token_ids[nearest].tolist()]
+            closest = [readable(tokenizer.decode(ids[ids >= 0])) for ids in token_ids[nearest]]
             words.append(closest if bare.config.words_per_image is None else [])
             length = visual_tokens.float().norm(dim=-1).mean() / embeddings.float().norm(dim=-1).mean()
             photos.append(

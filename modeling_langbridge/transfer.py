@@ -1,0 +1,176 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The adapter put on a language model: the one it was trained with, or any other that has its words.
+
+An adapter knows words and no language model, so another one, of another family and width, needs nothing but to be told
+where it keeps these words (LangBridge, arXiv 2503.19404).
+"""
+
+import os
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .adapter import WORDS, describe, find_words, load_adapter, put_in, read_configuration, take_adapter
+from .modeling_langbridge import LangBridgeForConditionalGeneration
+from .processing_langbridge import LangBridgeProcessor
+from .vocabulary import SharedVocabulary
+
+
+def transfer(
+    model: LangBridgeForConditionalGeneration,
+    processor: LangBridgeProcessor,
+    text: str | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    split_words: str = "leave_out",
+    words_per_image: int | None = None,
+    linear_remainder: bool = False,
+) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
+    """
+    Puts a LangBridge's vision tower and adapter on another language model, without training anything.
+
+    Nothing of the adapter is lost on the way, not even words that the new tokenizer cuts into pieces: transferred
+    back, it gives what it gave before.
+
+    Args:
+        model (`LangBridgeForConditionalGeneration`):
+            The model, in floating point. Its vision tower becomes part of the result, its adapter is copied.
+        processor (`LangBridgeProcessor`):
+            Its processor.
+        text (`str` or `PreTrainedModel`):
+            Hub id, folder or loaded model of the new language model. A loaded one becomes part of the result.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*):
+            Taken from where `text` came from when left out.
+        split_words (`str`, *optional*, defaults to `"leave_out"`):
+            What becomes of words that its tokenizer has not as single tokens: `"leave_out"`, the others stand for the
+            image alone (distributions are renormalised); `"mean"`, the mean of their pieces' embeddings.
+        words_per_image (`int`, *optional*):
+            As of [`LangBridgeConfig`]; the model's own when left out.
+        linear_remainder (`bool`, *optional*, defaults to `False`):
+            As of [`LangBridgeConfig`]: room for what finetuning with the new language model learns beside the words.
+
+    Returns:
+        `tuple(LangBridgeForConditionalGeneration, LangBridgeProcessor)`: in eval mode, in the new language model's
+        dtype and on its device; and the processor with its tokenizer and chat template.
+
+    Raises:
+        `ValueError`: the adapter is not made of words, or is quantised or wrapped; the tokenizer has fewer than a
+        quarter of the words whole, where the others are to be left out; or the language model is not supported.
+
+    Source: Liao et al., "LangBridge", arXiv 2503.19404 (an adapter reused with another language model).
+    """
+    model.config.require_words("`transfer`")
+    tensors = take_adapter(model)
+    token_ids = model.model.vocabulary_head.token_ids.tolist()
+    vocabulary = SharedVocabulary.from_token_ids(processor.tokenizer, token_ids)
+    tower = model.model.vision_tower
+    new_processor = LangBridgeProcessor.from_vision_text_pretrained(
+        tower,
+        text,
+        image_processor=processor.image_processor,
+        tokenizer=tokenizer,
+        words_per_image=words_per_image or processor.words_per_image,
+    )
+    find_most_words(vocabulary, new_processor.tokenizer, split_words)
+    new_model = compose_like(
+        describe(model.config), vocabulary, tower, text, new_processor, split_words, linear_remainder
+    )
+    put_in(new_model, tensors, new_model.model.vocabulary_head.token_ids)
+    return new_model, new_processor
+
+
+def find_most_words(vocabulary: SharedVocabulary, tokenizer: PreTrainedTokenizerBase, split_words: str | None) -> int:
+    """
+    How many of the words the tokenizer has as single tokens.
+
+    Raises `ValueError` where these are fewer than a quarter, and the others are to be left out.
+    """
+    whole = sum(len(pieces) == 1 for pieces in vocabulary.piece_ids(tokenizer))
+    if split_words == "leave_out" and whole < len(vocabulary) / 4:
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path!r} has {whole} of the adapter's {len(vocabulary)} words as single "
+            "tokens, too few to do without the others: make these of their pieces (`split_words` mean)."
+        )
+    return whole
+
+
+def from_adapter(
+    folder: str | os.PathLike,
+    vision: str | PreTrainedModel,
+    text: str | PreTrainedModel,
+    processor: LangBridgeProcessor | None = None,
+    split_words: str | None = None,
+    linear_remainder: bool = False,
+) -> LangBridgeForConditionalGeneration:
+    """
+    Joins a vision tower, a saved adapter and a language model, which may be another than the adapter was trained with.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            What [`save_adapter`] wrote.
+        vision (`str` or `PreTrainedModel`):
+            Hub id, folder or loaded model of the vision tower that the adapter was trained with.
+        text (`str` or `PreTrainedModel`):
+            Hub id, folder or loaded model of any language model.
+        processor (`LangBridgeProcessor`, *optional*):
+            The processor the model will be used with. Composed from `vision` and `text` when left out.
+        split_words (`str`, *optional*):
+            What becomes of words that the tokenizer has not as single tokens: `"leave_out"` or `"mean"`, see
+            [`LangBridgeConfig`]. They are refused when left out.
+        linear_remainder (`bool`, *optional*, defaults to `False`):
+            As of [`LangBridgeConfig`].
+
+    Returns:
+        `LangBridgeForConditionalGeneration` in eval mode, in the language model's dtype and on its device.
+
+    Raises:
+        `FileNotFoundError`, `ValueError`: as [`load_adapter`], whose model this composes first.
+
+    Source: Liao et al., "LangBridge", arXiv 2503.19404 (an adapter reused with another language model).
+    """
+    folder = Path(folder)
+    configuration, vocabulary = read_configuration(folder)
+    processor = processor or LangBridgeProcessor.from_vision_text_pretrained(vision, text)
+    # Asked before a large language model is loaded in vain.
+    find_words(vocabulary, processor.tokenizer, folder / WORDS, split_words)
+    if split_words is not None:
+        find_most_words(vocabulary, processor.tokenizer, split_words)
+    model = compose_like(configuration, vocabulary, vision, text, processor, split_words, linear_remainder)
+    load_adapter(model, processor.tokenizer, folder)
+    return model
+
+
+def compose_like(
+    configuration: dict,
+    vocabulary: SharedVocabulary,
+    vision: str | PreTrainedModel,
+    text: str | PreTrainedModel,
+    processor: LangBridgeProcessor,
+    split_words: str | None,
+    linear_remainder: bool,
+) -> LangBridgeForConditionalGeneration:
+    """A model with a fresh adapter of the shape and words of another, see [`describe`]."""
+    return LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision,
+        text,
+        vocabulary,
+        processor=processor,
+        split_words=split_words,
+        linear_remainder=linear_remainder,
+        projector_hidden_size=configuration["projector_hidden_size"],
+        coefficient_activation=configuration["coefficient_activation"],
+        projector_hidden_act=configuration["projector_hidden_act"],
+        multimodal_projector_bias=configuration["multimodal_projector_bias"],
+        vision_feature_layer=configuration["vision_feature_layer"],
+    )
