@@ -1,0 +1,107 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Lifts a stock LLaVA into a LangBridge that computes the same function, so that it can be read and transferred."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForImageTextToText, PreTrainedTokenizerBase
+
+from modeling_langbridge import LangBridgeProcessor, SharedVocabulary
+from modeling_langbridge.lifting import lift, load_llava
+from trainer.lora_merging import compare, probe
+from trainer.whole_folder import whole_folder
+
+
+EPILOG = """examples:
+  python scripts/lift.py --model llava-hf/llava-1.5-7b-hf --output_dir llava-1.5-7b-langbridge
+
+  With words of your own, and smaller coefficients at the cost of accuracy:
+    python scripts/lift.py --model my-llava --output_dir my-langbridge --vocabulary words.json --ridge 0.01
+
+Nothing is trained: the vocabulary head is the pseudo-inverse of the words' embeddings. The logits stay the same where
+the words span the language model's embedding space, which takes at least as many as the language model is wide; it is
+said how many dimensions they span, how much the visual tokens lose, and how far the logits of the model that was
+written, loaded again, lie from the LLaVA's for a picture and a question. See docs/lifting.md.
+"""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_words(path: Path | None, size: int | None, tokenizer: PreTrainedTokenizerBase) -> SharedVocabulary:
+    """The first `size` words of a file, or of the vocabulary that ships, among those that the tokenizer has whole."""
+    vocabulary = SharedVocabulary.qwen2_llama3(None) if path is None else SharedVocabulary.from_file(path)
+    known = vocabulary.restricted_to(tokenizer)
+    words = known.first(min(len(known), 19200) if size is None else size)
+    print(
+        f"{len(words)} words are used, the first of the {len(known)} that the tokenizer has as single tokens; the "
+        f"vocabulary has {len(vocabulary)}."
+    )
+    return words
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", required=True, help="folder or Hub id of a LLaVA in transformers' format, as of LLaVA-1.5"
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, metavar="FOLDER", help="the folder to write; it must not exist yet"
+    )
+    parser.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="FILE",
+        help="a shared vocabulary, as scripts/create_vocab_subset.py writes it (default: Qwen 2's and Llama 3's)",
+    )
+    parser.add_argument(
+        "--vocab_size", type=int, metavar="V", help="how many words (default: 19200, or as many as there are)"
+    )
+    parser.add_argument(
+        "--ridge",
+        type=float,
+        default=0.0,
+        metavar="LAMBDA",
+        help="shrinks the coefficients at the cost of accuracy; in units of the mean squared singular value of the "
+        "words' embeddings (default: 0)",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="what to lift and write it in (default: the LLaVA's own)")
+    arguments = parser.parse_args()
+
+    with whole_folder(arguments.output_dir) as unfinished:
+        llava, llava_processor = load_llava(arguments.model, DTYPES.get(arguments.dtype, "auto"))
+        words = choose_words(arguments.vocabulary, arguments.vocab_size, llava_processor.tokenizer)
+        model, processor, loss = lift(llava, llava_processor, words, arguments.ridge)
+        print(loss)
+        expected = probe(llava, processor)
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        del llava, model  # a second copy of the weights comes now
+        written = AutoModelForImageTextToText.from_pretrained(unfinished)
+        logits = compare(probe(written, LangBridgeProcessor.from_pretrained(unfinished)), expected)
+    print(
+        f"{arguments.output_dir} holds the LangBridge. Loaded again, its logits for a picture and a question differ "
+        f"from the LLaVA's by at most {logits.difference:.2g} (the largest is {logits.largest:.3g})."
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError, SafetensorError) as error:
+        sys.exit(f"lift.py: {error}")
