@@ -1,0 +1,111 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Converts a checkpoint of the published LangBridge code: one folder that loads anywhere, with the same logits."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from modeling_langbridge.conversion import convert_langbridge
+from trainer.whole_folder import whole_folder
+
+
+EPILOG = """examples:
+  After finetuning, in the paths that the original's scripts use:
+    python scripts/convert_langbridge_weights_to_hf.py \\
+        --model checkpoints/llama3_it_8b_it_vocab_19200_dim_5120_finetune_mmvocab \\
+        --vocabulary vocab/19200_llama3_sub_llava_share_intersect_llama_qwen.json \\
+        --vocab_matrix embeddings/Meta-Llama-3-8B-Instruct_embedding_matrix_19200.pt \\
+        --language_model meta-llama/Meta-Llama-3-8B-Instruct --output_dir my-langbridge
+
+  After the first stage, which leaves the projector alone (config.json and mm_projector.bin):
+    python scripts/convert_langbridge_weights_to_hf.py --model checkpoints/qwen2_pretrain \\
+        --vocabulary vocab/19200_Qwen_sub_llava_share_intersect_llama_qwen.json \\
+        --language_model Qwen/Qwen2-0.5B-Instruct --output_dir my-langbridge
+
+The original multiplies by a copy of the words' embeddings from before the training, the vocabulary matrix; the model
+written here reads the language model's own. Where finetuning has moved these, the vocabulary head is corrected so that
+the visual tokens stay the same: give --vocab_matrix. More: docs/conversion.md.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="the checkpoint: config.json and the weights (safetensors or .bin, whole or in shards)",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        type=Path,
+        required=True,
+        metavar="JSON",
+        help="the words and their token ids, in the order of training; the first mm_vocab_size are taken",
+    )
+    parser.add_argument(
+        "--vocab_matrix",
+        type=Path,
+        metavar="FILE",
+        help="the file that was --mm_vocab_matrix in training (default: the language model's embeddings as they are)",
+    )
+    parser.add_argument(
+        "--language_model",
+        help="the language model before training, by folder or Hub id, for its tokenizer and chat template, and for "
+        "its weights after the first stage (default: the checkpoint's own tokenizer; _name_or_path in config.json)",
+    )
+    parser.add_argument(
+        "--vision_tower", help="the CLIP tower, by folder or Hub id (default: mm_vision_tower in config.json)"
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, metavar="FOLDER", help="the folder to write; it must not exist yet"
+    )
+    arguments = parser.parse_args()
+
+    with whole_folder(arguments.output_dir) as unfinished:
+        model, processor, shift, unnamed = convert_langbridge(
+            arguments.model,
+            arguments.vocabulary,
+            arguments.vocab_matrix,
+            arguments.language_model,
+            arguments.vision_tower,
+        )
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+    if shift is None:
+        print(
+            "No --vocab_matrix was given: the language model's embeddings were taken to be the matrix, which is right "
+            "only if it was not finetuned."
+        )
+    else:
+        print(shift)
+    if unnamed:
+        print(
+            f"{len(unnamed)} of the words are special tokens, parts of a character or second spellings, such as "
+            f"{unnamed[0]!r}: the model works with them, but its adapter cannot be saved alone."
+        )
+    print(f"The converted model lies in {arguments.output_dir}.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError, SafetensorError) as error:
+        sys.exit(f"convert_langbridge_weights_to_hf.py: {error}")
