@@ -24,9 +24,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from trainer.images import list_images
 from trainer.photo_words import find_words, gives_distributions, mean_tokens, open_model, pool_photos
 from trainer.retrieval import cosines
-from trainer.samples import CAPTION_QUESTION, is_image_file
+from trainer.samples import CAPTION_QUESTION
 from trainer.semantic_arithmetic import caption_tokens, read_tokens, read_words
 from trainer.whole_file import whole_file
 from trainer.word_watching import readable
@@ -70,17 +71,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--vocab_size", type=int, help="how many of its words (default: a file's all, else 19200)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write what is printed to this json file")
     arguments = parser.parse_args()
-    if arguments.photos is not None and not list_photos(arguments.photos):
+    if arguments.photos is not None and not list_images(arguments.photos):
         raise ValueError(f"--photos {arguments.photos} must be a folder with images (.jpg, .jpeg, .png, .webp).")
     if arguments.output is not None and arguments.output.exists():
         raise ValueError(f"--output {arguments.output} exists: remove it or name another one.")
     if arguments.output is not None and not arguments.output.parent.is_dir():
         raise ValueError(f"--output {arguments.output} cannot be written: there is no such folder.")
     return arguments
-
-
-def list_photos(folder: Path) -> list[str]:
-    return sorted(str(path) for path in folder.glob("*") if path.is_file() and is_image_file(path.name))
 
 
 def write_out(photos: Terms, texts: Terms) -> str:
@@ -116,7 +113,7 @@ def calculate(arguments: argparse.Namespace) -> list[dict]:
         for terms, (strengths, _, tokens) in zip(sums, found, strict=True)
     ]
     if arguments.photos is not None:
-        album = list_photos(arguments.photos)
+        album = list_images(arguments.photos)
         if arguments.on == "tokens":
             places = mean_tokens(model, processor.image_processor, album)  # (photos, d)
         else:

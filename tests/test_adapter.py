@@ -314,7 +314,9 @@ def test_words_that_a_language_model_lacks_are_named(compose, processor, saved, 
     vocabulary = json.loads((saved / "vocabulary.json").read_text())
     vocabulary[3:5] = [" xylophone", " zebra"]
     (saved / "vocabulary.json").write_text(json.dumps(vocabulary))
-    complaint = r"lacks 2 of the 50 words in .*vocabulary.json .*' xylophone', ' zebra'.*`split_words` leave_out or mean"
+    complaint = (
+        r"lacks 2 of the 50 words in .*vocabulary.json .*' xylophone', ' zebra'.*`split_words` leave_out or mean"
+    )
     refused(compose(seed=1), processor.tokenizer, saved, complaint)
     text = save_language_model("llama2", tmp_path / "llama2")
     with pytest.raises(ValueError, match=complaint):

@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArguments
 
+from modeling_langbridge import LangBridgeForConditionalGeneration
 from trainer.muon import build_muon
 
 
@@ -47,6 +48,26 @@ def test_muon_gets_the_hidden_matrices_and_nothing_else(model):
         f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")
     }
     assert {names[id(p)] for p in adamw} >= {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"}
+
+
+def test_parts_of_a_langbridge_learn_at_rates_of_their_own(vision, text, processor):
+    langbridge = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, list(range(100, 160)), processor=processor, projector_hidden_size=40
+    )
+    rates = {"projector": 3e-3, "vocabulary_head": 4e-3}
+    names = {id(parameter): name for name, parameter in langbridge.named_parameters()}
+    optimizer = build_muon(langbridge, 1e-3, part_learning_rates=rates)
+    found = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    projector = "model.multi_modal_projector.linear_1"
+    assert found[f"{projector}.weight"] == found[f"{projector}.bias"] == 3e-3
+    assert found["model.vocabulary_head.weight"] == 4e-3
+    assert found["model.language_model.layers.0.self_attn.q_proj.weight"] == 1e-3
+    assert len(found) == len(names)
+    before = {name: parameter.detach().clone() for name, parameter in langbridge.named_parameters()}
+    langbridge.model.multi_modal_projector(torch.randn(2, 24)).sum().backward()
+    optimizer.step()
+    moved = {name for name, p in langbridge.named_parameters() if not p.equal(before[name])}
+    assert moved == {name for name in before if "multi_modal_projector" in name}
 
 
 def test_frozen_parameters_stay_as_they_are(model):

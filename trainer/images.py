@@ -15,12 +15,18 @@
 
 import os
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 from transformers.image_utils import load_image
 
-from .samples import SampleError, path_of
+from .samples import SampleError, is_image_file, path_of
+
+
+def list_images(folder: str | os.PathLike) -> list[str]:
+    """The image files of a folder, by name."""
+    return sorted(str(path) for path in Path(folder).glob("*") if path.is_file() and is_image_file(path.name))
 
 
 def open_image(image: Any) -> Image.Image:

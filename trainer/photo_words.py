@@ -55,16 +55,22 @@ PHOTOS_AT_ONCE, CAPTIONS_AT_ONCE = 16, 64
 TEMPERATURE = 0.01  # VLAP's
 
 
-def open_model(name: str) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
+def open_model(
+    name: str, device_map: str | None = "auto"
+) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
     """
     Loads a LangBridge checkpoint, of any adapter type, for inference, with its processor.
+
+    Args:
+        name (`str`): Hub id or folder.
+        device_map (`str`, *optional*, defaults to `"auto"`): where it is put, as of transformers; `None` is the CPU.
 
     Raises:
         `ValueError`: `name` is no folder or Hub id of one.
     """
     try:
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
-        model = AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=False, device_map="auto")
+        model = AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=False, device_map=device_map)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(" :.")
         raise ValueError(f"{name} must be the folder or Hub id of a LangBridge checkpoint ({reason}).") from error

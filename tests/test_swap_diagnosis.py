@@ -1,0 +1,165 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What is foretold of a change of the language model: each number against a plain computation, and what follows."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_parts import SENTENCES, save_language_model
+
+from modeling_langbridge import LangBridgeForConditionalGeneration, SharedVocabulary, transfer
+from modeling_langbridge.swap_diagnosis import (
+    SwapDiagnosis,
+    clean_null_space,
+    diagnose_swap,
+    null_space_share,
+    word_map_r2,
+)
+
+
+@pytest.fixture(scope="module")
+def other_text(tmp_path_factory) -> str:
+    return save_language_model("llama2", tmp_path_factory.mktemp("llama2"))
+
+
+@pytest.fixture
+def compose(vision, text, processor):
+    def compose(**fields) -> LangBridgeForConditionalGeneration:
+        vocabulary = SharedVocabulary.build([processor.tokenizer], SENTENCES, 60)
+        model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+            vision, text, vocabulary, processor, projector_hidden_size=40, **fields
+        )
+        torch.manual_seed(0)
+        for parameter in (*model.model.multi_modal_projector.parameters(), *model.model.vocabulary_head.parameters()):
+            torch.nn.init.normal_(parameter)
+        return model
+
+    return compose
+
+
+@pytest.fixture
+def pixel_values() -> torch.Tensor:
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+
+def draw(*shape) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def test_a_linear_map_between_the_words_is_found_on_words_held_out():
+    source = draw(200, 10)
+    assert word_map_r2(source, source @ draw(10, 14) + draw(14)) == pytest.approx(1)
+
+
+def test_words_that_have_nothing_in_common_are_foretold_worse_than_by_their_mean():
+    assert word_map_r2(draw(100, 60), draw(100, 20)) < -0.3  # 60 numbers a word, fitted to 80 words: overfitting shows
+
+
+def test_the_r2_is_that_of_plain_least_squares():
+    source, target = draw(100, 8).double(), (draw(100, 8) @ draw(8, 5) + 2 * draw(100, 5)).double()
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    held_out, fitted = order[:20], order[20:]
+    with_constant = torch.cat([source, torch.ones(100, 1)], dim=1).numpy()
+    solution = np.linalg.lstsq(with_constant[fitted], target[fitted].numpy(), rcond=None)[0]
+    error = ((with_constant[held_out] @ solution - target[held_out].numpy()) ** 2).sum()
+    total = ((target[held_out] - target[fitted].mean(0)) ** 2).sum().item()
+    assert word_map_r2(source, target) == pytest.approx(1 - error / total)
+    assert 0.2 < word_map_r2(source, target) < 0.9
+
+
+def test_the_null_share_is_the_energy_of_what_the_embeddings_take_for_nothing():
+    words = draw(30, 8).double()
+    left = torch.linalg.svd(words).U  # (30, 30): the first 8 columns are seen, the rest is nothing
+    coefficients = 3 * left[:, 2] + 4 * left[:, 20]
+    assert (coefficients @ words).norm() == pytest.approx((3 * left[:, 2] @ words).norm().item())
+    assert null_space_share(coefficients, words) == pytest.approx(16 / 25)
+
+
+def test_cleaning_takes_the_null_space_out_and_changes_nothing_else(compose, pixel_values):
+    model = compose()
+    words = model.model.get_word_embeddings()
+    with torch.no_grad():
+        before = torch.stack(model.get_image_features(pixel_values).pooler_output)
+        dirty = model.get_image_coefficients(pixel_values)
+        assert null_space_share(dirty, words) > 0.1
+        clean_null_space(model)
+        clean = model.get_image_coefficients(pixel_values)
+        assert null_space_share(clean, words) < 1e-9
+        assert clean.norm() < 0.95 * dirty.norm()
+        after = torch.stack(model.get_image_features(pixel_values).pooler_output)
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="Only raw coefficients"):
+        clean_null_space(compose(coefficient_activation="softmax"))
+
+
+@pytest.mark.parametrize("activation", ["linear", "gated_softmax"])
+def test_what_is_measured_on_photos_is_as_computed_by_hand(compose, processor, other_text, pixel_values, activation):
+    old = compose(coefficient_activation=activation)
+    new, _ = transfer(old, processor, other_text)
+    found = diagnose_swap(old, new, pixel_values)
+    with torch.no_grad():
+        coefficients = old.get_image_coefficients(pixel_values).flatten(0, 1)  # (patches, V)
+        tokens = torch.cat(new.get_image_features(pixel_values).pooler_output)  # (patches, d)
+        words = new.model.get_word_embeddings()
+    magnitudes = coefficients.abs().sort(descending=True).values
+    assert found.token_length == pytest.approx((tokens.norm(dim=-1).mean() / words.norm(dim=-1).mean()).item())
+    assert found.few_words == pytest.approx((magnitudes[:, :8].sum() / magnitudes.sum()).item())
+    assert found.map_r2 == pytest.approx(word_map_r2(old.model.get_word_embeddings(), words))
+    if activation == "linear":
+        expected = null_space_share(coefficients, old.model.get_word_embeddings())
+        assert found.null_share == pytest.approx(expected, rel=1e-3)
+    else:
+        assert found.null_share is None
+
+
+def test_without_photos_and_without_the_old_model_it_says_what_it_does_not_know(compose, processor, other_text):
+    old = compose()
+    new, _ = transfer(old, processor, other_text)
+    without_photos = diagnose_swap(old, new)
+    assert without_photos.null_share > 0.1 and without_photos.token_length is None
+    text = str(diagnose_swap(None, new))
+    assert text.count("not known") == 5 and "60 of 60" in text
+
+
+KNOWN = {
+    "words_per_image": None,
+    "num_words": 60,
+    "num_left_out": 0,
+    "num_in_pieces": 0,
+    "old_length": 1.0,
+    "new_length": 1.0,
+    "null_share": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "verdict"),
+    [
+        ({"activation": "linear", "map_r2": -0.5, "token_length": 60.0, "few_words": 0.02}, "Needs finetuning: raw"),
+        ({"activation": "linear", "map_r2": 0.9, "token_length": 60.0, "few_words": 0.02}, "Needs finetuning: raw"),
+        ({"activation": "linear", "map_r2": 0.9, "token_length": 1.0, "few_words": 0.02}, "May be usable at once"),
+        ({"activation": "softmax", "map_r2": -0.5, "token_length": 0.3, "few_words": 0.1}, "Needs finetuning, or gro"),
+        (
+            {"activation": "gated_softmax", "map_r2": -0.5, "token_length": 0.6, "few_words": 0.9},
+            "Usable at once: a p",
+        ),
+        ({"activation": "softmax", "map_r2": None, "token_length": None, "few_words": None}, "Usable at once if"),
+        (
+            {"activation": "softmax", "map_r2": 0.0, "token_length": 0.3, "few_words": 0.1, "words_per_image": 8},
+            "Usable at once: what",
+        ),
+    ],
+)
+def test_one_sentence_says_whether_the_swap_is_usable_at_once(fields, verdict):
+    assert SwapDiagnosis(**{**KNOWN, **fields}).conclude().startswith(verdict)
