@@ -37,11 +37,11 @@ from transformers import (
     LlavaImageProcessorPil,
 )
 
+from .errors import first_line
 from .lifting import invert_words
 from .modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeVocabularyHead, load_vision_tower
 from .original_checkpoint import (
     LANGUAGE_MODELS,
-    first_line,
     read_config,
     read_matrix,
     read_text_config,

@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedConfig
 
 from .configuration_langbridge import LangBridgeConfig
+from .errors import first_line
 from .modeling_langbridge import LangBridgeForConditionalGeneration
 from .processing_langbridge import LangBridgeProcessor, measure_vision_tower
 from .vocabulary import SharedVocabulary
@@ -205,21 +206,19 @@ def load_llava(name: str, dtype: torch.dtype | str = "auto") -> tuple[LlavaForCo
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"No model can be found at {name} ({first_sentence(error)}): name a LLaVA checkpoint."
-        ) from error
+        raise ValueError(f"No model can be found at {name} ({first_line(error)}): name a LLaVA checkpoint.") from error
     require_llava(config, name)
     try:
         processor = LlavaProcessor.from_pretrained(name)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"There is no LLaVA processor in {name} ({first_sentence(error)}): put the image processor's and the "
+            f"There is no LLaVA processor in {name} ({first_line(error)}): put the image processor's and the "
             "tokenizer's files beside the model."
         ) from error
     try:
         llava, info = LlavaForConditionalGeneration.from_pretrained(name, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{name} cannot be loaded ({first_sentence(error)}): give a whole checkpoint.") from error
+        raise ValueError(f"{name} cannot be loaded ({first_line(error)}): give a whole checkpoint.") from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{name} lacks {len(missing)} weights, such as `{missing[0]}`: give a whole checkpoint.")
     return llava, processor
@@ -242,7 +241,3 @@ def require_llava(config: PreTrainedConfig, name: str):
         )
     if "quantization_config" in config.to_dict():
         raise ValueError(f"{name} is quantised: give the same LLaVA in floating point.")
-
-
-def first_sentence(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].split(". ")[0].rstrip(" .:")

@@ -642,7 +642,10 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         model.eval()
         check_same_logits(model, language_model)
         if len(processor.tokenizer) > num_words:
-            model.resize_token_embeddings(len(processor.tokenizer))
+            model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+            # Not random, so that the same parts always make the same model.
+            for weight in {id(w): w for w in (model.get_input_embeddings().weight, model.lm_head.weight)}.values():
+                weight.data[num_words:] = weight.data[:num_words].float().mean(0).to(weight.dtype)
         return model
 
 

@@ -34,6 +34,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from .errors import first_line
+
 
 LANGUAGE_MODELS = {
     "llava_llama": LlamaForCausalLM,
@@ -56,6 +58,8 @@ WEIGHTS = (
     "pytorch_model.bin",
     "mm_projector.bin",  # all that the first stage of training leaves
 )
+
+
 # Older versions of transformers saved these with the weights.
 CONSTANTS = (".rotary_emb.inv_freq", ".embeddings.position_ids")
 
@@ -207,7 +211,3 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, not a {type(content).__name__}: get it anew.")
     return content
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(" .:")

@@ -20,6 +20,7 @@ from pathlib import Path
 from transformers import AutoProcessor
 
 from modeling_langbridge import LangBridgeProcessor
+from modeling_langbridge.errors import first_line
 from trainer.data_checking import Report, check_file, write_clean_rows
 
 
@@ -72,7 +73,7 @@ def load_processor(name: str) -> LangBridgeProcessor:
     try:
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(" :")
+        reason = first_line(error)
         raise ValueError(f"--processor {name} must be a Hub id or a folder with a processor ({reason})") from error
     if not isinstance(processor, LangBridgeProcessor):
         raise ValueError(f"--processor {name} holds a {type(processor).__name__}, not a LangBridgeProcessor.")

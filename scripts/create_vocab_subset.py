@@ -23,6 +23,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from modeling_langbridge import SharedVocabulary
+from modeling_langbridge.errors import first_line
 
 
 EPILOG = """examples:
@@ -49,7 +50,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(" :")
+        reason = first_line(error)
         sys.exit(f"error: {name!r} must be a Hub id or a local folder that holds a tokenizer ({reason})")
 
 

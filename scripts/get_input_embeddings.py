@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_langbridge import SharedVocabulary
+from modeling_langbridge.errors import first_line
 
 
 EPILOG = """example:
@@ -57,7 +58,7 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(args.model_name, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(args.model_name, dtype="auto", trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(" :")
+        reason = first_line(error)
         sys.exit(
             f"error: --model_name {args.model_name!r} must be a Hub id or a local folder that holds a language model "
             f"and its tokenizer ({reason})"

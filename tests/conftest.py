@@ -12,6 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 import os
+import runpy
+import sys
 from pathlib import Path
 
 
@@ -54,3 +56,19 @@ def model(vision, text, processor) -> LangBridgeForConditionalGeneration:
     return LangBridgeForConditionalGeneration.from_vision_text_pretrained(
         vision, text, list(range(100, 160)), processor=processor, projector_hidden_size=40
     )
+
+
+@pytest.fixture
+def run_script(request, monkeypatch, capsys):
+    """The test file's `SCRIPT` as a command, in this process: what it prints, or the sentence that it ends with."""
+    script = str(request.module.SCRIPT)
+
+    def run(*arguments) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            return str(end.code)
+        return capsys.readouterr().out
+
+    return run

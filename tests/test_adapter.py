@@ -22,8 +22,15 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_parts import SENTENCES, make_tokenizer, save_language_model, save_vision_tower
-from transformers import AutoModelForCausalLM, GPT2Config
+from tiny_parts import (
+    OTHER_SENTENCES,
+    SENTENCES,
+    make_tokenizer,
+    save_language_model,
+    save_other_language_model,
+    save_vision_tower,
+    see,
+)
 
 from modeling_langbridge import (
     LangBridgeForConditionalGeneration,
@@ -35,21 +42,12 @@ from modeling_langbridge import (
 )
 
 
-OTHER_SENTENCES = ["the children in the water play with a dog on a bench", "a cat, a man and a boat in the grass"] * 5
 FILES = ["adapter.json", "adapter.safetensors", "vocabulary.json"]
 
 
 @pytest.fixture(scope="module")
 def other_text(tmp_path_factory) -> str:
-    """A language model of another family and width, with another tokenizer."""
-    folder = tmp_path_factory.mktemp("gpt2")
-    tokenizer = make_tokenizer(OTHER_SENTENCES)
-    torch.manual_seed(1)
-    config = GPT2Config(n_embd=48, n_layer=2, n_head=4, n_positions=512, vocab_size=600)
-    config.eos_token_id = config.bos_token_id = tokenizer.eos_token_id
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return save_other_language_model(tmp_path_factory.mktemp("gpt2"))
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +81,6 @@ def saved(compose, processor, tmp_path) -> Path:
 @pytest.fixture
 def pixel_values() -> torch.Tensor:
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
-
-
-@torch.no_grad()
-def see(model, processor, pixel_values) -> tuple[torch.Tensor, torch.Tensor]:
-    """The visual tokens and the logits of a prompt that holds them."""
-    visual_tokens = torch.cat(model.get_image_features(pixel_values).pooler_output)
-    placeholders = [processor.image_token_id] * processor.num_image_tokens
-    input_ids = torch.tensor([[*placeholders, 100, 101, 102]] * 2)
-    return visual_tokens, model(input_ids=input_ids, pixel_values=pixel_values).logits
 
 
 def adapter_state(model) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@
 
 import pytest
 import torch
-from tiny_parts import make_tokenizer
+from tiny_parts import make_tokenizer, save_language_model
 from transformers import AutoConfig, CLIPVisionConfig, Qwen2Config
 
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, SharedVocabulary
@@ -111,6 +111,22 @@ def test_fresh_distributions_do_not_become_uniform_with_the_number_of_words(mode
         with torch.no_grad():
             spreads.append(head.get_coefficients(torch.randn(8, 64)).log().std(-1).mean())
     torch.testing.assert_close(*spreads, rtol=0.2, atol=0)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama2"])  # tied and untied
+def test_the_same_parts_make_the_same_model_though_tokens_are_added(vision, tmp_path, name):
+    text = save_language_model(name, tmp_path, vocab_size=len(make_tokenizer()))
+    models = [
+        LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+            vision, text, list(range(100, 160)), projector_hidden_size=8
+        )
+        for _ in range(2)
+    ]
+    for weights in zip(*((m.get_input_embeddings().weight, m.lm_head.weight) for m in models), strict=True):
+        old, added = weights[0].detach().tensor_split([len(make_tokenizer())])
+        assert len(added) > 0
+        torch.testing.assert_close(added, old.mean(0).expand_as(added))
+        assert weights[0].equal(weights[1])
 
 
 def test_the_model_never_writes_an_image_placeholder(model, processor):

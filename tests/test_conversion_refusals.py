@@ -16,9 +16,7 @@
 import json
 import os
 import re
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -56,21 +54,6 @@ def name_sources(files: Path) -> dict[str, Path]:
 
 def as_arguments(sources: dict[str, Path], output: Path) -> list[str]:
     return [str(part) for pair in (sources | {"--output_dir": output}).items() for part in pair]
-
-
-@pytest.fixture
-def run_script(monkeypatch, capsys):
-    """The script as a command, in this process: what it prints, or the sentence that it ends with."""
-
-    def run(*arguments) -> str:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-        try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        except SystemExit as end:
-            return str(end.code)
-        return capsys.readouterr().out
-
-    return run
 
 
 def test_the_script_says_what_it_took_for_granted_and_what_cannot_be_named(vision, tmp_path, run_script):

@@ -16,15 +16,12 @@
 A fresh process that cannot import this project, another working directory, an empty module cache.
 """
 
-import subprocess
-import sys
-
 import pytest
+from elsewhere import run_elsewhere
 from tiny_parts import make_image
 
 
 LOADS = """
-import sys
 from PIL import Image
 from transformers import (
     AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor, pipeline
@@ -84,25 +81,6 @@ def saved(model, processor, tmp_path):
     return tmp_path
 
 
-def run_elsewhere(code: str, *arguments: str, home) -> subprocess.CompletedProcess:
-    """Runs code where neither the checkout nor an installed copy of it can be imported."""
-    hidden = (
-        "import sys\n"
-        "sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder).lower()]\n"
-        "sys.path = [entry for entry in sys.path if 'site-packages' in entry or 'lib/python' in entry]\n"
-    )
-    home.mkdir()
-    return subprocess.run(
-        [sys.executable, "-c", hidden + code, *arguments],
-        cwd=home,
-        env={"HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules"), "HF_HUB_OFFLINE": "1", "PATH": ""},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-
-
 def test_every_auto_class_and_the_pipeline_load_it(saved):
     result = run_elsewhere(LOADS, str(saved / "model"), str(saved / "picture.png"), home=saved / "home")
     assert result.returncode == 0, result.stderr[-3000:]
@@ -121,7 +99,7 @@ def test_the_folder_holds_all_that_loading_needs(saved):
 
 
 def test_loading_without_trust_remote_code_says_what_to_set(saved):
-    code = "import sys\nfrom transformers import AutoModel\nAutoModel.from_pretrained(sys.argv[1])"
+    code = "from transformers import AutoModel\nAutoModel.from_pretrained(sys.argv[1])"
     result = run_elsewhere(code, str(saved / "model"), home=saved / "home")
     assert result.returncode != 0
     assert "trust_remote_code=True" in result.stderr

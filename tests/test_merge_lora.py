@@ -14,9 +14,7 @@
 """A LoRA run merged into its base: the same logits, the adapter with it, no PEFT needed, and nothing else accepted."""
 
 import json
-import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from elsewhere import logits_elsewhere
 from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_parts import ask, make_image
@@ -119,21 +118,6 @@ def qlora(base) -> Path:
     return train_lora(base, base.parent / "qlora", IN_4_BITS)
 
 
-@pytest.fixture
-def run_script(monkeypatch, capsys):
-    """The script as a command, in this process: what it prints, or the sentence that it ends with."""
-
-    def run(*arguments) -> str:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-        try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        except SystemExit as end:
-            return str(end.code)
-        return capsys.readouterr().out
-
-    return run
-
-
 @torch.no_grad()
 def logits_of(model, processor) -> torch.Tensor:
     """For a picture and a question that neither the training nor the script has seen."""
@@ -200,38 +184,9 @@ def json_or_text(path: Path):
 
 
 def test_a_fresh_process_without_peft_and_this_project_loads_it(merged, tmp_path):
-    make_image("green", (60, 44)).save(tmp_path / "picture.png")
-    code = """
-import sys
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
-sys.path = [entry for entry in sys.path if "site-packages" in entry or "lib/python" in entry]
-sys.modules["peft"] = None
-import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
-folder, picture = sys.argv[1:]
-model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-content = [{"type": "image", "path": picture}, {"type": "text", "text": "where is the green dog?"}]
-inputs = processor.apply_chat_template(
-    [{"role": "user", "content": content}],
-    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
-)
-with torch.no_grad():
-    torch.save(model(**inputs).logits, "logits.pt")
-assert "modeling_langbridge" not in sys.modules
-"""
-    environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": ""}
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(merged), str(tmp_path / "picture.png")],
-        cwd=tmp_path,
-        env={**environment, **{name: value for name, value in os.environ.items() if name.startswith("OMP_")}},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), load_logits(merged), rtol=0, atol=1e-5)
+    question, before = "where is the green dog?", 'sys.modules["peft"] = None'
+    found = logits_elsewhere(merged, make_image("green", (60, 44)), tmp_path / "home", question, before)
+    torch.testing.assert_close(found, load_logits(merged), rtol=0, atol=1e-5)
 
 
 def test_a_lora_learnt_in_4_bits_is_merged_into_the_base_that_was_not_rounded(base, qlora, tmp_path, run_script):

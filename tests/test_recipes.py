@@ -72,7 +72,10 @@ def test_the_papers_runs_have_the_published_hyperparameters(parse, name):
     assert learning == {"projector", "vocabulary_head"} | (set() if first_stage else {"language_model"})
     assert set(config.learning_rates().values()) == {None}
     if first_stage:
-        assert (model.projector_hidden_size, model.vocab_size, model.coefficient_activation) == (5120, 19200, "linear")
+        assert (model.vocab_size, model.coefficient_activation) == (19200, "linear")
+        # Where the paper's H, 5120, is more than the language model is wide, the adapter could not be exported.
+        widths = {"qwen2_0.5b": 896, "qwen2_7b": 3584, "llama3_8b": 4096, "qwen2.5_14b": 5120}
+        assert model.projector_hidden_size == widths[name.removeprefix("pretrain_")]
 
 
 def test_vlaps_recipe_is_vlaps(parse):

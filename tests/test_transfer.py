@@ -13,20 +13,22 @@
 # limitations under the License.
 """Another language model: the adapter says the same words there, loses nothing on the way, and comes back the same."""
 
+import itertools
 import json
 
 import pytest
 import torch
-from tiny_parts import SENTENCES, make_tokenizer
+from tiny_parts import OTHER_SENTENCES, SENTENCES, make_tokenizer, save_other_language_model, see
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    GPT2Config,
+    AutoTokenizer,
     LlamaConfig,
 )
 
 from modeling_langbridge import (
     LangBridgeForConditionalGeneration,
+    LangBridgeProcessor,
     SharedVocabulary,
     from_adapter,
     save_adapter,
@@ -34,21 +36,12 @@ from modeling_langbridge import (
 )
 
 
-OTHER_SENTENCES = ["the children in the water play with a dog on a bench", "a cat, a man and a boat in the grass"] * 5
 ACTIVATIONS = ["linear", "softmax", "gated_softmax"]
 
 
 @pytest.fixture(scope="module")
 def other_text(tmp_path_factory) -> str:
-    """A language model of another family and width, whose tokenizer cuts some of the first one's words into pieces."""
-    folder = tmp_path_factory.mktemp("gpt2")
-    tokenizer = make_tokenizer(OTHER_SENTENCES)
-    torch.manual_seed(1)
-    config = GPT2Config(n_embd=48, n_layer=2, n_head=4, n_positions=512, vocab_size=600)
-    config.eos_token_id = config.bos_token_id = tokenizer.eos_token_id
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return save_other_language_model(tmp_path_factory.mktemp("gpt2"))
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +74,6 @@ def randomise(model) -> None:
 @pytest.fixture
 def pixel_values() -> torch.Tensor:
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
-
-
-@torch.no_grad()
-def see(model, processor, pixel_values) -> tuple[torch.Tensor, torch.Tensor]:
-    """The visual tokens and the logits of a prompt that holds them."""
-    visual_tokens = torch.cat(model.get_image_features(pixel_values).pooler_output)
-    placeholders = [processor.image_token_id] * processor.num_image_tokens
-    input_ids = torch.tensor([[*placeholders, 100, 101, 102]] * 2)
-    return visual_tokens, model(input_ids=input_ids, pixel_values=pixel_values).logits
 
 
 def lacking(vocabulary, tokenizer) -> torch.Tensor:
@@ -236,3 +220,53 @@ def test_an_adapter_without_words_is_refused(vision, text, processor, other_text
     )
     with pytest.raises(ValueError, match="`transfer` takes an adapter made of words"):
         transfer(model, processor, other_text)
+
+
+TOKENIZERS = ["qwen2", "llama3", "llama2", "mistral", "gpt2", "phi2", "smollm"]
+
+
+@pytest.fixture(scope="session")
+def real_sized(data, tmp_path_factory):
+    """Tiny random language models, as large as the real tokenizers that they have."""
+    folder = tmp_path_factory.mktemp("real")
+    for position, name in enumerate(TOKENIZERS):
+        tokenizer = AutoTokenizer.from_pretrained(data / "tokenizers" / name)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=8 + 4 * position,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+        )
+        torch.manual_seed(position)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("one", "other"), itertools.permutations(TOKENIZERS, 2))
+def test_between_real_tokenizers_it_comes_back_the_same(vision, real_sized, pixel_values, one, other):
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, str(real_sized / one))
+    vocabulary = SharedVocabulary.qwen2_llama3().restricted_to(processor.tokenizer)
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision,
+        str(real_sized / one),
+        vocabulary,
+        processor,
+        projector_hidden_size=16,
+        coefficient_activation="gated_softmax",
+    )
+    randomise(model)
+    before = see(model, processor, pixel_values)
+    moved, its_processor = transfer(model, processor, str(real_sized / other))
+    token_ids = moved.model.vocabulary_head.token_ids.view(len(vocabulary), -1)  # (V, pieces)
+    words = its_processor.tokenizer.batch_decode(
+        [ids[ids >= 0] for ids in token_ids], clean_up_tokenization_spaces=False
+    )
+    # SentencePiece drops the space before a text.
+    assert [word.strip() for word in words] == [surface.strip() for surface in vocabulary.surfaces]
+    assert see(moved, its_processor, pixel_values)[0].isfinite().all()
+    back, back_processor = transfer(moved, its_processor, str(real_sized / one))
+    for found, expected in zip(see(back, back_processor, pixel_values), before, strict=True):
+        assert found.equal(expected)

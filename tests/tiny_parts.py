@@ -56,6 +56,8 @@ SENTENCES = [
     "what is in the picture? a woman and her cat on a bench",
 ] * 5
 
+OTHER_SENTENCES = ["the children in the water play with a dog on a bench", "a cat, a man and a boat in the grass"] * 5
+
 SIZES = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -139,6 +141,17 @@ def save_language_model(name: str, folder: Path, vocab_size: int = 512) -> str:
     return str(folder)
 
 
+def save_other_language_model(folder: Path) -> str:
+    """Saves one of another family and width, with another tokenizer, which lacks some of the first one's words."""
+    torch.manual_seed(1)
+    config = GPT2Config(n_embd=48, n_layer=2, n_head=4, n_positions=512, vocab_size=600)
+    tokenizer = make_tokenizer(OTHER_SENTENCES)
+    config.eos_token_id = config.bos_token_id = tokenizer.eos_token_id
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
 def save_vision_tower(name: str, folder: Path) -> str:
     """Saves a tiny random vision tower with its image processor."""
     torch.manual_seed(0)
@@ -167,3 +180,12 @@ def make_image(colour: str = "red", size: tuple[int, int] = (48, 40)) -> Image.I
 def ask(image, text: str = "what is in the picture?") -> list[dict]:
     """One user turn with an image."""
     return [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
+
+
+@torch.no_grad()
+def see(model, processor, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A model's visual tokens of two images, and the logits of prompts that hold them."""
+    visual_tokens = torch.cat(model.get_image_features(pixel_values).pooler_output)
+    placeholders = [processor.image_token_id] * processor.num_image_tokens
+    input_ids = torch.tensor([[*placeholders, 100, 101, 102]] * 2)
+    return visual_tokens, model(input_ids=input_ids, pixel_values=pixel_values).logits

@@ -26,6 +26,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
+from modeling_langbridge.errors import first_line
 
 
 TOLERANCE = 1e-5
@@ -237,10 +238,6 @@ def attach_lora(
             )
     set_peft_model_state_dict(model, tensors)
     return model.eval()
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(" .:")
 
 
 @torch.no_grad()

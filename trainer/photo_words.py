@@ -40,6 +40,7 @@ from modeling_langbridge import (
     SharedVocabulary,
 )
 from modeling_langbridge.adapter import CONFIGURATION, WEIGHTS, describe, differences, read_configuration
+from modeling_langbridge.errors import first_line
 from modeling_langbridge.modeling_langbridge import (
     LangBridgeMultiModalProjector,
     LangBridgeVocabularyHead,
@@ -72,8 +73,9 @@ def open_model(
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
         model = AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=False, device_map=device_map)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(" :.")
-        raise ValueError(f"{name} must be the folder or Hub id of a LangBridge checkpoint ({reason}).") from error
+        raise ValueError(
+            f"{name} must be the folder or Hub id of a LangBridge checkpoint ({first_line(error)})."
+        ) from error
     if not isinstance(model, LangBridgeForConditionalGeneration):
         raise ValueError(f"{name} holds a {type(model).__name__}: give a LangBridge checkpoint.")
     return model, processor
