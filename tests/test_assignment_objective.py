@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from largest_tensor import LargestTensor
 from PIL import Image
-from tiny_parts import SENTENCES, save_language_model
+from tiny_parts import SENTENCES, save_language_model, save_other_language_model
 from tiny_training import OPTIONS, write_samples
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForImageTextToText
 
-from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
+from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary, transfer
 from trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer, load_training_data
 from trainer.assignment_prediction import (
     assignment_prediction_loss,
@@ -382,3 +382,15 @@ def test_sharded_weights_are_refused(launch, tmp_path):
     options = {**OPTIONS, "max_steps": 1, "dataset": write_samples(tmp_path), "assignment_prediction_weight": 0.5}
     result = launch("fsdp2", **options)
     assert "train.py: `assignment_prediction_weight` cannot be had with sharded weights" in result.stderr
+
+
+def test_words_that_the_tokenizer_cuts_count_as_never_used_and_train_on(compose, processor, make, tmp_path):
+    tokens = save_other_language_model(tmp_path / "other")
+    model, its_processor = transfer(compose("langbridge", "gated_softmax"), processor, tokens, split_words="mean")
+    trainer = make(model, processor=its_processor, vocabulary=None, max_steps=1)
+    (objective,) = trainer.objectives
+    cut = model.model.vocabulary_head.token_ids[:, 1] >= 0  # (V,)
+    assert cut.any() and (objective.token_ids[cut] == -1).all() and (objective.token_ids[~cut] >= 0).all()
+    assert objective.frequencies[cut].max() == objective.frequencies.min()
+    trainer.train()
+    assert logged(trainer, "assignment_prediction")[0] > 0
