@@ -17,6 +17,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 
 from .adapter import load_adapter, save_adapter
 from .configuration_langbridge import LangBridgeConfig
+from .export import to_llava
+from .lifting import lift
 from .modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeModel
 from .processing_langbridge import LangBridgeProcessor
 from .transfer import from_adapter, transfer
@@ -40,7 +42,9 @@ __all__ = [
     "LangBridgeProcessor",
     "SharedVocabulary",
     "from_adapter",
+    "lift",
     "load_adapter",
     "save_adapter",
+    "to_llava",
     "transfer",
 ]

@@ -140,6 +140,7 @@ class LangBridgeVocabularyHead(nn.Module):
         self.gate_weight = nn.Parameter(torch.empty(1, H)) if gated else None
         self.gate_bias = nn.Parameter(torch.empty(1)) if gated else None
         d = config.text_config.hidden_size
+        # CODEPATH: models that are finetuned with their words kept have it; grounded ones and the paper's have not.
         self.remainder_weight = nn.Parameter(torch.empty(d, H)) if config.linear_remainder else None
         self.token_ids = nn.Buffer(first_token_ids(V, config.pieces_per_word))
 

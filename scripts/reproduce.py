@@ -17,7 +17,7 @@ change of the language model costs.
 
     python scripts/reproduce.py --data ../shared/data --output_dir reproduce_output
 
-About eighty minutes on two CPU cores, far less with --quick. Each stage leaves a folder of its own in the output
+About two hours on two CPU cores, far less with --quick. Each stage leaves a folder of its own in the output
 folder, whole or not at all, and a second run with the same settings goes on where the first one stopped. To do a stage
 again, remove its folder and those of the stages after it. Where other work shares the cores, put
 OMP_WAIT_POLICY=PASSIVE before the command: threads that wait for each other by spinning slow small models down more
@@ -28,14 +28,16 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial, update_wrapper
 from pathlib import Path
 from statistics import mean
 
 from trainer.caption_metrics import caption_scores, check_java
-from trainer.miniature.caption_report import save_caption_picture, score_table
+from trainer.miniature.caption_report import draw_curves, save_caption_picture, score_table
 from trainer.miniature.photo_adapters import ground, train_langbridge, train_mlp, tune
 from trainer.miniature.photo_captions import caption_with_adapters, caption_without_adapter
+from trainer.miniature.photo_finetuning import STARTS, finetune
 from trainer.miniature.photo_world import (
     QUICK,
     PhotoWorld,
@@ -79,11 +81,12 @@ def stages_of(world: PhotoWorld) -> list[dict[str, Stage]]:
             "captions": stage(caption_without_adapter),
             **{f"captions_{seed}": stage(caption_with_adapters, seed) for seed in seeds},
         },
+        *({f"finetuned_{start}_{seed}": stage(finetune, start, seed) for seed in seeds} for start in STARTS),
     ]
 
 
 def reproduce(world: PhotoWorld) -> str:
-    """Runs all stages, scores the captions, writes results.json, results.md and captions.png; returns the table."""
+    """Runs all stages, writes results.json, results.md, captions.png and learning_curves.png; returns the tables."""
     seconds = run_stages(world.output_dir, stages_of(world))
     photos, seeds = world.photos("test"), world.adapter_seeds
     captions = {seed: _read_json(world.output_dir / f"captions_{seed}" / "captions.json") for seed in seeds}
@@ -94,9 +97,14 @@ def reproduce(world: PhotoWorld) -> str:
         seed: {row: caption_scores(of_row, references) for row, of_row in of_seed.items()}
         for seed, of_seed in captions.items()
     }
-    results = {"scores": scores, "seconds": seconds, "settings": world.settings}
+    curves = {
+        start: [read_curve(world.output_dir / f"finetuned_{start}_{seed}") for seed in seeds] for start in STARTS
+    }
+    results = {"scores": scores, "curves": curves, "seconds": seconds, "settings": world.settings}
     _write_json(world.output_dir / "results.json", results)
-    text = describe(scores, len(photos), seconds)
+    text = f"{describe(scores, len(photos), seconds)}\n{describe_curves(curves)}\n"
+    by_start = {STARTS[start]: [curve["CIDEr"] for curve in of_seeds] for start, of_seeds in curves.items()}
+    draw_curves(by_start, world.output_dir / "learning_curves.png")
     (world.output_dir / "results.md").write_text(text, encoding="utf-8")
     shown = photos[:: max(1, len(photos) // 8)][:8]
     labels = {"no photo": "blind_a", "MLP": "mlp_a", "words, A": "tuned_words_a", "words, B": "tuned_words_b"}
@@ -129,6 +137,30 @@ def describe(scores: dict[int, dict[str, dict[str, float]]], num_photos: int, se
         f"CIDEr of each:\n\n{score_table(by_seed)}\n\n"
         f"Seconds: {', '.join(f'{name} {value:.0f}' for name, value in seconds.items())}.\n"
     )
+
+
+def read_curve(folder: Path) -> dict[str, dict[int, float]]:
+    """Of one finetuning, CIDEr, BLEU-4 and the loss per token on the first captions, after some numbers of steps."""
+    found = _read_json(folder / "curve.json")
+    curve = {
+        metric: {int(step): at["scores"][metric] for step, at in found["curve"].items()}
+        for metric in ("CIDEr", "BLEU-4")
+    }
+    return {**curve, "loss": {int(step): loss for step, loss in found["losses"].items() if step in found["curve"]}}
+
+
+def describe_curves(curves: Mapping[str, list[dict[str, dict[int, float]]]]) -> str:
+    """A table for each metric: means over the seeds after each number of steps of joint finetuning on B."""
+    tables = []
+    for metric in next(iter(curves.values()))[0]:
+        rows = {
+            STARTS[start]: {
+                f"{step} steps": mean(curve[metric][step] for curve in of_seeds) for step in of_seeds[0][metric]
+            }
+            for start, of_seeds in curves.items()
+        }
+        tables.append(f"{metric} on B after joint finetuning from different starts:\n\n{score_table(rows)}\n")
+    return "\n".join(tables)
 
 
 def _read_json(path: Path) -> dict:

@@ -57,7 +57,7 @@ def tiny_world(small_data, output_dir, tokenizers=None):
         language_model_batch_size=4,
         shared_words=100,
         projector_hidden_size=16,
-        train_photos=8,
+        train_photos=12,
         test_photos=6,
         adapter_steps=2,
         adapter_batch_size=4,
@@ -65,6 +65,8 @@ def tiny_world(small_data, output_dir, tokenizers=None):
         grounding_batch_size=4,
         tuning_steps=2,
         words_per_image=3,
+        distillation_steps=2,
+        finetuning_steps=(0, 1, 2),
     )
     return PhotoWorld(small_data, output_dir, sizes, tokenizers, seed=0, adapter_seeds=(0,))
 
@@ -88,6 +90,16 @@ def test_all_stages_lead_to_a_table_and_a_second_run_repeats_none(reproduce, sma
     assert all(captions[row].keys() == bare["blind_a"].keys() for row in captions)
     assert len(captions["langbridge_a"]) == 6 and len(set(bare["blind_a"].values())) == 1
     assert (world.output_dir / "captions.png").stat().st_size > 10_000
+
+    curves = results["curves"]
+    assert curves.keys() == reproduce.STARTS.keys()
+    for start, (of_seed,) in curves.items():
+        assert all(of_seed[metric].keys() == {"0", "1", "2"} for metric in ("CIDEr", "BLEU-4", "loss"))
+        row = next(line for line in table.splitlines() if line.startswith(f"| {reproduce.STARTS[start]} |"))
+        assert [f"{of_seed['CIDEr'][step]:.3f}" for step in "012"] == row.strip("| ").split(" | ")[1:]
+    # The same adapter, on other words of the same language model.
+    assert curves["raw"][0]["loss"]["0"] != curves["permuted"][0]["loss"]["0"]
+    assert (world.output_dir / "learning_curves.png").stat().st_size > 10_000
 
     model, processor = take_up(world, "tuned_0", "b", 3)
     assert model.config.vision_config.model_type == "mobilenet_v2" and model.config.bridge_vocab_size == 100

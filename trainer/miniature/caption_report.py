@@ -56,3 +56,28 @@ def save_caption_picture(
     figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.2, hspace=0.75, wspace=0.06)
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
+
+
+def draw_curves(curves: Mapping[str, Sequence[Mapping[int, float]]], path: str | os.PathLike) -> None:
+    """
+    Draws the CIDEr of several starts over the steps of finetuning: lines are means, bands reach from seed to seed.
+
+    Args:
+        curves (`Mapping[str, Sequence[Mapping[int, float]]]`): CIDEr by step, of every seed, by start.
+        path (`str` or `os.PathLike`): of the picture, its format given by its suffix.
+    """
+    figure, axis = plt.subplots(figsize=(8, 5))
+    for start, of_seeds in curves.items():
+        steps = list(of_seeds[0])
+        values = [[curve[step] for curve in of_seeds] for step in steps]
+        (line,) = axis.plot(steps, [sum(at) / len(at) for at in values], marker="o", label=start)
+        axis.fill_between(
+            steps, [min(at) for at in values], [max(at) for at in values], color=line.get_color(), alpha=0.15
+        )
+    axis.set_xlabel("steps of joint finetuning with language model B")
+    axis.set_ylabel("CIDEr-D, Flickr8k test photos")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)

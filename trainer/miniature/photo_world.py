@@ -31,7 +31,7 @@ from .small_language_model import CHAT_TEMPLATE, caption_documents, train_langua
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large everything is and how long it learns. The defaults fill about eighty minutes on two cores."""
+    """How large everything is and how long it learns. The defaults fill about two hours on two cores."""
 
     vocab_sizes: tuple[int, int] = (4096, 3072)  # of tokenizers A and B
     hidden_sizes: tuple[int, int] = (192, 224)  # of language models A and B
@@ -52,6 +52,11 @@ class Sizes:
     tuning_steps: int = 300  # of the grounded adapter on captions
     tuning_learning_rate: float = 1e-3
     words_per_image: int = 8
+    distillation_steps: int = 500
+    distillation_learning_rate: float = 1e-2
+    finetuning_steps: tuple[int, ...] = (0, 25, 50, 100)  # of B and an adapter, after which photos are captioned
+    finetuning_learning_rate: float = 5e-4  # of B
+    finetuning_adapter_learning_rate: float = 1e-2  # of every adapter but words, which learn as in tuning
 
 
 QUICK = Sizes(
@@ -65,6 +70,8 @@ QUICK = Sizes(
     adapter_steps=100,
     grounding_steps=60,
     tuning_steps=40,
+    distillation_steps=50,
+    finetuning_steps=(0, 20, 40),
 )
 
 

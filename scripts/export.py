@@ -1,0 +1,101 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Exports a LangBridge as a stock LLaVA, which loads with transformers alone and is served wherever LLaVA is."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from peft.utils import CONFIG_NAME
+from safetensors import SafetensorError
+from transformers import AutoConfig
+
+from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
+from modeling_langbridge.export import check_fits_llava, to_llava
+from trainer.lora_merging import compare, first_line, probe, save_merged
+from trainer.whole_folder import whole_folder
+
+
+EPILOG = """examples:
+  python scripts/export.py --model my-langbridge-trained --format llava --output_dir my-llava
+
+  In bfloat16, whatever the LangBridge was saved in:
+    python scripts/export.py --model my-langbridge-trained --format llava --output_dir my-llava --dtype bfloat16
+
+What fits: linear coefficients and a `projector_hidden_size` of at most the language model's width, and the adapters to
+compare with, mlp and linear. Distributions over words (softmax, gated_softmax) have to be distilled into linear
+coefficients first (scripts/transfer.py), and a LoRA to be merged (scripts/merge_lora.py).
+
+The logits for a picture and a question are computed, in float32, by the LangBridge, by the LLaVA made of it, and by
+what was written; nothing is left where they differ by more than 1e-5 times the largest logit (or 1e-5, where that is
+below 1). Between the last two all weights are rounded to the dtype, once; what that does to the logits is printed.
+
+docs/serving.md says how the folder is served.
+"""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def read_config_and_processor(name: str) -> tuple[LangBridgeConfig, LangBridgeProcessor]:
+    if Path(name, CONFIG_NAME).is_file():
+        raise ValueError(f"{name} holds a LoRA: merge it into its base first, with scripts/merge_lora.py.")
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        processor = LangBridgeProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be the folder or Hub id of a LangBridge checkpoint ({first_line(error)})."
+        ) from error
+    if not isinstance(config, LangBridgeConfig):
+        raise ValueError(f"{name} holds a model of type {config.model_type}: give a LangBridge checkpoint.")
+    return config, processor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="a LangBridge checkpoint, by folder or Hub id")
+    parser.add_argument("--format", required=True, choices=["llava"], help="llava: LlavaForConditionalGeneration")
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, metavar="FOLDER", help="the folder to write; it must not exist yet"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="what to write the weights in (default: what the LangBridge was saved in); they are folded in float64",
+    )
+    arguments = parser.parse_args()
+
+    with whole_folder(arguments.output_dir) as unfinished:
+        config, processor = read_config_and_processor(arguments.model)
+        check_fits_llava(config, processor)  # here too, before the weights are read
+        dtype = DTYPES.get(arguments.dtype) or config.dtype
+        langbridge = LangBridgeForConditionalGeneration.from_pretrained(arguments.model, dtype=torch.float32)
+        expected = probe(langbridge, processor)
+        llava, processor = to_llava(langbridge, processor)
+        folding = compare(probe(llava, processor), expected)
+        if not folding.is_small():
+            raise ValueError(f"The LLaVA's logits differ from the LangBridge's by {folding}: nothing is written.")
+        print(f"The LLaVA's logits differ from the LangBridge's by at most {folding}.")
+        rounding = save_merged(llava, processor, unfinished, dtype)
+    print(f"Writing in {str(dtype).removeprefix('torch.')} changed them by {rounding.difference:.2g}.")
+    print(f"The LLaVA lies in {arguments.output_dir}; docs/serving.md says how to serve it.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError, SafetensorError) as error:
+        sys.exit(f"export.py: {error}")
