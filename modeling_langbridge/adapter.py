@@ -223,7 +223,8 @@ def find_words(
         lacking = [surface for surface in vocabulary.surfaces if surface not in known]
         raise ValueError(
             f"The tokenizer {tokenizer.name_or_path!r} lacks {len(lacking)} of the {len(vocabulary)} words in {path} "
-            f"as single tokens, such as {lacking[:5]}: say what becomes of these, `split_words` leave_out or mean."
+            f"as single tokens, such as {lacking[:5]}: say what becomes of these, `split_words` leave_out or mean "
+            "(of scripts/transfer.py)."
         ) from None
 
 

@@ -559,8 +559,9 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
                 or a whole CLIP or SigLIP, whose tower is taken.
             text (`str` or `PreTrainedModel`):
                 Hub id, folder or loaded model: a causal language model. A loaded one becomes part of the result.
-            vocabulary (`SharedVocabulary` or `list[int]`, *optional*):
-                The shared words, in the order that makes a transfer meaningful, or their ids in the language model.
+            vocabulary (`SharedVocabulary`, `list[int]` or `list[list[int]]`, *optional*):
+                The shared words, in the order that makes a transfer meaningful, or their ids in the language model
+                (of words that are cut, the pieces', with -1 behind the last).
                 Only an adapter made of words needs them; the others do not look at them.
             processor (`LangBridgeProcessor`, *optional*):
                 The processor the model will be used with, whose `words_per_image` becomes the model's. Composed from
@@ -645,8 +646,8 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         if len(processor.tokenizer) > num_words:
             model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
             # Not random, so that the same parts always make the same model.
-            for weight in {id(w): w for w in (model.get_input_embeddings().weight, model.lm_head.weight)}.values():
-                weight.data[num_words:] = weight.data[:num_words].float().mean(0).to(weight.dtype)
+            for weight in (model.get_input_embeddings().weight, model.lm_head.weight):
+                weight.data[num_words:] = weight.data[:num_words].mean(0, dtype=torch.float32)
         return model
 
 

@@ -20,10 +20,11 @@ where it keeps these words (LangBridge, arXiv 2503.19404).
 import os
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .adapter import WORDS, describe, find_words, load_adapter, put_in, read_configuration, take_adapter
-from .modeling_langbridge import LangBridgeForConditionalGeneration
+from .modeling_langbridge import LangBridgeForConditionalGeneration, find_token_ids
 from .processing_langbridge import LangBridgeProcessor
 from .vocabulary import SharedVocabulary
 
@@ -72,8 +73,8 @@ def transfer(
     """
     model.config.require_words("`transfer`")
     tensors = take_adapter(model)
-    token_ids = model.model.vocabulary_head.token_ids.tolist()
-    vocabulary = SharedVocabulary.from_token_ids(processor.tokenizer, token_ids)
+    old_ids = model.model.vocabulary_head.token_ids.tolist()
+    vocabulary = SharedVocabulary.from_token_ids(processor.tokenizer, old_ids)
     tower = model.model.vision_tower
     new_processor = LangBridgeProcessor.from_vision_text_pretrained(
         tower,
@@ -82,27 +83,24 @@ def transfer(
         tokenizer=tokenizer,
         words_per_image=words_per_image or processor.words_per_image,
     )
-    find_most_words(vocabulary, new_processor.tokenizer, split_words)
+    token_ids = find_token_ids(vocabulary, new_processor.tokenizer, split_words)  # (V,) or (V, pieces)
+    refuse_few(token_ids, new_processor.tokenizer, split_words)
     new_model = compose_like(
-        describe(model.config), vocabulary, tower, text, new_processor, split_words, linear_remainder
+        describe(model.config), token_ids, tower, text, new_processor, split_words, linear_remainder
     )
-    put_in(new_model, tensors, new_model.model.vocabulary_head.token_ids)
+    put_in(new_model, tensors, token_ids)
     return new_model, new_processor
 
 
-def find_most_words(vocabulary: SharedVocabulary, tokenizer: PreTrainedTokenizerBase, split_words: str | None) -> int:
-    """
-    How many of the words the tokenizer has as single tokens.
-
-    Raises `ValueError` where these are fewer than a quarter, and the others are to be left out.
-    """
-    whole = sum(len(pieces) == 1 for pieces in vocabulary.piece_ids(tokenizer))
-    if split_words == "leave_out" and whole < len(vocabulary) / 4:
+def refuse_few(token_ids: torch.Tensor, tokenizer: PreTrainedTokenizerBase, split_words: str | None) -> None:
+    """Raises `ValueError` where fewer than a quarter of the words `(V,)` or `(V, pieces)` are single tokens, and the
+    others are to be left out."""
+    whole = int(((token_ids >= 0).view(len(token_ids), -1).sum(1) == 1).sum())
+    if split_words == "leave_out" and whole < len(token_ids) / 4:
         raise ValueError(
-            f"The tokenizer {tokenizer.name_or_path!r} has {whole} of the adapter's {len(vocabulary)} words as single "
+            f"The tokenizer {tokenizer.name_or_path!r} has {whole} of the adapter's {len(token_ids)} words as single "
             "tokens, too few to do without the others: make these of their pieces (`split_words` mean)."
         )
-    return whole
 
 
 def from_adapter(
@@ -143,17 +141,16 @@ def from_adapter(
     configuration, vocabulary = read_configuration(folder)
     processor = processor or LangBridgeProcessor.from_vision_text_pretrained(vision, text)
     # Asked before a large language model is loaded in vain.
-    find_words(vocabulary, processor.tokenizer, folder / WORDS, split_words)
-    if split_words is not None:
-        find_most_words(vocabulary, processor.tokenizer, split_words)
-    model = compose_like(configuration, vocabulary, vision, text, processor, split_words, linear_remainder)
+    token_ids = find_words(vocabulary, processor.tokenizer, folder / WORDS, split_words)
+    refuse_few(token_ids, processor.tokenizer, split_words)
+    model = compose_like(configuration, token_ids, vision, text, processor, split_words, linear_remainder)
     load_adapter(model, processor.tokenizer, folder)
     return model
 
 
 def compose_like(
     configuration: dict,
-    vocabulary: SharedVocabulary,
+    token_ids: torch.Tensor,
     vision: str | PreTrainedModel,
     text: str | PreTrainedModel,
     processor: LangBridgeProcessor,
@@ -164,7 +161,7 @@ def compose_like(
     return LangBridgeForConditionalGeneration.from_vision_text_pretrained(
         vision,
         text,
-        vocabulary,
+        token_ids.tolist(),
         processor=processor,
         split_words=split_words,
         linear_remainder=linear_remainder,

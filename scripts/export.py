@@ -23,8 +23,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
+from modeling_langbridge.errors import first_line
 from modeling_langbridge.export import check_fits_llava, to_llava
-from trainer.lora_merging import compare, first_line, probe, save_merged
+from trainer.lora_merging import compare, probe, save_merged
 from trainer.whole_folder import whole_folder
 
 

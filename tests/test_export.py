@@ -16,7 +16,6 @@
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -100,28 +99,20 @@ def read(folder: Path, name: str) -> dict:
 
 
 @pytest.fixture
-def run_script(monkeypatch, capsys):
-    """The script as a command, in this process: what it prints, or the sentence that it ends with."""
-
+def run_export(run_script):
     def run(model: Path, output: Path, *arguments) -> str:
-        command = [str(SCRIPT), "--model", str(model), "--format", "llava", "--output_dir", str(output), *arguments]
-        monkeypatch.setattr(sys, "argv", command)
-        try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        except SystemExit as end:
-            return str(end.code)
-        return capsys.readouterr().out
+        return run_script("--model", model, "--format", "llava", "--output_dir", output, *arguments)
 
     return run
 
 
 @pytest.fixture
-def export(run_script, tmp_path):
+def export(run_export, tmp_path):
     """The folder of the LLaVA that the script makes of a LangBridge."""
 
     def export(model: Path, *arguments) -> Path:
         output = tmp_path / "llava"
-        message = run_script(model, output, *arguments)
+        message = run_export(model, output, *arguments)
         assert "The LLaVA lies in" in message, message
         return output
 
@@ -441,10 +432,10 @@ class Save:
     ],
     ids=lambda fault: fault.__name__,
 )
-def test_what_cannot_be_exported_is_refused_in_one_sentence(fault, tmp_path, request, run_script):
+def test_what_cannot_be_exported_is_refused_in_one_sentence(fault, tmp_path, request, run_export):
     folder, sentence = fault(Save(tmp_path), request)
     before = {path.name for path in tmp_path.iterdir()}
-    message = run_script(folder, tmp_path / "llava")
+    message = run_export(folder, tmp_path / "llava")
     assert message.startswith("export.py: ") and "\n" not in message
     assert re.search(sentence, message), message
     assert {path.name for path in tmp_path.iterdir()} == before
@@ -457,8 +448,8 @@ def test_a_model_that_peft_wraps_is_refused(langbridge, lora):
             to_llava(wrapped, processor)
 
 
-def test_a_folder_that_exists_is_left_alone(langbridge, tmp_path, run_script):
+def test_a_folder_that_exists_is_left_alone(langbridge, tmp_path, run_export):
     (tmp_path / "llava").mkdir()
     (tmp_path / "llava" / "mine.txt").write_text("mine")
-    assert "exists and is not an empty folder" in run_script(langbridge, tmp_path / "llava")
+    assert "exists and is not an empty folder" in run_export(langbridge, tmp_path / "llava")
     assert [path.name for path in tmp_path.rglob("*")] == ["llava", "mine.txt"]
