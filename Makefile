@@ -23,7 +23,7 @@ lint: .venv/installed
 
 .venv/installed: setup.py constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[train,quantization,eval,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[train,quantization,eval,space,dev]'
 	touch $@
 
 # transformers' own common tests (tests/hf): its source distribution carries them, its wheel does not.

@@ -43,10 +43,12 @@ setup(
         ],
         "quantization": ["bitsandbytes>=0.50"],
         "flash-attn": ["flash-attn"],
+        "space": ["gradio>=6.31"],
         "eval": ["pycocoevalcap>=1.2", "matplotlib"],
         "dev": [
             "POT",
             "parameterized",
+            "playwright",
             "pytest",
             "pytest-timeout",
             "ruff",

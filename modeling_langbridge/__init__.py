@@ -15,7 +15,7 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
 
-from .adapter import load_adapter, save_adapter
+from .adapter import LangBridgeAdapterConfig, load_adapter, push_adapter_to_hub, save_adapter
 from .configuration_langbridge import LangBridgeConfig
 from .export import to_llava
 from .lifting import lift
@@ -26,6 +26,7 @@ from .vocabulary import SharedVocabulary
 
 
 AutoConfig.register("langbridge", LangBridgeConfig)
+AutoConfig.register("langbridge_adapter", LangBridgeAdapterConfig)
 AutoProcessor.register(LangBridgeConfig, LangBridgeProcessor)
 # AutoModel, too, gives the generating class, so that its result can be handed to a pipeline.
 for auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
@@ -44,6 +45,7 @@ __all__ = [
     "from_adapter",
     "lift",
     "load_adapter",
+    "push_adapter_to_hub",
     "save_adapter",
     "to_llava",
     "transfer",

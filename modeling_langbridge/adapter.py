@@ -18,26 +18,43 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub import CommitInfo
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import PushToHubMixin
 
 from .configuration_langbridge import LangBridgeConfig
+from .hub import find_folder
 from .modeling_langbridge import (
     LangBridgeForConditionalGeneration,
     LangBridgeMultiModalProjector,
     LangBridgeVocabularyHead,
     find_token_ids,
 )
-from .vocabulary import SharedVocabulary
+from .vocabulary import VOCABULARY_FILE, SharedVocabulary
 
 
 WEIGHTS = "adapter.safetensors"
-WORDS = "vocabulary.json"
+CONFIGURATION = "config.json"
+FILES = (CONFIGURATION, VOCABULARY_FILE, WEIGHTS)
 OF_THE_LANGUAGE_MODEL = (".token_ids", ".remainder_weight")
-CONFIGURATION = "adapter.json"  # PEFT takes a file named adapter_config.json for its own
+
+
+class LangBridgeAdapterConfig(PreTrainedConfig):
+    """Stands where transformers is asked for the model in an adapter's folder, to say what lies there instead."""
+
+    model_type = "langbridge_adapter"
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        raise ValueError(
+            "This is a LangBridge adapter alone, without a vision tower and a language model: join it with both by "
+            "`modeling_langbridge.from_adapter(this, vision, text)`, or scripts/transfer.py."
+        )
 
 
 def save_adapter(
@@ -50,7 +67,7 @@ def save_adapter(
     Writes the projector, the vocabulary head and the words they speak in to a new folder, whole or not at all.
 
     The folder holds `adapter.safetensors` (the weights), `vocabulary.json` (the surfaces of the V words, in the order
-    of the coefficients) and `adapter.json` (the adapter's shape and what it reads). No token id is among them: they
+    of the coefficients) and `config.json` (the adapter's shape and what it reads). No token id is among them: they
     belong to one language model.
 
     Args:
@@ -79,9 +96,10 @@ def save_adapter(
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        configuration = json.dumps(describe(model.config), indent=2)
-        (unfinished / CONFIGURATION).write_text(configuration + "\n", encoding="utf-8", newline="\n")
-        vocabulary.save(unfinished / WORDS)
+        configuration = {"model_type": LangBridgeAdapterConfig.model_type, **describe(model.config)}
+        text = json.dumps(configuration, indent=2) + "\n"
+        (unfinished / CONFIGURATION).write_text(text, encoding="utf-8", newline="\n")
+        vocabulary.save(unfinished / VOCABULARY_FILE)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(tensors, unfinished / WEIGHTS, metadata={"format": "pt"})
         # Both mkdtemp's folders and safetensors' files are the owner's alone.
@@ -92,8 +110,49 @@ def save_adapter(
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def is_adapter(name: str | os.PathLike, revision: str | None = None) -> bool:
+    """Whether a folder or Hub id is an adapter's alone. Raises `OSError` where there is no `config.json`."""
+    configuration, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+    return configuration.get("model_type") == LangBridgeAdapterConfig.model_type
+
+
+def push_adapter_to_hub(
+    model: LangBridgeForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, repo_id: str, **kwargs: Any
+) -> CommitInfo:
+    """
+    Uploads what [`save_adapter`] writes to a repository of the Hub, which is made where it does not exist.
+
+    Args:
+        model (`LangBridgeForConditionalGeneration`), tokenizer (`PreTrainedTokenizerBase`):
+            As for [`save_adapter`].
+        repo_id (`str`):
+            The repository.
+        kwargs:
+            Of [`~transformers.utils.PushToHubMixin.push_to_hub`]: `private`, `token`, `commit_message`, `revision`,
+            `create_pr` …
+
+    Returns:
+        `CommitInfo`: the commit.
+
+    Raises:
+        `OSError`, `ValueError`: from the Hub, or as [`save_adapter`].
+    """
+    return _Adapter(model, tokenizer).push_to_hub(repo_id, **kwargs)
+
+
+class _Adapter(PushToHubMixin):
+    def __init__(self, model: LangBridgeForConditionalGeneration, tokenizer: PreTrainedTokenizerBase):
+        self.model, self.tokenizer = model, tokenizer
+
+    def save_pretrained(self, folder: str, **kwargs: Any) -> None:
+        save_adapter(self.model, self.tokenizer, folder)
+
+
 def load_adapter(
-    model: LangBridgeForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike
+    model: LangBridgeForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | os.PathLike,
+    revision: str | None = None,
 ) -> None:
     """
     Puts a saved adapter into a model of the same shape, whichever its language model: copies the weights in place and
@@ -105,15 +164,17 @@ def load_adapter(
         tokenizer (`PreTrainedTokenizerBase`):
             The tokenizer of its language model.
         folder (`str` or `os.PathLike`):
-            What [`save_adapter`] wrote.
+            What [`save_adapter`] wrote, or its Hub id.
+        revision (`str`, *optional*):
+            Branch, tag or commit on the Hub.
 
     Raises:
-        `FileNotFoundError`: the folder or one of its three files is missing.
+        `OSError`: the folder or one of its three files is missing.
         `ValueError`: a file is damaged, the adapter does not fit the model, whose own may not be made of words, or the
         tokenizer lacks some of the words.
     """
     model.config.require_words("`load_adapter`")
-    folder = Path(folder)
+    folder = find_folder(folder, FILES, revision)
     configuration, vocabulary = read_configuration(folder)
     if wrong := differences(configuration, describe(model.config)):
         raise ValueError(
@@ -133,7 +194,7 @@ def load_adapter(
         )
     head, num_words = model.model.vocabulary_head, model.config.text_config.vocab_size
     split_words = model.config.split_words if model.config.pieces_per_word > 1 else None
-    token_ids = find_words(vocabulary, tokenizer, folder / WORDS, split_words)
+    token_ids = find_words(vocabulary, tokenizer, folder / VOCABULARY_FILE, split_words)
     if token_ids.max() >= num_words:
         raise ValueError(
             f"The tokenizer {tokenizer.name_or_path!r} keeps words of the adapter under ids up to {token_ids.max()}, "
@@ -174,7 +235,7 @@ def take_adapter(
 
 
 def describe(config: LangBridgeConfig) -> dict:
-    """What two models must agree in so that one's adapter works in the other; `adapter.json` is this."""
+    """What two models must agree in so that one's adapter works in the other; the adapter's `config.json` is this."""
     layers = config.vision_feature_layer
     return {
         "projector_hidden_size": config.projector_hidden_size,
@@ -191,7 +252,7 @@ def describe(config: LangBridgeConfig) -> dict:
 
 def read_configuration(folder: Path) -> tuple[dict, SharedVocabulary]:
     """What a saved adapter says about itself, and its words; makes sure that all three files are there."""
-    if missing := [name for name in (CONFIGURATION, WORDS, WEIGHTS) if not (folder / name).is_file()]:
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise FileNotFoundError(f"There is no {', no '.join(missing)} in {folder}: name what `save_adapter` wrote.")
     path = folder / CONFIGURATION
     try:
@@ -199,12 +260,14 @@ def read_configuration(folder: Path) -> tuple[dict, SharedVocabulary]:
     except ValueError as error:  # both what is not JSON and what is not UTF-8
         raise ValueError(f"{path} is damaged, it is not JSON ({error}): save the adapter anew.") from None
     fields = describe(LangBridgeConfig()).keys()
+    if isinstance(configuration, dict) and configuration.pop("model_type", None) != LangBridgeAdapterConfig.model_type:
+        raise ValueError(f"{path} is not that of an adapter alone: name what `save_adapter` wrote.")
     if not isinstance(configuration, dict) or fields - configuration.keys():
         raise ValueError(f"{path} is damaged, it must be a JSON object with the fields {', '.join(fields)}.")
-    vocabulary = SharedVocabulary.from_file(folder / WORDS)
+    vocabulary = SharedVocabulary.from_file(folder / VOCABULARY_FILE)
     if len(vocabulary) != configuration["bridge_vocab_size"]:
         raise ValueError(
-            f"{folder / WORDS} holds {len(vocabulary)} words, but `bridge_vocab_size` in {path} is "
+            f"{folder / VOCABULARY_FILE} holds {len(vocabulary)} words, but `bridge_vocab_size` in {path} is "
             f"{configuration['bridge_vocab_size']}: save the adapter anew."
         )
     return configuration, vocabulary

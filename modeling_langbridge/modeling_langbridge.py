@@ -24,6 +24,7 @@ Where the coefficients are distributions, `words_per_image` hands an image over 
 To compare with, the projector alone may be the adapter: `adapter_type` `"mlp"` is stock LLaVA, `"linear"` is VLAP's.
 """
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -620,6 +621,9 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
             lm_head_bias=head.bias is not None,
             **config_fields,
         )
+        for part in (config.vision_config, config.text_config):
+            if os.path.exists(part.name_or_path):
+                part.name_or_path = ""  # a path of this machine has no place in a checkpoint; a Hub id stays
         with torch.device("meta"):
             model = cls(config)
         model.model.vision_tower = vision_tower

@@ -18,15 +18,15 @@ where it keeps these words (LangBridge, arXiv 2503.19404).
 """
 
 import os
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .adapter import WORDS, describe, find_words, load_adapter, put_in, read_configuration, take_adapter
+from .adapter import FILES, describe, find_words, load_adapter, put_in, read_configuration, take_adapter
+from .hub import find_folder
 from .modeling_langbridge import LangBridgeForConditionalGeneration, find_token_ids
 from .processing_langbridge import LangBridgeProcessor
-from .vocabulary import SharedVocabulary
+from .vocabulary import VOCABULARY_FILE, SharedVocabulary
 
 
 def transfer(
@@ -110,13 +110,14 @@ def from_adapter(
     processor: LangBridgeProcessor | None = None,
     split_words: str | None = None,
     linear_remainder: bool = False,
+    revision: str | None = None,
 ) -> LangBridgeForConditionalGeneration:
     """
     Joins a vision tower, a saved adapter and a language model, which may be another than the adapter was trained with.
 
     Args:
         folder (`str` or `os.PathLike`):
-            What [`save_adapter`] wrote.
+            What [`save_adapter`] wrote, or its Hub id.
         vision (`str` or `PreTrainedModel`):
             Hub id, folder or loaded model of the vision tower that the adapter was trained with.
         text (`str` or `PreTrainedModel`):
@@ -128,20 +129,22 @@ def from_adapter(
             [`LangBridgeConfig`]. They are refused when left out.
         linear_remainder (`bool`, *optional*, defaults to `False`):
             As of [`LangBridgeConfig`].
+        revision (`str`, *optional*):
+            Branch, tag or commit of the adapter on the Hub.
 
     Returns:
         `LangBridgeForConditionalGeneration` in eval mode, in the language model's dtype and on its device.
 
     Raises:
-        `FileNotFoundError`, `ValueError`: as [`load_adapter`], whose model this composes first.
+        `OSError`, `ValueError`: as [`load_adapter`], whose model this composes first.
 
     Source: Liao et al., "LangBridge", arXiv 2503.19404 (an adapter reused with another language model).
     """
-    folder = Path(folder)
+    folder = find_folder(folder, FILES, revision)
     configuration, vocabulary = read_configuration(folder)
     processor = processor or LangBridgeProcessor.from_vision_text_pretrained(vision, text)
     # Asked before a large language model is loaded in vain.
-    token_ids = find_words(vocabulary, processor.tokenizer, folder / WORDS, split_words)
+    token_ids = find_words(vocabulary, processor.tokenizer, folder / VOCABULARY_FILE, split_words)
     refuse_few(token_ids, processor.tokenizer, split_words)
     model = compose_like(configuration, token_ids, vision, text, processor, split_words, linear_remainder)
     load_adapter(model, processor.tokenizer, folder)

@@ -15,7 +15,6 @@
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,14 +22,18 @@ from itertools import chain, islice
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers.utils import PushToHubMixin, logging
+
+from .hub import find_folder
+from .surfaces import cut_surface, decode_words, index_surfaces
 
 
+VOCABULARY_FILE = "vocabulary.json"
 SHIPPED = Path(__file__).parent / "vocabularies" / "qwen2_llama3.json"
 
 
 @dataclass(frozen=True)
-class SharedVocabulary:
+class SharedVocabulary(PushToHubMixin):
     """
     An ordered list of token *surfaces*: the text each token stands for, with its leading space where it has one.
 
@@ -107,7 +110,7 @@ class SharedVocabulary:
             raise ValueError("`tokenizers` is empty: name at least one tokenizer")
         if isinstance(texts, str):
             raise ValueError("`texts` is a single string: pass a list of texts, such as [text]")
-        indices = [_index(tokenizer) for tokenizer in tokenizers]
+        indices = [index_surfaces(tokenizer) for tokenizer in tokenizers]
         shared = set.intersection(*(set(index) for index in indices))
         size = len(shared) if size is None else size
         if not 1 <= size <= len(shared):
@@ -148,7 +151,7 @@ class SharedVocabulary:
             `ValueError`: if a word is there twice, or an id is not the one under which `token_ids` would find its
             surface.
         """
-        surfaces = {token_id: surface for surface, token_id in _index(tokenizer).items()}
+        surfaces = {token_id: surface for surface, token_id in index_surfaces(tokenizer).items()}
         words = [[word] if isinstance(word, int) else [i for i in word if i >= 0] for word in token_ids]
         if wrong := [word[0] for word in words if len(word) == 1 and word[0] not in surfaces]:
             raise ValueError(
@@ -156,7 +159,7 @@ class SharedVocabulary:
                 f"{tokenizer.name_or_path!r}, among them {_some(wrong)}: special tokens, parts of a character and "
                 "second spellings of a word have no place in a shared vocabulary"
             )
-        joined = iter(_decode(tokenizer, [word for word in words if len(word) > 1]))
+        joined = iter(decode_words(tokenizer, [word for word in words if len(word) > 1]))
         return cls(surfaces[word[0]] if len(word) == 1 else next(joined) for word in words)
 
     @classmethod
@@ -201,15 +204,37 @@ class SharedVocabulary:
     @classmethod
     def load(cls, path: str | os.PathLike | None = None, size: int | None = None) -> "SharedVocabulary":
         """
-        The first `size` words of a file, by default all, or of the vocabulary that ships, by default 19200.
+        The first `size` words of a file, a folder or a repository of the Hub, by default all, or of the vocabulary
+        that ships, by default 19200.
 
         Raises:
-            `FileNotFoundError`, `ValueError`: as [`~SharedVocabulary.from_file`] and [`~SharedVocabulary.first`].
+            `OSError`, `ValueError`: as [`~SharedVocabulary.from_file`] and [`~SharedVocabulary.first`].
         """
         if path is None:
             return cls.qwen2_llama3(size or 19200)
-        vocabulary = cls.from_file(path)
+        vocabulary = cls.from_file(path) if Path(path).is_file() else cls.from_pretrained(path)
         return vocabulary.first(size or len(vocabulary))
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike, revision: str | None = None) -> "SharedVocabulary":
+        """
+        Read the vocabulary of a folder or of a repository on the Hub, which may be that of an adapter.
+
+        Args:
+            name (`str` or `os.PathLike`):
+                The folder that holds `vocabulary.json`, or the Hub id.
+            revision (`str`, *optional*):
+                Branch, tag or commit on the Hub.
+
+        Raises:
+            `OSError`: if there is no such folder or repository, or no vocabulary in it.
+            `ValueError`: as [`~SharedVocabulary.from_file`].
+        """
+        return cls.from_file(find_folder(name, [VOCABULARY_FILE], revision) / VOCABULARY_FILE)
+
+    def save_pretrained(self, folder: str | os.PathLike, **kwargs) -> None:
+        """Write `vocabulary.json` into a folder; `push_to_hub` uploads it, with arguments of no use here."""
+        self.save(Path(folder) / VOCABULARY_FILE)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the surfaces to `path` as a JSON list, one a line; the file is there whole or not at all."""
@@ -236,7 +261,7 @@ class SharedVocabulary:
         Raises:
             `ValueError`: if the tokenizer lacks some of the surfaces as single ordinary tokens.
         """
-        index = _index(tokenizer)
+        index = index_surfaces(tokenizer)
         if missing := [surface for surface in self.surfaces if surface not in index]:
             raise ValueError(
                 f"{len(missing)} of the {len(self)} surfaces are not single tokens of the tokenizer "
@@ -253,10 +278,10 @@ class SharedVocabulary:
         Raises:
             `ValueError`: if the tokenizer cannot spell some of the surfaces.
         """
-        index = _index(tokenizer)
+        index = index_surfaces(tokenizer)
         # A line break before it keeps SentencePiece from adding a space; but some tokenizers join line breaks.
         cuts = {
-            surface: _cut(tokenizer, surface, before="\n") or _cut(tokenizer, surface, before="")
+            surface: cut_surface(tokenizer, surface, before="\n") or cut_surface(tokenizer, surface, before="")
             for surface in self.surfaces
             if surface not in index
         }
@@ -273,56 +298,10 @@ class SharedVocabulary:
 
         An adapter's coefficients belong to the vocabulary it was made with: restrict before composing, not after.
         """
-        index = _index(tokenizer)
+        index = index_surfaces(tokenizer)
         if not any(surface in index for surface in self.surfaces):
             raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has none of the {len(self)} surfaces")
         return SharedVocabulary(surface for surface in self.surfaces if surface in index)
-
-
-def _index(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """
-    The id of every surface that the tokenizer has as a single ordinary token.
-
-    Every spelling of spaces and bytes is left to the tokenizer itself.
-    """
-    extra = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    byte = re.compile("<0x[0-9A-F]{2}>")
-    ids = sorted(i for token, i in tokenizer.get_vocab().items() if i not in extra and not byte.fullmatch(token))
-    prefix = tokenizer.decode(tokenizer.encode("a", add_special_tokens=False), clean_up_tokenization_spaces=False)
-
-    def produces(text: str, token_id: int) -> bool:
-        return tokenizer.encode(text, add_special_tokens=False)[-1:] == [token_id]
-
-    index: dict[str, int] = {}
-    for token_id, surface in zip(ids, _decode(tokenizer, [[i] for i in ids]), strict=True):
-        if not surface or "\N{REPLACEMENT CHARACTER}" in surface:
-            continue
-        # Of two tokens with one surface, the one that the tokenizer itself uses carries the trained embedding.
-        if surface not in index or produces(surface, token_id) or produces(prefix + surface, token_id):
-            index[surface] = token_id
-    return index
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, words: list[list[int]]) -> list[str]:
-    """
-    The surfaces of words, each given by its tokens; empty where these are none.
-
-    They are decoded behind a fixed anchor, which is then cut off: it keeps the leading space that SentencePiece drops
-    at the start of a text.
-    """
-    if not words:
-        return []
-    anchor = tokenizer.encode("a", add_special_tokens=False)
-    prefix = tokenizer.decode(anchor, clean_up_tokenization_spaces=False)
-    texts = tokenizer.batch_decode([[*anchor, *word] for word in words], clean_up_tokenization_spaces=False)
-    return [text[len(prefix) :] if text.startswith(prefix) else "" for text in texts]
-
-
-def _cut(tokenizer: PreTrainedTokenizerBase, surface: str, before: str) -> list[int] | None:
-    """The pieces that the tokenizer cuts a surface into behind some text; `None` where they do not spell it."""
-    num_before = len(tokenizer.encode(before, add_special_tokens=False))
-    pieces = tokenizer.encode(before + surface, add_special_tokens=False)[num_before:]
-    return pieces if len(pieces) > 1 and _decode(tokenizer, [pieces]) == [surface] else None
 
 
 def _some(items: Sequence[str | int]) -> str:

@@ -55,7 +55,7 @@ class ModelArguments:
     language_model: str | None = field(default=None, metadata={"help": "Folder or Hub id of the language model."})
     adapter: str | None = field(
         default=None,
-        metadata={"help": "Folder of an adapter alone, trained with any language model, to start from."},
+        metadata={"help": "An adapter alone (folder or Hub id), trained with any language model, to start from."},
     )
     adapter_type: Literal["langbridge", "mlp", "linear"] = field(
         default="langbridge",

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments, set_seed
 
 from modeling_langbridge import LangBridgeProcessor, from_adapter, transfer
-from modeling_langbridge.adapter import CONFIGURATION
+from modeling_langbridge.adapter import is_adapter
 from modeling_langbridge.swap_diagnosis import clean_null_space, diagnose_swap
 from trainer.data import load_training_data
 from trainer.distillation import distil
@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model", required=True, help="a LangBridge checkpoint (folder or Hub id), or the folder of an adapter alone"
+        "--model", required=True, help="a LangBridge checkpoint, or an adapter alone (folder or Hub id)"
     )
     parser.add_argument(
         "--vision_tower", help="for an adapter alone: folder or Hub id of the tower that it was trained with"
@@ -94,11 +94,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--distill_steps", type=int, default=500, help="default: 500")
     parser.add_argument("--distill_batch_size", type=int, default=32, help="images a step (default: 32)")
     parser.add_argument("--distill_learning_rate", type=float, default=1e-2, help="Muon's, to 0 (default: 0.01)")
-    parser.add_argument(
-        "--projector_hidden_size",
-        type=int,
-        help="width H of the distilled projector (default: the new language model's, which can be exported)",
-    )
     parser.add_argument("--dtype", default="auto", help="of the new language model: auto (as saved), bfloat16 …")
     return parser.parse_args()
 
@@ -115,7 +110,7 @@ def images_of(source: str) -> list:
 
 def put_on(arguments: argparse.Namespace, text: PreTrainedModel):
     """The model as it was, `None` of an adapter alone; the same adapter on the new language model; its processor."""
-    if Path(arguments.model, CONFIGURATION).is_file() and not Path(arguments.model, "config.json").is_file():
+    if is_adapter(arguments.model):
         if arguments.vision_tower is None:
             raise ValueError(f"{arguments.model} is an adapter alone: give its vision tower, --vision_tower.")
         if arguments.clean_null_space:
@@ -167,7 +162,7 @@ def main() -> None:
                 report_to="none",
                 logging_steps=50,
             )
-            r2 = distil(new, processor, images, training, arguments.projector_hidden_size)
+            r2 = distil(new, processor, images, training)
             print(f"Distilled into raw coefficients: R² {r2:.3f} of the visual tokens, on images held out.")
         new.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)

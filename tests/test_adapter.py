@@ -31,6 +31,7 @@ from tiny_parts import (
     save_vision_tower,
     see,
 )
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, pipeline
 
 from modeling_langbridge import (
     LangBridgeForConditionalGeneration,
@@ -42,7 +43,7 @@ from modeling_langbridge import (
 )
 
 
-FILES = ["adapter.json", "adapter.safetensors", "vocabulary.json"]
+FILES = ["adapter.safetensors", "config.json", "vocabulary.json"]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_a_saved_adapter_says_the_same_in_a_fresh_model(
     for composed in (other, from_adapter(tmp_path / "adapter", vision, text)):
         for found, wanted in zip(see(composed, processor, pixel_values), expected, strict=True):
             assert torch.equal(found, wanted)
-    feature_size = json.loads((tmp_path / "adapter" / "adapter.json").read_text())["vision_feature_size"]
+    feature_size = json.loads((tmp_path / "adapter" / "config.json").read_text())["vision_feature_size"]
     assert feature_size == model.model.multi_modal_projector.linear_1.in_features
 
 
@@ -182,7 +183,8 @@ def test_the_files_hold_words_and_weights_but_no_ids_and_no_paths(compose, proce
             *(f"vocabulary_head.{name}" for name in ("bias", "gate_bias", "gate_weight", "weight")),
         ]
         assert all(file.get_tensor(name).is_floating_point() for name in file.keys())
-    assert json.loads((tmp_path / "adapter" / "adapter.json").read_text()) == {
+    assert json.loads((tmp_path / "adapter" / "config.json").read_text()) == {
+        "model_type": "langbridge_adapter",
         "projector_hidden_size": 40,
         "bridge_vocab_size": 50,
         "coefficient_activation": "gated_softmax",
@@ -273,7 +275,7 @@ def refused(model, tokenizer, folder, complaint: str, error=ValueError) -> None:
 )
 def test_a_model_of_another_shape_is_refused(compose, processor, saved, field, of_the_adapter, of_the_model):
     model = compose(seed=1, **{field: of_the_model})
-    complaint = rf"adapter.json .*`{field}` is {of_the_adapter} in the adapter but {of_the_model} in the model\)"
+    complaint = rf"config.json .*`{field}` is {of_the_adapter} in the adapter but {of_the_model} in the model\)"
     refused(model, processor.tokenizer, saved, complaint)
 
 
@@ -325,7 +327,9 @@ def test_a_tokenizer_of_a_larger_language_model_is_refused(compose, processor, s
 
 def test_a_missing_folder_or_file_is_named(compose, processor, saved, vision, text):
     model, tokenizer = compose(seed=1), processor.tokenizer
-    refused(model, tokenizer, saved / "absent", "There is no adapter.json, .* in .*absent:", FileNotFoundError)
+    refused(
+        model, tokenizer, saved / "absent", "There is no folder .*absent, and the Hub gives no config.json", OSError
+    )
     for name in FILES:
         (saved / name).rename(saved / "away")
         refused(model, tokenizer, saved, f"There is no {name} in {re.escape(str(saved))}:", FileNotFoundError)
@@ -334,28 +338,40 @@ def test_a_missing_folder_or_file_is_named(compose, processor, saved, vision, te
         (saved / "away").rename(saved / name)
 
 
+@pytest.mark.parametrize("load", [AutoConfig, AutoModel, AutoModelForImageTextToText])
+def test_who_asks_transformers_for_a_model_is_told_what_an_adapter_is(saved, load):
+    with pytest.raises(ValueError, match="This is a LangBridge adapter alone, .* join it with both by `modeling_lang"):
+        load.from_pretrained(saved)
+    with pytest.raises(ValueError, match="This is a LangBridge adapter alone"):
+        pipeline("image-text-to-text", model=str(saved))
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b'{"projector_hidden_size": 4', "adapter.json is damaged, it is not JSON"),
-        (b"\xff\xfe\x00", "adapter.json is damaged, it is not JSON"),
-        (b"[40]", "adapter.json is damaged, it must be a JSON object with the fields projector_hidden_size, "),
-        (b'{"bridge_vocab_size": 50}', "adapter.json is damaged, it must be a JSON object with the fields"),
+        (b'{"projector_hidden_size": 4', "config.json is damaged, it is not JSON"),
+        (b"\xff\xfe\x00", "config.json is damaged, it is not JSON"),
+        (b"[40]", "config.json is damaged, it must be a JSON object with the fields projector_hidden_size, "),
+        (b'{"model_type": "langbridge_adapter"}', "config.json is damaged, it must be a JSON object with the fields"),
+        (
+            b'{"model_type": "langbridge"}',
+            "config.json is not that of an adapter alone: name what `save_adapter` wrote",
+        ),
     ],
 )
 def test_a_damaged_configuration_is_refused(compose, processor, saved, content, complaint):
-    (saved / "adapter.json").write_bytes(content)
+    (saved / "config.json").write_bytes(content)
     refused(compose(seed=1), processor.tokenizer, saved, complaint)
 
 
 def test_a_field_from_the_future_is_refused(compose, processor, saved):
-    change_json(saved / "adapter.json", pooling=2)
+    change_json(saved / "config.json", pooling=2)
     refused(compose(seed=1), processor.tokenizer, saved, "`pooling` is 2 in the adapter but missing in the model")
 
 
 def test_words_of_another_number_than_v_are_refused(compose, processor, saved, vocabulary):
     vocabulary.first(49).save(saved / "vocabulary.json")
-    complaint = "vocabulary.json holds 49 words, but `bridge_vocab_size` in .*adapter.json is 50"
+    complaint = "vocabulary.json holds 49 words, but `bridge_vocab_size` in .*config.json is 50"
     refused(compose(seed=1), processor.tokenizer, saved, complaint)
 
 

@@ -13,10 +13,12 @@
 # limitations under the License.
 """What a user may get wrong when joining two parts, and the configuration itself."""
 
+import json
+
 import pytest
 import torch
 from tiny_parts import make_tokenizer, save_language_model
-from transformers import AutoConfig, CLIPVisionConfig, Qwen2Config
+from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, Qwen2Config
 
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, SharedVocabulary
 from modeling_langbridge.modeling_langbridge import LangBridgeMultiModalProjector, LangBridgeVocabularyHead
@@ -79,6 +81,18 @@ def test_the_configuration_survives_saving(model, tmp_path):
     for field in ("projector_hidden_size", "bridge_vocab_size", "coefficient_activation", "image_token_index"):
         assert getattr(reloaded, field) == getattr(model.config, field)
     assert reloaded.vision_config.to_dict() == model.config.vision_config.to_dict()
+
+
+def test_a_configuration_names_parts_of_the_hub_but_no_folder_of_this_machine(vision, text, processor, tmp_path):
+    language_model = AutoModelForCausalLM.from_pretrained(text)
+    language_model.config.name_or_path = "someone/language-model"  # as when it comes from there
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, language_model, list(range(100, 160)), processor=processor, projector_hidden_size=40
+    )
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["text_config"]["_name_or_path"] == "someone/language-model"
+    assert vision not in json.dumps(saved) and text not in json.dumps(saved)
 
 
 def test_at_the_papers_sizes_a_fresh_visual_token_is_about_as_long_as_a_word(model):

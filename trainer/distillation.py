@@ -14,12 +14,16 @@
 """Distillation: an adapter of words becomes a linear one that says nearly the same, from images alone.
 
 Finetuning a softmax that has made up its mind is slow, and it cannot be folded or exported. Raw coefficients have
-neither trouble, but fresh ones know nothing. So they learn, patch by patch, to give the visual tokens that the words
-gave; the language model lends its embeddings, its layers are not run.
+neither trouble, but fresh ones know nothing. So LLaVA's projector learns, patch by patch, to give the visual tokens
+that the words gave, and is then lifted into words again, which loses nothing: the tokens were made of these words. The
+language model lends its embeddings, its layers are not run.
+
+Learning the coefficients themselves is badly conditioned, for the gradient reaches them through the embeddings, whose
+singular values differ by orders of magnitude.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +31,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
+from modeling_langbridge.lifting import invert_words
 from modeling_langbridge.modeling_langbridge import (
     LangBridgeModel,
     LangBridgeMultiModalProjector,
@@ -38,23 +43,22 @@ from .images import open_image
 from .muon import MuonWithAdamW
 
 
-HELD_OUT = 10  # one image in so many
+HELD_OUT, MOST_HELD_OUT = 10, 64  # one image in so many, but about so many at most: their tokens are kept
 
 
 class Distillation(nn.Module):
     """
-    How far the visual tokens of a new adapter are from those of a model's own.
+    How far the visual tokens of a projector are from those of a model's own adapter.
 
     Args:
         teacher ([`LangBridgeModel`]): frozen here.
-        projector ([`LangBridgeMultiModalProjector`]), head ([`LangBridgeVocabularyHead`]): the new adapter.
+        projector ([`LangBridgeMultiModalProjector`]): learns the teacher's tokens divided by `unit`.
+        unit (`float`): words are short vectors, which a projector would overshoot at any usual learning rate.
     """
 
-    def __init__(
-        self, teacher: LangBridgeModel, projector: LangBridgeMultiModalProjector, head: LangBridgeVocabularyHead
-    ):
+    def __init__(self, teacher: LangBridgeModel, projector: LangBridgeMultiModalProjector, unit: float):
         super().__init__()
-        self.teacher, self.projector, self.head = teacher.requires_grad_(False), projector, head
+        self.teacher, self.projector, self.unit = teacher.requires_grad_(False), projector, unit
 
     def train(self, mode: bool = True) -> "Distillation":
         super().train(mode)
@@ -62,21 +66,16 @@ class Distillation(nn.Module):
         return self
 
     def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """
-        Args:
-            pixel_values (`torch.Tensor` of shape `(images, channels, height, width)`): images.
+        """The mean square of their difference, over images `(images, channels, height, width)`, as `loss`."""
+        features, target = see(self.teacher, pixel_values)  # (images, tokens, d_v), (images, tokens, d)
+        return {"loss": (self.projector(features).float() - target / self.unit).square().mean()}
 
-        Returns:
-            `dict` with the visual tokens `found` and their `target`, `(images, tokens, d)` in float32, and `loss`, the
-            mean square of their difference in units of the target's own.
-        """
-        with torch.no_grad():
-            features = self.teacher.get_vision_features(pixel_values).pooler_output  # (images, tokens, d_v)
-            target = self.teacher.adapt(features).float()  # (images, tokens, d)
-        found = self.head(self.projector(features), self.teacher.get_word_embeddings()).float()  # (images, tokens, d)
-        # In these units it is near 1 at first. Words are short vectors: without them the loss would be minute.
-        loss = (found - target).square().mean() / target.square().mean()
-        return {"loss": loss, "found": found, "target": target}
+
+@torch.no_grad()
+def see(model: LangBridgeModel, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The vision features `(images, tokens, d_v)` and the visual tokens `(images, tokens, d)`, these in float32."""
+    features = model.get_vision_features(pixel_values.to(model.device)).pooler_output
+    return features, model.adapt(features).float()
 
 
 def distil(
@@ -84,10 +83,10 @@ def distil(
     processor: LangBridgeProcessor,
     images: Sequence[Any],
     arguments: TrainingArguments,
-    projector_hidden_size: int | None = None,
 ) -> float:
     """
-    Replaces a model's adapter of distributions, in place, by one of raw coefficients that says nearly the same.
+    Replaces a model's adapter of distributions, in place, by one of raw coefficients that says nearly the same and is
+    as wide as the language model (H = d), the widest that a stock LLaVA holds.
 
     Args:
         model (`LangBridgeForConditionalGeneration`):
@@ -95,11 +94,9 @@ def distil(
         processor (`LangBridgeProcessor`):
             Its processor.
         images (`Sequence`):
-            At least ten of what [`~trainer.images.open_image`] opens. Every tenth is held out.
+            At least ten of what [`~trainer.images.open_image`] opens. Every tenth is held out, up to 127 of them.
         arguments (`TrainingArguments`):
             How long and how fast the new adapter learns; its matrices do by Muon.
-        projector_hidden_size (`int`, *optional*):
-            Width H of the new projector; the language model's when left out, the widest that a stock LLaVA holds.
 
     Returns:
         `float`: R² of the visual tokens on the images held out, 1 where the new adapter gives what the old one gave.
@@ -114,40 +111,57 @@ def distil(
         raise ValueError("`words_per_image` hands over words: distil an adapter that gives a visual token a patch.")
     if len(images) < HELD_OUT:
         raise ValueError(f"Distilling takes {HELD_OUT} images or more, but there are {len(images)}.")
-    config = copy.deepcopy(model.config)
-    config.coefficient_activation, config.linear_remainder = "linear", False
-    config.projector_hidden_size = projector_hidden_size or config.text_config.hidden_size
-    projector, head = LangBridgeMultiModalProjector(config), LangBridgeVocabularyHead(config)
-    for module in (*projector.modules(), head):
-        model._init_weights(module)
-    head.token_ids.copy_(model.model.vocabulary_head.token_ids)
-    distillation = Distillation(model.model, projector.to(model.device), head.to(model.device))
 
     def collate(batch: Sequence[Any]) -> dict[str, torch.Tensor]:
         opened = [open_image(image) for image in batch]
         return {"pixel_values": processor.image_processor(opened, return_tensors="pt")["pixel_values"]}
 
-    learnt = [image for position, image in enumerate(images) if position % HELD_OUT]
+    every = max(HELD_OUT, len(images) // MOST_HELD_OUT)
+
+    def held_out() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        loader = DataLoader(images[::every], arguments.per_device_eval_batch_size, collate_fn=collate)
+        return (see(model.model.eval(), batch["pixel_values"]) for batch in loader)
+
+    targets = [target.flatten(0, 1).cpu() for _, target in held_out()]  # of each batch, (tokens, d)
+    unit = torch.cat(targets).square().mean().sqrt().item()
+    config = copy.deepcopy(model.config)
+    config.coefficient_activation, config.linear_remainder = "linear", False
+    config.projector_hidden_size = config.text_config.hidden_size
+    projector = LangBridgeMultiModalProjector(config).to(model.device)
+    for module in projector.modules():
+        model._init_weights(module)
+    distillation = Distillation(model.model, projector, unit)
+    learnt = [image for position, image in enumerate(images) if position % every]
     trainer = Trainer(distillation, arguments, data_collator=collate, train_dataset=learnt)
-    parameters = [*projector.parameters(), *head.parameters()]
+    parameters = list(projector.parameters())
     matrices, others = ([p for p in parameters if (p.ndim == 2) is two] for two in (True, False))
     trainer.optimizer = MuonWithAdamW(matrices, others, arguments.learning_rate)
     trainer.train()
-    held_out = DataLoader(images[::HELD_OUT], arguments.per_device_eval_batch_size, collate_fn=collate)
-    r2 = score(distillation.eval(), held_out)
-    adapter = model.model
-    adapter.multi_modal_projector, adapter.vocabulary_head = (part.to(model.dtype) for part in (projector, head))
-    model.config = model.model.config = config
-    return r2
+    put_in_words(model, config, projector, unit)
+    return score(targets, [found.flatten(0, 1).cpu() for _, found in held_out()])
 
 
 @torch.no_grad()
-def score(distillation: Distillation, batches: Iterable[dict[str, torch.Tensor]]) -> float:
-    """R² of the new adapter's visual tokens, all their dimensions together."""
-    difference, sums, squares, count = 0.0, 0.0, 0.0, 0
-    for batch in batches:
-        outputs = distillation(batch["pixel_values"].to(distillation.head.weight.device))
-        target = outputs["target"].flatten(0, 1).double()  # (tokens, d)
-        difference += (outputs["found"].flatten(0, 1) - target).square().sum()
-        sums, squares, count = sums + target.sum(0), squares + target.square().sum(), count + len(target)
-    return (1 - difference / (squares - sums.square().sum() / count)).item()
+def put_in_words(
+    model: LangBridgeForConditionalGeneration,
+    config: LangBridgeConfig,
+    projector: LangBridgeMultiModalProjector,
+    unit: float,
+) -> None:
+    """Lifts a projector that gives visual tokens divided by `unit` into raw coefficients, in place of the adapter."""
+    for parameter in projector.linear_2.parameters():
+        parameter.mul_(unit)
+    head = LangBridgeVocabularyHead(config).to(model.device)
+    inverse, _ = invert_words(model.model.get_word_embeddings())  # (V, d)
+    head.weight.copy_(inverse)
+    head.bias.zero_()
+    head.token_ids.copy_(model.model.vocabulary_head.token_ids)
+    model.model.multi_modal_projector, model.model.vocabulary_head = projector.to(model.dtype), head.to(model.dtype)
+    model.config = model.model.config = config
+
+
+def score(targets: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> float:
+    """R² of the visual tokens, `(tokens, d)` in each batch, all their dimensions together."""
+    target = torch.cat(list(targets)).double()
+    difference = target - torch.cat(list(found))
+    return (1 - difference.square().sum() / (target - target.mean(0)).square().sum()).item()

@@ -26,6 +26,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
+from modeling_langbridge.adapter import WEIGHTS
 from modeling_langbridge.errors import first_line
 
 
@@ -150,10 +151,10 @@ def describe(folder: Path) -> str:
     """What a folder is that holds no LoRA, and what to do with it."""
     if not folder.is_dir():
         return "there is no such folder"
+    if (folder / WEIGHTS).is_file():
+        return "it is LangBridge's adapter alone, which `from_adapter` joins with a language model"
     if (folder / "config.json").is_file():
         return "it is a complete model, which needs no merging"
-    if (folder / "adapter.json").is_file():
-        return "it is LangBridge's adapter alone, which `from_adapter` joins with a language model"
     if checkpoints := sorted(path.parent.name for path in folder.glob(f"checkpoint-*/{CONFIG_NAME}")):
         return f"it is a run that did not end, name one of its checkpoints ({', '.join(checkpoints)})"
     return "name the output folder of a run with --train_language_model lora, or one of its checkpoints"

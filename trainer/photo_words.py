@@ -15,7 +15,6 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -39,8 +39,9 @@ from modeling_langbridge import (
     LangBridgeProcessor,
     SharedVocabulary,
 )
-from modeling_langbridge.adapter import CONFIGURATION, WEIGHTS, describe, differences, read_configuration
+from modeling_langbridge.adapter import CONFIGURATION, FILES, WEIGHTS, describe, differences, read_configuration
 from modeling_langbridge.errors import first_line
+from modeling_langbridge.hub import find_folder
 from modeling_langbridge.modeling_langbridge import (
     LangBridgeMultiModalProjector,
     LangBridgeVocabularyHead,
@@ -70,6 +71,7 @@ def open_model(
         `ValueError`: `name` is no folder or Hub id of one.
     """
     try:
+        AutoConfig.from_pretrained(name, trust_remote_code=False)  # says so where it is an adapter alone
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
         model = AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=False, device_map=device_map)
     except (OSError, ValueError) as error:
@@ -88,13 +90,13 @@ def open_adapter(
     Joins a saved adapter with its vision tower alone. The language model of what is returned has no weights.
 
     Args:
-        folder (`str` or `os.PathLike`): what [`~modeling_langbridge.save_adapter`] wrote.
+        folder (`str` or `os.PathLike`): what [`~modeling_langbridge.save_adapter`] wrote, or its Hub id.
         vision (`str`): Hub id or folder of the vision tower that the adapter was trained with.
 
     Raises:
-        `FileNotFoundError`, `ValueError`: a file of the adapter is missing or damaged, or the tower is another.
+        `OSError`, `ValueError`: a file of the adapter is missing or damaged, or the tower is another.
     """
-    folder = Path(folder)
+    folder = find_folder(folder, FILES)
     shape, vocabulary = read_configuration(folder)
     image_processor = AutoImageProcessor.from_pretrained(vision)
     tower = load_vision_tower(vision)

@@ -54,7 +54,14 @@ class Sizes:
     words_per_image: int = 8
     distillation_steps: int = 500
     distillation_learning_rate: float = 1e-2
-    finetuning_steps: tuple[int, ...] = (0, 25, 50, 100)  # of B and an adapter, after which photos are captioned
+    finetuning_steps: tuple[int, ...] = (
+        0,
+        25,
+        50,
+        100,
+        200,
+        400,
+    )  # of B and an adapter, after which photos are captioned
     finetuning_learning_rate: float = 5e-4  # of B
     finetuning_adapter_learning_rate: float = 1e-2  # of every adapter but words, which learn as in tuning
 

@@ -1,0 +1,46 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Files of a repository, wherever it lies: a folder here, or the Hub, whose files transformers keeps in its cache."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers.utils.hub import cached_files
+
+from .errors import first_line
+
+
+def find_folder(name: str | os.PathLike, files: Sequence[str], revision: str | None = None) -> Path:
+    """
+    The folder that holds a repository's files.
+
+    Args:
+        name (`str` or `os.PathLike`):
+            A folder, which is returned as it is, or a Hub id.
+        files (`Sequence[str]`):
+            The files to fetch from the Hub, all of which it must have.
+        revision (`str`, *optional*):
+            Branch, tag or commit on the Hub; `main` when left out.
+
+    Raises:
+        `OSError`: there is no such folder, nor a repository with these files on the Hub or, offline, in the cache.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(cached_files(str(name), list(files), revision=revision)[0]).parent
+    except OSError as error:
+        reason, files = first_line(error), ", no ".join(files)
+        raise OSError(f"There is no folder {name}, and the Hub gives no {files} of that name ({reason}).") from error

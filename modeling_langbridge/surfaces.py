@@ -1,0 +1,64 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Surfaces: the text that a token stands for, with its leading space where it has one, in any tokenizer."""
+
+import re
+
+from transformers import PreTrainedTokenizerBase
+
+
+def index_surfaces(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """
+    The id of every surface that the tokenizer has as a single ordinary token.
+
+    Every spelling of spaces and bytes is left to the tokenizer itself.
+    """
+    extra = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    byte = re.compile("<0x[0-9A-F]{2}>")
+    ids = sorted(i for token, i in tokenizer.get_vocab().items() if i not in extra and not byte.fullmatch(token))
+    prefix = tokenizer.decode(tokenizer.encode("a", add_special_tokens=False), clean_up_tokenization_spaces=False)
+
+    def produces(text: str, token_id: int) -> bool:
+        return tokenizer.encode(text, add_special_tokens=False)[-1:] == [token_id]
+
+    index: dict[str, int] = {}
+    for token_id, surface in zip(ids, decode_words(tokenizer, [[i] for i in ids]), strict=True):
+        if not surface or "\N{REPLACEMENT CHARACTER}" in surface:
+            continue
+        # Of two tokens with one surface, the one that the tokenizer itself uses carries the trained embedding.
+        if surface not in index or produces(surface, token_id) or produces(prefix + surface, token_id):
+            index[surface] = token_id
+    return index
+
+
+def decode_words(tokenizer: PreTrainedTokenizerBase, words: list[list[int]]) -> list[str]:
+    """
+    The surfaces of words, each given by its tokens; empty where these are none.
+
+    They are decoded behind a fixed anchor, which is then cut off: it keeps the leading space that SentencePiece drops
+    at the start of a text.
+    """
+    if not words:
+        return []
+    anchor = tokenizer.encode("a", add_special_tokens=False)
+    prefix = tokenizer.decode(anchor, clean_up_tokenization_spaces=False)
+    texts = tokenizer.batch_decode([[*anchor, *word] for word in words], clean_up_tokenization_spaces=False)
+    return [text[len(prefix) :] if text.startswith(prefix) else "" for text in texts]
+
+
+def cut_surface(tokenizer: PreTrainedTokenizerBase, surface: str, before: str) -> list[int] | None:
+    """The pieces that the tokenizer cuts a surface into behind some text; `None` where they do not spell it."""
+    num_before = len(tokenizer.encode(before, add_special_tokens=False))
+    pieces = tokenizer.encode(before + surface, add_special_tokens=False)[num_before:]
+    return pieces if len(pieces) > 1 and decode_words(tokenizer, [pieces]) == [surface] else None
