@@ -38,7 +38,6 @@ from transformers import (
 )
 
 from .errors import first_line
-from .lifting import invert_words
 from .modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeVocabularyHead, load_vision_tower
 from .original_checkpoint import (
     LANGUAGE_MODELS,
@@ -50,6 +49,7 @@ from .original_checkpoint import (
 )
 from .processing_langbridge import LangBridgeProcessor, find_vision_config
 from .vocabulary import SharedVocabulary
+from .word_space import invert_words
 
 
 LAYERS = {"0": "multi_modal_projector.linear_1", "2": "multi_modal_projector.linear_2", "3": "vocabulary_head"}

@@ -33,6 +33,7 @@ from .errors import first_line
 from .modeling_langbridge import LangBridgeForConditionalGeneration
 from .processing_langbridge import LangBridgeProcessor, measure_vision_tower
 from .vocabulary import SharedVocabulary
+from .word_space import invert_words
 
 
 class LiftingLoss(NamedTuple):
@@ -111,31 +112,6 @@ def lift(
     made_of_words = embeddings.double().T @ (head.weight.cpu().double() @ columns)  # (d, d + 1)
     error = (made_of_words - columns).norm() / columns.norm()
     return model, processor, LiftingLoss(len(token_ids), rank, embeddings.shape[1], error.item())
-
-
-def invert_words(embeddings: torch.Tensor, ridge: float = 0.0) -> tuple[torch.Tensor, int]:
-    """
-    The transposed pseudo-inverse `E⁺ᵀ` of the words' embeddings E, which is the vocabulary head's weight.
-
-    Directions in which the words are no longer than what rounding to their dtype adds (its epsilon times the root
-    mean squared singular value) count as not spanned: coefficients for them would cost more in rounding than they
-    give. Computed by a singular value decomposition in float64: LAPACK reduces a tall E by QR first, so that it takes
-    hardly longer than the Gram matrix `EᵀE` would, which squares the condition number.
-
-    Args:
-        embeddings (`torch.Tensor` of shape `(V, d)`): E, in its own dtype.
-        ridge (`float`, *optional*, defaults to 0.0): See [`lift`].
-
-    Returns:
-        `tuple(torch.Tensor, int)`: `(V, d)` in float64, and how many of the d dimensions the words span.
-    """
-    left, lengths, right = torch.linalg.svd(embeddings.double(), full_matrices=False)
-    mean_square = lengths.square().mean()
-    # The decomposition's own errors lie above float64's epsilon.
-    resolution = max(torch.finfo(embeddings.dtype).eps, 1e-12)
-    spanned = lengths > resolution * mean_square.sqrt()
-    inverse_lengths = torch.where(spanned, lengths / (lengths.square() + ridge * mean_square), 0)
-    return left * inverse_lengths @ right, int(spanned.sum())
 
 
 def take_over(llava: LlavaForConditionalGeneration, num_words: int) -> LangBridgeForConditionalGeneration:

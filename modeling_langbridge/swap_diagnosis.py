@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 import torch
 
-from .lifting import invert_words
 from .modeling_langbridge import LangBridgeForConditionalGeneration
+from .word_space import null_space_share, word_map_r2
 
 
 FEW_WORDS = 8
@@ -162,55 +162,3 @@ def diagnose_swap(
         token_length=token_length,
         few_words=few_words,
     )
-
-
-def word_map_r2(source: torch.Tensor, target: torch.Tensor) -> float:
-    """
-    How well the least-squares map from one model's words to another's foretells words that it was not fitted on.
-
-    A fifth of the words, drawn at random from a fixed seed, is held out.
-
-    Args:
-        source (`torch.Tensor` of shape `(V, d)`), target (`torch.Tensor` of shape `(V, d')`):
-            The two models' embeddings of the same words in the same order.
-
-    Returns:
-        `float`: R² over all dimensions together: 1 is perfect, 0 what the mean word foretells, and less is worse.
-    """
-    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0)).to(source.device)
-    held_out, fitted = order[: max(1, len(order) // 5)], order[len(order) // 5 :]
-    source, target = source.double(), target.double()
-    source, target = source - source[fitted].mean(0), target - target[fitted].mean(0)
-    inverse, _ = invert_words(source[fitted])  # (fitted, d)
-    foretold = source[held_out] @ (inverse.T @ target[fitted])  # (held out, d')
-    return (1 - (target[held_out] - foretold).square().sum() / target[held_out].square().sum()).item()
-
-
-def null_space_share(coefficients: torch.Tensor, words: torch.Tensor) -> float:
-    """The share of the energy of coefficients `(..., V)` in what is nothing to embeddings E `(V, d)`: `c E = 0`."""
-    nothing = coefficients - take_out_nothing(coefficients, words)
-    return (nothing.square().sum() / coefficients.square().sum()).item()
-
-
-def take_out_nothing(coefficients: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    """Coefficients `(..., V)` without what is nothing to embeddings E `(V, d)`: `c E E⁺`, which E takes for c."""
-    inverse, _ = invert_words(words)  # (V, d)
-    return (coefficients.double() @ words.double() @ inverse.T).to(coefficients.dtype)
-
-
-@torch.no_grad()
-def clean_null_space(model: LangBridgeForConditionalGeneration) -> None:
-    """
-    Takes out of a model's raw coefficients, in place, all that is nothing to its language model: what it gives stays
-    the same, and a transfer carries less noise.
-
-    Raises:
-        `ValueError`: the coefficients are not raw ones.
-    """
-    model.config.require_words("`clean_null_space`")
-    head = model.model.vocabulary_head
-    if head.activation != "linear":
-        raise ValueError("Only raw coefficients have a null space to clean: these are distributions over words.")
-    words = model.model.get_word_embeddings()  # (V, d)
-    head.weight.copy_(take_out_nothing(head.weight.T, words).T)
-    head.bias.copy_(take_out_nothing(head.bias, words))

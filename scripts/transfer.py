@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArgument
 
 from modeling_langbridge import LangBridgeProcessor, from_adapter, transfer
 from modeling_langbridge.adapter import is_adapter
-from modeling_langbridge.swap_diagnosis import clean_null_space, diagnose_swap
+from modeling_langbridge.swap_diagnosis import diagnose_swap
+from modeling_langbridge.word_space import clean_null_space
 from trainer.data import load_training_data
 from trainer.distillation import distil
 from trainer.images import list_images

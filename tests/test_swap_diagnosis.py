@@ -13,19 +13,13 @@
 # limitations under the License.
 """What is foretold of a change of the language model: each number against a plain computation, and what follows."""
 
-import numpy as np
 import pytest
 import torch
 from tiny_parts import SENTENCES, save_language_model
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, SharedVocabulary, transfer
-from modeling_langbridge.swap_diagnosis import (
-    SwapDiagnosis,
-    clean_null_space,
-    diagnose_swap,
-    null_space_share,
-    word_map_r2,
-)
+from modeling_langbridge.swap_diagnosis import SwapDiagnosis, diagnose_swap
+from modeling_langbridge.word_space import null_space_share, word_map_r2
 
 
 @pytest.fixture(scope="module")
@@ -51,56 +45,6 @@ def compose(vision, text, processor):
 @pytest.fixture
 def pixel_values() -> torch.Tensor:
     return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
-
-
-def draw(*shape) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def test_a_linear_map_between_the_words_is_found_on_words_held_out():
-    source = draw(200, 10)
-    assert word_map_r2(source, source @ draw(10, 14) + draw(14)) == pytest.approx(1)
-
-
-def test_words_that_have_nothing_in_common_are_foretold_worse_than_by_their_mean():
-    assert word_map_r2(draw(100, 60), draw(100, 20)) < -0.3  # 60 numbers a word, fitted to 80 words: overfitting shows
-
-
-def test_the_r2_is_that_of_plain_least_squares():
-    source, target = draw(100, 8).double(), (draw(100, 8) @ draw(8, 5) + 2 * draw(100, 5)).double()
-    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
-    held_out, fitted = order[:20], order[20:]
-    with_constant = torch.cat([source, torch.ones(100, 1)], dim=1).numpy()
-    solution = np.linalg.lstsq(with_constant[fitted], target[fitted].numpy(), rcond=None)[0]
-    error = ((with_constant[held_out] @ solution - target[held_out].numpy()) ** 2).sum()
-    total = ((target[held_out] - target[fitted].mean(0)) ** 2).sum().item()
-    assert word_map_r2(source, target) == pytest.approx(1 - error / total)
-    assert 0.2 < word_map_r2(source, target) < 0.9
-
-
-def test_the_null_share_is_the_energy_of_what_the_embeddings_take_for_nothing():
-    words = draw(30, 8).double()
-    left = torch.linalg.svd(words).U  # (30, 30): the first 8 columns are seen, the rest is nothing
-    coefficients = 3 * left[:, 2] + 4 * left[:, 20]
-    assert (coefficients @ words).norm() == pytest.approx((3 * left[:, 2] @ words).norm().item())
-    assert null_space_share(coefficients, words) == pytest.approx(16 / 25)
-
-
-def test_cleaning_takes_the_null_space_out_and_changes_nothing_else(compose, pixel_values):
-    model = compose()
-    words = model.model.get_word_embeddings()
-    with torch.no_grad():
-        before = torch.stack(model.get_image_features(pixel_values).pooler_output)
-        dirty = model.get_image_coefficients(pixel_values)
-        assert null_space_share(dirty, words) > 0.1
-        clean_null_space(model)
-        clean = model.get_image_coefficients(pixel_values)
-        assert null_space_share(clean, words) < 1e-9
-        assert clean.norm() < 0.95 * dirty.norm()
-        after = torch.stack(model.get_image_features(pixel_values).pooler_output)
-    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="Only raw coefficients"):
-        clean_null_space(compose(coefficient_activation="softmax"))
 
 
 @pytest.mark.parametrize("activation", ["linear", "gated_softmax"])

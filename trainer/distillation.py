@@ -32,12 +32,12 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
-from modeling_langbridge.lifting import invert_words
 from modeling_langbridge.modeling_langbridge import (
     LangBridgeModel,
     LangBridgeMultiModalProjector,
     LangBridgeVocabularyHead,
 )
+from modeling_langbridge.word_space import invert_words
 
 from .images import open_image
 from .muon import MuonWithAdamW

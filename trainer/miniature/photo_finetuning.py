@@ -25,7 +25,7 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, from_adapter
-from modeling_langbridge.lifting import invert_words
+from modeling_langbridge.word_space import invert_words
 
 from ..caption_metrics import caption_scores
 from ..distillation import distil
