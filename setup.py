@@ -24,11 +24,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["modeling_langbridge", "trainer", "trainer.miniature", "hub_cards"],
+    packages=["modeling_langbridge", "trainer", "trainer.miniature", "hub_cards", "hub_cards.space"],
     package_data={
         "modeling_langbridge": ["py.typed", "vocabularies/*.json"],
         "trainer": ["py.typed"],
-        "hub_cards": ["py.typed"],
+        "hub_cards": ["py.typed", "templates/*.jinja"],
+        "hub_cards.space": ["README.md", "requirements.txt"],
     },
     install_requires=["torch>=2.11", "transformers>=5.23", "safetensors", "pillow"],
     extras_require={
@@ -36,6 +37,7 @@ setup(
             "trl>=1.16",
             "accelerate>=1.15",
             "datasets>=5.2",
+            "jinja2",
             "peft>=0.21",
             "tensorboard",
             "matplotlib",
@@ -47,6 +49,7 @@ setup(
         "eval": ["pycocoevalcap>=1.2", "matplotlib"],
         "dev": [
             "POT",
+            "markdown-it-py",
             "parameterized",
             "playwright",
             "pytest",

@@ -11,4 +11,11 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The Hub's face of LangBridge: model cards (issue to come; the package holds nothing yet)."""
+"""The Hub's face of LangBridge: model cards, publishing, and a Space."""
+
+from .cards import make_card
+from .facts import CardFacts, Result
+from .pushing import push_folder
+
+
+__all__ = ["CardFacts", "Result", "make_card", "push_folder"]

@@ -22,6 +22,7 @@ from peft.utils import CONFIG_NAME
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
+from hub_cards.training_record import carry_record
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
 from modeling_langbridge.errors import first_line
 from modeling_langbridge.export import check_fits_llava, to_llava
@@ -91,6 +92,7 @@ def main() -> None:
             raise ValueError(f"The LLaVA's logits differ from the LangBridge's by {folding}: nothing is written.")
         print(f"The LLaVA's logits differ from the LangBridge's by at most {folding}.")
         rounding = save_merged(llava, processor, unfinished, dtype)
+        carry_record(arguments.model, unfinished)
     print(f"Writing in {str(dtype).removeprefix('torch.')} changed them by {rounding.difference:.2g}.")
     print(f"The LLaVA lies in {arguments.output_dir}; docs/serving.md says how to serve it.")
 

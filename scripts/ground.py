@@ -88,7 +88,8 @@ def main(command_line: list[str] | None = None) -> None:
             if config.process_index == 0:
                 stack.callback(cache.save, arguments.feature_cache)
             stack.enter_context(cache.standing_in_for_tower(langbridge.model))
-        trainer = GroundingTrainer(langbridge, config, processor, vocabulary, dataset, eval_dataset)
+        names = arguments.dataset, arguments.eval_dataset
+        trainer = GroundingTrainer(langbridge, config, processor, vocabulary, dataset, eval_dataset, *names)
         trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
         trainer.save_model()
     trainer.accelerator.wait_for_everyone()

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
+from hub_cards.training_record import carry_record
 from trainer.lora_merging import merge_lora, save_merged
 from trainer.whole_folder import whole_folder
 
@@ -73,6 +74,7 @@ def main() -> None:
         print(f"Merging changed the logits by at most {merging}.")
         dtype = DTYPES.get(arguments.dtype) or AutoConfig.from_pretrained(model.name_or_path).dtype
         rounding = save_merged(model, processor, unfinished, dtype)
+        carry_record(arguments.model, unfinished)
     print(f"Writing in {str(dtype).removeprefix('torch.')} changed them by {rounding.difference:.2g}.")
     print(
         f"The merged model lies in {arguments.output_dir}. If the LoRA was learnt on a base in 4 bits (QLoRA), its "

@@ -236,8 +236,12 @@ def main(arguments: list[str] | None = None) -> None:
         train_dataset=dataset,
         eval_dataset=eval_dataset,
         vocabulary=vocabulary,
+        dataset_name=data_arguments.dataset,
+        eval_dataset_name=data_arguments.eval_dataset,
         callbacks=callbacks,
     )
+    if model_arguments.adapter is not None:
+        trainer.recorder.go_on_from(model_arguments.adapter)
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     trainer.save_model()
     # A process that ends earlier takes down the one that still writes.

@@ -22,6 +22,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments, set_seed
 
+from hub_cards.training_record import carry_record
 from modeling_langbridge import LangBridgeProcessor, from_adapter, transfer
 from modeling_langbridge.adapter import is_adapter
 from modeling_langbridge.swap_diagnosis import diagnose_swap
@@ -167,6 +168,7 @@ def main() -> None:
             print(f"Distilled into raw coefficients: R² {r2:.3f} of the visual tokens, on images held out.")
         new.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
+        carry_record(arguments.model, unfinished)
     print(f"The model with its new language model lies in {arguments.output_dir}.")
 
 

@@ -35,6 +35,7 @@ from transformers import (
     LlavaProcessor,
 )
 
+from hub_cards.training_record import TRAINING_RECORD
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
 from modeling_langbridge.export import to_llava
 from trainer.data import load_training_data
@@ -318,10 +319,12 @@ def test_a_merged_lora_is_exported_and_a_fresh_process_with_transformers_alone_a
     model, processor, _ = merge_lora(lora)
     model.save_pretrained(tmp_path / "merged")
     processor.save_pretrained(tmp_path / "merged")
+    (tmp_path / "merged" / TRAINING_RECORD).write_text("how it was trained")
     arguments = ["--model", tmp_path / "merged", "--format", "llava", "--output_dir", tmp_path / "llava"]
     exported = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=200)
     assert exported.returncode == 0, exported.stderr[-3000:]
     assert "The LLaVA's logits differ from the LangBridge's by at most" in exported.stdout
+    assert (tmp_path / "llava" / TRAINING_RECORD).read_text() == "how it was trained"
     assert_same(tmp_path / "llava", tmp_path / "merged")
     logits, answer = see(model, processor)
     assert (logits - see(*open_folder(langbridge))[0]).abs().max() > 0.05

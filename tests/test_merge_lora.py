@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from tiny_parts import ask, make_image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
+from hub_cards.training_record import TRAINING_RECORD
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
 from trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer
 from trainer.lora_merging import compare, merge_lora, save_merged
@@ -196,6 +197,7 @@ def test_a_lora_learnt_in_4_bits_is_merged_into_the_base_that_was_not_rounded(ba
     written = load_file(tmp_path / "merged" / "model.safetensors")
     assert_same_tensors(written, by_hand, rtol=0, atol=1e-6)
     assert "quantization_config" not in json_or_text(tmp_path / "merged" / "config.json")
+    assert (tmp_path / "merged" / TRAINING_RECORD).read_bytes() == (qlora / TRAINING_RECORD).read_bytes()
 
     expected = AutoModelForImageTextToText.from_pretrained(base)
     expected.load_state_dict(by_hand, strict=False)

@@ -25,6 +25,7 @@ from tiny_parts import SENTENCES, make_image, save_language_model
 from tiny_training import load_script
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from hub_cards.training_record import TRAINING_RECORD
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary, save_adapter
 
 
@@ -55,6 +56,7 @@ def checkpoints(vision, text, tmp_path_factory) -> dict[str, Path]:
             torch.nn.init.normal_(parameter, std=0.3)
         for part in (model, processor):
             part.save_pretrained(folder / name)
+        (folder / name / TRAINING_RECORD).write_text(f"how {name} was trained")
     save_adapter(model, processor.tokenizer, folder / "adapter")
     return {path.name: path for path in folder.iterdir()}
 
@@ -97,6 +99,7 @@ def test_a_checkpoint_keeps_its_words_on_another_language_model(checkpoints, oth
     assert config["text_config"]["model_type"] == "llama"
     chat = AutoProcessor.from_pretrained(tmp_path / "moved")
     assert chat.chat_template is not None and (tmp_path / "moved" / "modeling_langbridge.py").is_file()
+    assert (tmp_path / "moved" / TRAINING_RECORD).read_text() == "how raw was trained"
 
 
 def test_an_adapter_alone_is_given_its_tower_and_handed_over_as_words(checkpoints, vision, script, capsys):

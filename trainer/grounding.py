@@ -39,7 +39,9 @@ from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgePr
 from .checkpoints import clear_for_adapter
 from .data import as_rows
 from .images import open_image
+from .publishing import PublishingMixin, refuse_pickles
 from .samples import naming, path_of, read_sample
+from .training_record import TrainedPart, TrainingRecorder, name_origins
 from .word_assignment import (
     CaptionWords,
     WordAssignmentArguments,
@@ -60,6 +62,7 @@ class GroundingConfig(WordAssignmentArguments, TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        refuse_pickles(self)
         self.remove_unused_columns = False
         self.label_names = ["word_targets"]
 
@@ -177,7 +180,7 @@ def with_one_image(dataset: Dataset) -> Dataset:
     return kept
 
 
-class GroundingTrainer(Trainer):
+class GroundingTrainer(PublishingMixin, Trainer):
     """
     transformers' [`~transformers.Trainer`] for the grounding stage; every save is an adapter alone, in `adapter`.
 
@@ -188,7 +191,11 @@ class GroundingTrainer(Trainer):
         vocabulary (`SharedVocabulary`): the words of its coefficients.
         train_dataset, eval_dataset (`Dataset`):
             Rows of one image and a caption; rows of the same image file count as one with all their captions.
+        dataset_name, eval_dataset_name (`str`, *optional*):
+            What they were loaded from, for the record and the card: a Hub id, or a path, whose last part is told.
     """
+
+    published = "adapter"
 
     def __init__(
         self,
@@ -198,6 +205,8 @@ class GroundingTrainer(Trainer):
         vocabulary: SharedVocabulary,
         train_dataset: Dataset,
         eval_dataset: Dataset | None = None,
+        dataset_name: str | None = None,
+        eval_dataset_name: str | None = None,
         **kwargs: Any,
     ):
         words, train_dataset = CaptionWords(vocabulary), with_one_image(train_dataset)
@@ -213,6 +222,7 @@ class GroundingTrainer(Trainer):
         )
         self.tokenizer: PreTrainedTokenizerBase = processing_class.tokenizer
         self.terms: dict[str, list[float]] = {"word_assignment": [], "entropy": []}
+        self.recorder = TrainingRecorder(self, langbridge, "grounding", dataset_name, eval_dataset_name)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any):
         outputs = model(**inputs)
@@ -233,7 +243,11 @@ class GroundingTrainer(Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         clear_for_adapter(folder)
-        save_adapter(self.accelerator.unwrap_model(self.model).langbridge, self.tokenizer, folder / "adapter")
+        langbridge = self.accelerator.unwrap_model(self.model).langbridge
+        save_adapter(langbridge, self.tokenizer, folder / "adapter")
+        learnt = TrainedPart(mode="full", learning_rate=float(self.args.learning_rate))
+        parts = {"vision_tower": TrainedPart(mode="frozen"), "projector": learnt, "vocabulary_head": learnt}
+        self.recorder.write(folder / "adapter", name_origins(parts, langbridge), {"entropy": self.args.entropy_weight})
 
 
 def word_precision(prediction: Any) -> dict[str, float]:

@@ -15,9 +15,8 @@
 
 import logging
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
@@ -27,21 +26,23 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
 from modeling_langbridge import SharedVocabulary, save_adapter
 
-from .assignment_objective import AssignmentObjective, AssignmentPredictionArguments
+from .assignment_objective import AssignmentObjective
 from .checkpoints import clear_for_adapter, clearing_up, find_last_checkpoint, is_whole
 from .collator import ConversationCollator
 from .conversations import ConversationEncoder
 from .data import as_rows
 from .objective import Objective
-from .parts import PartArguments, describe_parts, keep_trained_in_float32, part_of, plain_name, prepare_parts
+from .parts import describe_parts, keep_trained_in_float32, part_of, plain_name, prepare_parts
+from .publishing import PublishingMixin
 from .sample_lengths import without_too_long
+from .sft_config import LangBridgeSFTConfig
 from .sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
 from .throughput import Throughput
-from .word_assignment import WordAssignmentArguments
+from .training_record import TrainingRecorder, describe_trained
 from .word_objective import WordObjective
 from .word_watching import WordWatchingCallback
 
@@ -49,36 +50,7 @@ from .word_watching import WordWatchingCallback
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class LangBridgeSFTConfig(AssignmentPredictionArguments, WordAssignmentArguments, PartArguments, SFTConfig):
-    """TRL's [`~trl.SFTConfig`], what each part of the model does, and the defaults that image-text samples need."""
-
-    max_length: int | None = field(
-        default=None,
-        metadata={"help": "Most tokens of a sample, its images' counted. Nothing is ever cut: see --too_long."},
-    )
-    too_long: Literal["error", "drop"] = field(
-        default="error",
-        metadata={"help": "What becomes of samples longer than --max_length: an error that names one, or dropped."},
-    )
-    plain_captions: bool = field(
-        default=False,
-        metadata={"help": "Leave the question out: image, caption, end of text (LLaVA's plain pretraining)."},
-    )
-    word_assignment_weight: float = field(
-        default=0.0,
-        metadata={"help": "Weight of word assignment (see scripts/ground.py) beside the caption loss."},
-    )
-    report_to: None | str | list[str] = field(
-        default="tensorboard", metadata={"help": "Where metrics go: tensorboard, wandb, trackio …, all or none."}
-    )
-
-    def __post_init__(self):
-        self.check_parts()
-        super().__post_init__()
-
-
-class LangBridgeSFTTrainer(SFTTrainer):
+class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
     """
     [`~trl.SFTTrainer`] for LangBridge.
 
@@ -100,6 +72,8 @@ class LangBridgeSFTTrainer(SFTTrainer):
             As for [`~trl.SFTTrainer`].
         vocabulary (`SharedVocabulary`, *optional*):
             The words of `assignment_prediction_weight` where the adapter has none; one made of words has its own.
+        dataset_name, eval_dataset_name (`str`, *optional*):
+            What the data were loaded from, for the record and the card: a Hub id, or a path, whose last part is told.
     """
 
     def __init__(
@@ -110,6 +84,8 @@ class LangBridgeSFTTrainer(SFTTrainer):
         train_dataset: Dataset | IterableDataset,
         eval_dataset: Dataset | IterableDataset | dict[str, Dataset | IterableDataset] | None = None,
         vocabulary: SharedVocabulary | None = None,
+        dataset_name: str | None = None,
+        eval_dataset_name: str | None = None,
         **kwargs: Any,
     ):
         encoder = ConversationEncoder(processing_class, args.plain_captions)
@@ -144,8 +120,10 @@ class LangBridgeSFTTrainer(SFTTrainer):
             objective.attach(self.model)
         self.throughput = Throughput()
         self.add_callback(self.throughput)
+        self.recorder = TrainingRecorder(self, self._bare_model(), "finetuning", dataset_name, eval_dataset_name)
         self.group_parts: list[str] = []
         self.part_rates: dict[str, float] = {}
+        self.peak_rates: dict[str, float] = {}  # empty where the optimizer is not of this trainer's making
         self.step_samples: list[str] = []
         logger.info(describe_parts(self.model, args, args.learning_rate))
 
@@ -171,6 +149,7 @@ class LangBridgeSFTTrainer(SFTTrainer):
                     rate = group["lr"] if rate is None else rate
                     groups.append({**group, "params": parameters, "lr": rate})
                     self.group_parts.append(part)
+                    self.peak_rates[part] = rate
         optimizer.param_groups[:] = groups
         return optimizer
 
@@ -305,12 +284,16 @@ class LangBridgeSFTTrainer(SFTTrainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         clear_for_adapter(folder)
+        run = describe_trained(model, self.args, self.peak_rates), {part.name: part.weight for part in self.objectives}
+        self.recorder.write(folder, *run)
         if model.config.adapter_type != "langbridge":
             return  # without words, it is of use to its own language model only
         try:
             save_adapter(model, self.processing_class.tokenizer, folder / "adapter", state_dict=adapter)
         except ValueError as error:
             logger.warning("The adapter alone was not saved: %s", error)
+        else:
+            self.recorder.write(folder / "adapter", *run)
 
     def _bare_model(self) -> PreTrainedModel:
         """The LangBridge itself, in which LoRA stays active, without what launchers and PEFT have put around it."""

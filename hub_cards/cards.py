@@ -1,0 +1,189 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Model cards: the README.md of a model, an adapter alone, a shared vocabulary, a stock-LLaVA export, or a LoRA.
+
+A card says what the folder's own files and the given facts say, and leaves out what they do not.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import LlavaConfig
+
+from modeling_langbridge import LangBridgeConfig, SharedVocabulary
+from modeling_langbridge.adapter import read_configuration
+
+from .facts import CardFacts, Result, check_facts
+from .markdown import one_line, render
+from .repository import kind_of, read_json
+from .training_record import TRAINING_RECORD, TrainingRecord, hub_id, read_training_records
+
+
+__all__ = ["CardFacts", "Result", "find_base_models", "make_card"]
+
+PICTURE = "words.png"
+TASK = "image-text-to-text"
+FRONT_AND_BODY = "---\n{{ card_data }}\n---\n\n{{ body }}"
+
+# An adapter and a vocabulary are loaded by LangBridge's package: named as transformers', the Hub would show lines for
+# them that cannot work.
+LIBRARIES = {
+    "model": "transformers",
+    "llava": "transformers",
+    "adapter": "langbridge",
+    "vocabulary": "langbridge",
+    "lora": "peft",
+}
+
+
+def make_card(folder: Path, facts: CardFacts) -> ModelCard:
+    """
+    Writes the card of a folder.
+
+    Args:
+        folder (`Path`):
+            A model, an adapter, a vocabulary, an exported LLaVA or a LoRA; its `training_record.json` and `words.png`
+            are told of where they are.
+        facts ([`CardFacts`]):
+            The rest.
+
+    Returns:
+        `ModelCard`, whose metadata the Hub's rules were applied to as far as they are known offline.
+
+    Raises:
+        `ValueError`: a fact is not of the form that the Hub takes, no base model is known, or a file is damaged.
+    """
+    check_facts(facts)
+    kind = "lora" if (folder / "adapter_config.json").is_file() else kind_of(folder)
+    records = read_records(folder)
+    base_models = facts.base_models
+    if kind == "vocabulary":
+        if base_models:
+            raise ValueError(f"{folder} holds a vocabulary, which is made from no model: name no base model.")
+        base_models = []
+    elif base_models is None:
+        base_models = find_base_models(folder)
+        if not base_models:
+            raise ValueError(
+                f"No file in {folder} names what the {kind} was made from by its Hub id, and a card has to: give the "
+                "ids of its base models."
+            )
+    if kind == "adapter" and len(base_models) > 1:
+        raise ValueError(
+            f"The adapter alone in {folder} belongs to no language model: name its vision tower alone as its base "
+            f"model, not {' and '.join(base_models)}."
+        )
+    card_data = make_metadata(kind, facts, base_models, records)
+    trained_with = [record.parts["language_model"].hub_id for record in records if "language_model" in record.parts]
+    body = render(
+        f"{kind}.md.jinja",
+        title=title_of(facts),
+        name=facts.repo_id or "path/to/this/folder",
+        revision=facts.revision,
+        base_models=base_models,
+        records=records,
+        results=facts.results,
+        transfers=facts.transfers,
+        language_model=next(filter(hub_id, [*facts.transfers, *trained_with]), None),
+        remote_code=kind == "model",
+        has_picture=(folder / PICTURE).is_file(),
+        **read_folder(folder, kind),
+    )
+    return ModelCard.from_template(card_data, template_str=FRONT_AND_BODY, body=body)
+
+
+def find_base_models(folder: Path) -> list[str]:
+    """
+    Hub ids of what a folder's model was made from, as its own files name them; an empty list where they name none.
+
+    That is the LangBridge that its last training went on from, or else its language model and its vision tower; of an
+    adapter alone, the vision tower.
+    """
+    config = folder / "config.json"
+    content = read_json(config) if config.is_file() else {}
+    last = next(reversed(read_records(folder)), None)
+    trained = {} if last is None else {name: part.hub_id for name, part in last.parts.items()}
+    if content.get("model_type") == "langbridge_adapter":
+        names = [trained.get("vision_tower")]
+    elif "text_config" in content:
+        names = [content.get(part, {}).get("_name_or_path") for part in ("text_config", "vision_config")]
+        # Unless a transfer has changed the language model since.
+        if last is not None and last.started_from and trained.get("language_model") == hub_id(names[0]):
+            names = [last.started_from]
+    else:
+        whole = last is not None and last.started_from
+        names = [whole] if whole else [trained.get("language_model"), trained.get("vision_tower")]
+    return [name for name in names if hub_id(name)]
+
+
+def read_records(folder: Path) -> list[TrainingRecord]:
+    path = folder / TRAINING_RECORD
+    return read_training_records(path) if path.is_file() else []
+
+
+def read_folder(folder: Path, kind: str) -> dict[str, Any]:
+    """What a template reads of the folder's own files."""
+    if kind == "lora":
+        return {}
+    if kind == "vocabulary":
+        return {"vocabulary": SharedVocabulary.from_pretrained(folder)}
+    if kind == "adapter":
+        return {"config": read_configuration(folder)[0]}
+    config_class = LangBridgeConfig if kind == "model" else LlavaConfig
+    return {"config": config_class.from_pretrained(folder)}
+
+
+def make_metadata(kind: str, facts: CardFacts, base_models: list[str], records: list[TrainingRecord]) -> ModelCardData:
+    """The front matter. Text from outside is brought to one line, which YAML cannot take for an end of the block."""
+    datasets = facts.datasets or [name for record in records for name in record.datasets if hub_id(name)]
+    results = [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=one_line(result.dataset),
+            dataset_name=one_line(result.dataset),
+            dataset_split=one_line(result.split),
+            metric_type=one_line(result.metric).lower(),
+            metric_name=one_line(result.metric),
+            metric_value=one_line(result.value) if isinstance(result.value, str) else result.value,
+        )
+        for result in facts.results
+    ]
+    return ModelCardData(
+        library_name=LIBRARIES[kind],
+        pipeline_tag=None if kind == "vocabulary" else TASK,
+        base_model=base_models or None,
+        base_model_relation=relate(kind, base_models),
+        datasets=list(dict.fromkeys(datasets)) or None,
+        license=facts.license,
+        language=facts.language or None,
+        tags=["langbridge", *map(one_line, facts.tags)],
+        eval_results=results or None,
+        model_name=title_of(facts) if results else None,
+    )
+
+
+def relate(kind: str, base_models: list[str]) -> str | None:
+    """The Hub's `base_model_relation`, one of adapter, finetune, merge and quantized."""
+    if not base_models:
+        return None
+    if kind in ("adapter", "lora"):
+        return "adapter"
+    # Two models joined into one are a merge, as the Hub takes several base models to be and InternVL's cards say; a
+    # LangBridge that was trained further, or rewritten as a LLaVA, is a finetune, the Hub's default.
+    return "merge" if len(base_models) > 1 else "finetune"
+
+
+def title_of(facts: CardFacts) -> str:
+    return facts.repo_id.rpartition("/")[2] if facts.repo_id else "LangBridge"

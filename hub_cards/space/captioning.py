@@ -1,0 +1,81 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Loads a LangBridge by its name on the Hub, and streams what it writes about a photo."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+    TextIteratorStreamer,
+)
+
+
+MAX_NEW_TOKENS = 128
+
+
+def load_model(name: str, revision: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Loads a model, on the GPU where there is one, and its processor.
+
+    Args:
+        name (`str`): Hub id or folder.
+        revision (`str`, *optional*): Commit, tag or branch on the Hub.
+
+    Raises:
+        `ValueError`: there is no name, or it is not that of a LangBridge model.
+    """
+    if not name:
+        raise ValueError("Set the variable MODEL_ID to the Hub id of a LangBridge model.")
+    where = {"revision": revision, "trust_remote_code": True}
+    try:
+        model_type = AutoConfig.from_pretrained(name, **where).model_type
+        if model_type != "langbridge":
+            raise ValueError(f"its model_type is {model_type}")
+        processor = AutoProcessor.from_pretrained(name, **where)
+        model = AutoModelForImageTextToText.from_pretrained(name, **where)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".:")
+        raise ValueError(f"MODEL_ID must be the Hub id of a LangBridge model, not {name} ({reason}).") from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+
+
+def write(model: PreTrainedModel, processor: ProcessorMixin, photo: Image.Image, prompt: str) -> Iterator[str]:
+    """What the model writes about a photo, asked the `prompt`: each time all of it so far."""
+    content = [{"type": "image", "image": photo}, {"type": "text", "text": prompt}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"add_special_tokens": False},  # training renders without them
+    ).to(model.device, dtype=model.dtype)
+    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    text = ""
+    with ThreadPoolExecutor(1) as executor:
+        writing = executor.submit(
+            model.generate, **inputs, streamer=streamer, do_sample=False, max_new_tokens=MAX_NEW_TOKENS
+        )
+        writing.add_done_callback(lambda _: streamer.end())  # where it fails, it does not end the stream itself
+        for piece in streamer:
+            text += piece
+            yield text.strip()
+        writing.result()
+    yield text.strip() or "(The model wrote nothing.)"

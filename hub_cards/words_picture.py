@@ -1,0 +1,53 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A picture for the card: photos with the strongest words of each patch written on them."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+
+from .space.patch_words import draw_words, strongest_words
+
+
+def draw_words_picture(folder: Path, photos: list[Path]) -> Image.Image:
+    """
+    Has a model read photos, and writes on each of their patches the strongest word it is made of.
+
+    Args:
+        folder (`Path`):
+            The folder of the model, with its processor. Only this project's own code is run, not the folder's.
+        photos (`list[Path]`):
+            The photos.
+
+    Returns:
+        `Image.Image`: the photos below each other.
+
+    Raises:
+        `OSError`: a photo or the model cannot be read.
+        `ValueError`: the model's adapter is not made of words.
+    """
+    model = LangBridgeForConditionalGeneration.from_pretrained(folder)
+    processor = LangBridgeProcessor.from_pretrained(folder)
+    drawn = []
+    for photo in photos:
+        with Image.open(photo) as opened:
+            drawn.append(draw_words(strongest_words(model, processor, opened)))
+    picture = Image.new("RGB", (max(one.width for one in drawn), sum(one.height for one in drawn)), "white")
+    top = 0
+    for one in drawn:
+        picture.paste(one, (0, top))
+        top += one.height
+    return picture

@@ -1,0 +1,83 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A trainer's pushes to the Hub: whole repositories with their card, as scripts/push_to_hub.py makes them.
+
+transformers' own would send the output folder as it lies there: a pickle of the arguments, logs that name the host,
+and no code files from a checkpoint.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from huggingface_hub import CommitInfo
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
+
+from hub_cards.cards import CardFacts, find_base_models
+from hub_cards.pushing import push_folder
+
+
+class PublishingMixin:
+    """Before [`~transformers.Trainer`] among a trainer's bases. `published` is what of a saved folder is published."""
+
+    published: ClassVar[str] = "."
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: each save writes its own card, and TRL's would call the model a text generator."""
+
+    def push_to_hub(self, *args: Any, token: str | None = None, private: bool | None = None, **kwargs: Any):
+        """
+        Saves the model and publishes what loading it needs, with its card. Returns when all has arrived.
+
+        Args:
+            token (`str`, *optional*), private (`bool`, *optional*):
+                In place of `hub_token` and `hub_private_repo`.
+            args, kwargs:
+                Of [`~transformers.Trainer.push_to_hub`], of no use here.
+
+        Returns:
+            `CommitInfo`, in process zero.
+
+        Raises: as [`~hub_cards.pushing.push_folder`].
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        return self._publish(Path(self.args.output_dir), token, private)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.args.hub_strategy != HubStrategy.END:
+            self._publish(Path(checkpoint_folder))
+
+    def _publish(self, folder: Path, token: str | None = None, private: bool | None = None) -> CommitInfo | None:
+        if not self.is_world_process_zero():
+            return None
+        folder = folder / self.published
+        return push_folder(
+            folder,
+            self.hub_model_id,
+            CardFacts(base_models=find_base_models(folder)),
+            private=self.args.hub_private_repo if private is None else private,
+            token=token or self.args.hub_token,
+            exist_ok=True,
+        )
+
+
+def refuse_pickles(arguments: TrainingArguments) -> None:
+    """Raises `ValueError` where arguments ask for pushes that would hold the optimizer's state, which is pickled."""
+    if arguments.push_to_hub and arguments.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+        raise ValueError(
+            f"`hub_strategy` {arguments.hub_strategy.value} would publish the optimizer's pickles: take every_save or "
+            "end."
+        )

@@ -1,0 +1,56 @@
+# Copyright 2026 The LangBridge team. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The options of a finetuning run: TRL's, what each part of the model does, and the further objectives."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trl import SFTConfig
+
+from .assignment_objective import AssignmentPredictionArguments
+from .parts import PartArguments
+from .publishing import refuse_pickles
+from .word_assignment import WordAssignmentArguments
+
+
+@dataclass
+class LangBridgeSFTConfig(AssignmentPredictionArguments, WordAssignmentArguments, PartArguments, SFTConfig):
+    """TRL's [`~trl.SFTConfig`], what each part of the model does, and the defaults that image-text samples need."""
+
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Most tokens of a sample, its images' counted. Nothing is ever cut: see --too_long."},
+    )
+    too_long: Literal["error", "drop"] = field(
+        default="error",
+        metadata={"help": "What becomes of samples longer than --max_length: an error that names one, or dropped."},
+    )
+    plain_captions: bool = field(
+        default=False,
+        metadata={"help": "Leave the question out: image, caption, end of text (LLaVA's plain pretraining)."},
+    )
+    word_assignment_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of word assignment (see scripts/ground.py) beside the caption loss."},
+    )
+    report_to: None | str | list[str] = field(
+        default="tensorboard", metadata={"help": "Where metrics go: tensorboard, wandb, trackio …, all or none."}
+    )
+
+    def __post_init__(self):
+        self.check_parts()
+        super().__post_init__()
+        refuse_pickles(self)
+        if self.push_to_hub and "lora" in self.modes().values():
+            raise ValueError("`push_to_hub` publishes whole models: merge the LoRA, then use scripts/push_to_hub.py.")
