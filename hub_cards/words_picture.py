@@ -33,7 +33,7 @@ def draw_words_picture(folder: Path, photos: list[Path]) -> Image.Image:
             The photos.
 
     Returns:
-        `Image.Image`: the photos below each other.
+        `Image.Image`: the photos side by side.
 
     Raises:
         `OSError`: a photo or the model cannot be read.
@@ -45,9 +45,9 @@ def draw_words_picture(folder: Path, photos: list[Path]) -> Image.Image:
     for photo in photos:
         with Image.open(photo) as opened:
             drawn.append(draw_words(strongest_words(model, processor, opened)))
-    picture = Image.new("RGB", (max(one.width for one in drawn), sum(one.height for one in drawn)), "white")
-    top = 0
+    picture = Image.new("RGB", (sum(one.width for one in drawn), max(one.height for one in drawn)), "white")
+    left = 0
     for one in drawn:
-        picture.paste(one, (0, top))
-        top += one.height
+        picture.paste(one, (left, 0))
+        left += one.width
     return picture
