@@ -78,6 +78,7 @@ def run_stages(output_dir: Path, groups: Sequence[Mapping[str, Stage]]) -> dict[
             group runs in this process and raises what it raises.
     """
     names = [name for group in groups for name in group]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, else the stages' processes would live on
     for group in groups:
         missing = {output_dir / name: stage for name, stage in group.items() if not (output_dir / name).exists()}
         for name, stage in group.items():
