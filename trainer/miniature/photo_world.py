@@ -31,7 +31,7 @@ from .small_language_model import CHAT_TEMPLATE, caption_documents, train_langua
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large everything is and how long it learns. The defaults fill about two hours on two cores."""
+    """How large everything is and how long it learns. The defaults fill about three hours on two cores."""
 
     vocab_sizes: tuple[int, int] = (4096, 3072)  # of tokenizers A and B
     hidden_sizes: tuple[int, int] = (192, 224)  # of language models A and B
