@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,9 @@ from huggingface_hub import CommitInfo
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.utils import PushToHubMixin
 
 from .configuration_langbridge import LangBridgeConfig
-from .hub import find_folder
+from .hub import find_folder, push_saved
 from .modeling_langbridge import (
     LangBridgeForConditionalGeneration,
     LangBridgeMultiModalProjector,
@@ -128,8 +128,8 @@ def push_adapter_to_hub(
         repo_id (`str`):
             The repository.
         kwargs:
-            Of [`~transformers.utils.PushToHubMixin.push_to_hub`]: `private`, `token`, `commit_message`, `revision`,
-            `create_pr` …
+            `commit_message`, `private`, `token`, `revision` and `create_pr`, as of
+            [`~transformers.utils.PushToHubMixin.push_to_hub`].
 
     Returns:
         `CommitInfo`: the commit.
@@ -137,15 +137,7 @@ def push_adapter_to_hub(
     Raises:
         `OSError`, `ValueError`: from the Hub, or as [`save_adapter`].
     """
-    return _Adapter(model, tokenizer).push_to_hub(repo_id, **kwargs)
-
-
-class _Adapter(PushToHubMixin):
-    def __init__(self, model: LangBridgeForConditionalGeneration, tokenizer: PreTrainedTokenizerBase):
-        self.model, self.tokenizer = model, tokenizer
-
-    def save_pretrained(self, folder: str, **kwargs: Any) -> None:
-        save_adapter(self.model, self.tokenizer, folder)
+    return push_saved(partial(save_adapter, model, tokenizer), repo_id, **kwargs)
 
 
 def load_adapter(

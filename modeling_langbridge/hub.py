@@ -11,12 +11,14 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Files of a repository, wherever it lies: a folder here, or the Hub, whose files transformers keeps in its cache."""
+"""Files of a repository: found in a folder here, or on the Hub by way of transformers' cache, and pushed there."""
 
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from huggingface_hub import CommitInfo, HfApi
 from transformers.utils.hub import cached_files
 
 from .errors import first_line
@@ -44,3 +46,40 @@ def find_folder(name: str | os.PathLike, files: Sequence[str], revision: str | N
     except OSError as error:
         reason, files = first_line(error), ", no ".join(files)
         raise OSError(f"There is no folder {name}, and the Hub gives no {files} of that name ({reason}).") from error
+
+
+def push_saved(
+    save: Callable[[Path], None],
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> CommitInfo:
+    """
+    Uploads what `save` writes into an empty folder, without a card.
+
+    Args:
+        save (`Callable[[Path], None]`):
+            Writes the files into the folder it is given.
+        repo_id (`str`):
+            The repository, which is made where it does not exist.
+        commit_message, private, token, revision, create_pr:
+            As of [`~transformers.utils.PushToHubMixin.push_to_hub`].
+
+    Raises:
+        `OSError`: from the Hub.
+    """
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder))
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=commit_message,
+            revision=revision,
+            create_pr=create_pr,
+        )

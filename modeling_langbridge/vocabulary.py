@@ -20,11 +20,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
+from huggingface_hub import CommitInfo
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import PushToHubMixin, logging
+from transformers.utils import logging
 
-from .hub import find_folder
+from .hub import find_folder, push_saved
 from .surfaces import cut_surface, decode_words, index_surfaces
 
 
@@ -33,7 +35,7 @@ SHIPPED = Path(__file__).parent / "vocabularies" / "qwen2_llama3.json"
 
 
 @dataclass(frozen=True)
-class SharedVocabulary(PushToHubMixin):
+class SharedVocabulary:
     """
     An ordered list of token *surfaces*: the text each token stands for, with its leading space where it has one.
 
@@ -232,9 +234,13 @@ class SharedVocabulary(PushToHubMixin):
         """
         return cls.from_file(find_folder(name, [VOCABULARY_FILE], revision) / VOCABULARY_FILE)
 
-    def save_pretrained(self, folder: str | os.PathLike, **kwargs) -> None:
-        """Write `vocabulary.json` into a folder; `push_to_hub` uploads it, with arguments of no use here."""
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write `vocabulary.json` into a folder."""
         self.save(Path(folder) / VOCABULARY_FILE)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
+        """Upload `vocabulary.json` to a repository of the Hub; `kwargs` as of [`push_adapter_to_hub`]."""
+        return push_saved(self.save_pretrained, repo_id, **kwargs)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the surfaces to `path` as a JSON list, one a line; the file is there whole or not at all."""

@@ -39,9 +39,16 @@ model, commands = sys.argv[1:]
 for sys.argv in json.loads(commands):
     runpy.run_path(sys.argv[0], run_name="__main__")
 
-from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
-for part in (LangBridgeForConditionalGeneration, LangBridgeProcessor):
-    part.from_pretrained(model).push_to_hub("user/inherited")
+from modeling_langbridge import (
+    LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary, push_adapter_to_hub
+)
+bridge, processor = (
+    part.from_pretrained(model) for part in (LangBridgeForConditionalGeneration, LangBridgeProcessor)
+)
+for part in (bridge, processor):
+    part.push_to_hub("user/inherited")
+push_adapter_to_hub(bridge, processor.tokenizer, "user/bare-adapter")
+SharedVocabulary([" dog"]).push_to_hub("user/bare-vocabulary", private=True, commit_message="Words")
 """
 WORDS = [" dog", " ball", " a", " the", " red"]
 
@@ -90,7 +97,8 @@ def client(hub, tmp_path) -> Client:
 def published(hub, folders, tmp_path_factory) -> dict[str, str]:
     """
     The commit of every kind, published as `user/model`, `user/adapter` and so on by scripts/push_to_hub.py. The model
-    is published as `user/inherited`, too, by transformers' own `push_to_hub`.
+    is published as `user/inherited`, too, by transformers' own `push_to_hub`, and its adapter and a vocabulary by
+    those of this package.
     """
     tower, language_model = ["--base_model", VISION_TOWER], ["--base_model", LANGUAGE_MODEL]
     options = {"model": [], "adapter": tower, "vocabulary": [], "llava": [*tower, *language_model]}

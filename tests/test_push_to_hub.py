@@ -167,6 +167,14 @@ for name in ("user/hidden", "user/gated"):
     assert "user/gated" in gated and "gated repo" in gated
 
 
+def test_an_adapter_and_a_vocabulary_push_their_files_and_no_card(hub, published):
+    adapter, bare = hub.repositories["user/adapter"].files, hub.repositories["user/bare-adapter"].files
+    assert bare == {name: data for name, data in adapter.items() if name != "README.md"}
+    vocabulary = hub.repositories["user/bare-vocabulary"]
+    assert vocabulary.private and json.loads(vocabulary.files["vocabulary.json"]) == [" dog"]
+    assert set(vocabulary.files) == {".gitattributes", "vocabulary.json"}
+
+
 def test_pushing_over_an_earlier_push_leaves_none_of_its_files_to_be_loaded_instead(client, hub, copy, folders):
     repository = hub.repositories["user/again"] = Repository("user")
     mine = {"evaluation.txt": b"mine", "LICENSE": b"mine"}
