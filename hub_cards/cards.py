@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlavaConfig
 
 from modeling_langbridge import LangBridgeConfig, SharedVocabulary
@@ -35,6 +36,7 @@ __all__ = ["CardFacts", "Result", "find_base_models", "make_card"]
 
 PICTURE = "words.png"
 TASK = "image-text-to-text"
+SHAPE = ("projector_hidden_size", "bridge_vocab_size", "coefficient_activation")
 FRONT_AND_BODY = "---\n{{ card_data }}\n---\n\n{{ body }}"
 
 # An adapter and a vocabulary are loaded by LangBridge's package: named as transformers', the Hub would show lines for
@@ -77,8 +79,8 @@ def make_card(folder: Path, facts: CardFacts) -> ModelCard:
         base_models = find_base_models(folder)
         if not base_models:
             raise ValueError(
-                f"No file in {folder} names what the {kind} was made from by its Hub id, and a card has to: give the "
-                "ids of its base models."
+                f"No file in {folder} names what the {kind} was made from by its Hub id, and a card has to: give "
+                "the ids of its base models (--base_model)."
             )
     if kind == "adapter" and len(base_models) > 1:
         raise ValueError(
@@ -118,7 +120,7 @@ def find_base_models(folder: Path) -> list[str]:
     if content.get("model_type") == "langbridge_adapter":
         names = [trained.get("vision_tower")]
     elif "text_config" in content:
-        names = [content.get(part, {}).get("_name_or_path") for part in ("text_config", "vision_config")]
+        names = [(content.get(part) or {}).get("_name_or_path") for part in ("text_config", "vision_config")]
         # Unless a transfer has changed the language model since.
         if last is not None and last.started_from and trained.get("language_model") == hub_id(names[0]):
             names = [last.started_from]
@@ -139,10 +141,16 @@ def read_folder(folder: Path, kind: str) -> dict[str, Any]:
         return {}
     if kind == "vocabulary":
         return {"vocabulary": SharedVocabulary.from_pretrained(folder)}
-    if kind == "adapter":
-        return {"config": read_configuration(folder)[0]}
-    config_class = LangBridgeConfig if kind == "model" else LlavaConfig
-    return {"config": config_class.from_pretrained(folder)}
+    try:
+        if kind == "adapter":
+            configuration, _ = read_configuration(folder)
+            LangBridgeConfig(**{name: configuration[name] for name in SHAPE})  # which checks them
+            return {"config": configuration}
+        config_class = LangBridgeConfig if kind == "model" else LlavaConfig
+        return {"config": config_class.from_pretrained(folder)}
+    except (StrictDataclassError, AttributeError, TypeError) as error:
+        reason = one_line(str(error.__cause__ or error))
+        raise ValueError(f"{folder / 'config.json'} is damaged ({reason}): save it anew.") from error
 
 
 def make_metadata(kind: str, facts: CardFacts, base_models: list[str], records: list[TrainingRecord]) -> ModelCardData:

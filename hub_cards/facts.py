@@ -78,12 +78,12 @@ class CardFacts:
 
 def check_facts(facts: CardFacts) -> None:
     """Raises `ValueError` for the first fact that is not of the form that the Hub takes."""
-    for name in filter(None, [facts.repo_id, *facts.datasets, *facts.transfers]):
-        require_repo_id(name)
-    for name in facts.base_models or []:
+    if facts.repo_id is not None:
+        require_repo_id(facts.repo_id)
+    for name in [*(facts.base_models or []), *facts.datasets, *facts.transfers]:
         require_repo_id(name)
         if Path(name).exists():
-            raise ValueError(f"The base model {name} is a folder on this machine: give the Hub id that it came from.")
+            raise ValueError(f"{name} lies on this machine: give the Hub id that it came from.")
     if facts.revision is not None and not re.fullmatch(r"[\w./-]+", facts.revision):
         raise ValueError(f"The revision {facts.revision!r} is none: give a commit's hash, a branch or a tag.")
     if facts.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", facts.license):

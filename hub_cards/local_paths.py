@@ -13,16 +13,18 @@
 # limitations under the License.
 """What must not leave this machine: its paths and tokens, found in what is about to be published."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from .repository import read_json
 
 
 # Lists of words, among which "/usr" is one. What a path could hide in are settings.
 WORDS = ("tokenizer.json", "vocab.json", "vocabulary.json")
 
-BETWEEN_WORDS = re.compile(r"[\s\"'`=,;()<>\[\]]+")
+BETWEEN_WORDS = re.compile(r"[\s\"'`=,;()<>\[\]{}|]+|:(?=/[^/])")
+OF_A_HOME = re.compile(r"~\w*/|\$\{?HOME\b|file:/|\.\./")
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")  # https://huggingface.co/docs/hub/security-tokens
 
 
@@ -34,15 +36,17 @@ def require_nothing_local(folder: Path, files: list[str]) -> None:
         folder (`Path`):
             The folder that is about to be published.
         files (`list[str]`):
-            Which of its files, by their paths inside it. JSON files are read, other than lists of words.
+            Which of its files, by their paths inside it. JSON files, but for lists of words, and templates are read.
 
     Raises:
         `ValueError`: a path or a token stands in one of them; the sentence names the file and the field.
     """
     for name in files:
+        if name.endswith(".jinja") and (local := find_local((folder / name).read_text(encoding="utf-8"))):
+            raise ValueError(f"{folder / name} holds {local!r}, which belongs to this machine: take it out.")
         if not name.endswith(".json") or name in WORDS:
             continue
-        for field, text in strings_of(json.loads((folder / name).read_text(encoding="utf-8"))):
+        for field, text in strings_of(read_json(folder / name)):
             if field.endswith("name_or_path") and is_here(text):
                 local = text
             else:
@@ -64,7 +68,7 @@ def find_local(text: str) -> str | None:
 def is_absolute(word: str) -> bool:
     # One level alone may be a word: "/think" switches a model's thinking on.
     deep = len(PurePosixPath(word).parts) > 2 and word.startswith("/")
-    return deep or word.startswith(("~/", "file:/")) or PureWindowsPath(word).is_absolute()
+    return bool(deep or OF_A_HOME.match(word) or PureWindowsPath(word).is_absolute())
 
 
 def is_here(name: str) -> bool:

@@ -26,7 +26,13 @@ from huggingface_hub import (
     ModelCard,
     get_token,
 )
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.utils import validate_repo_id
 
 from .cards import make_card
@@ -135,8 +141,7 @@ def push_folder(
             raise FileExistsError(f"{repo_id} exists and is public: make it private in its settings first.")
         if held and not exist_ok:
             raise FileExistsError(
-                f"{repo_id} exists and holds {len(held)} files: name another repository, or give --exist_ok to write "
-                "over them."
+                f"{repo_id} exists and holds files: name another repository, or give --exist_ok to write over them."
             )
         stale = sorted(name for name in held - {*publication.files, CARD} if may_be_loaded(name))
         commit = api.create_commit(
@@ -164,10 +169,12 @@ def told_in_one_sentence(repo_id: str, so_far: str = "") -> Iterator[None]:
 
 
 def explain(error: BaseException, repo_id: str) -> tuple[type[Exception], str]:
+    if isinstance(error, OfflineModeIsEnabled):
+        return ConnectionError, "HF_HUB_OFFLINE is set, so nothing can be published: unset it."
     if not isinstance(error, HfHubHTTPError):
         return ConnectionError, (
-            f"The upload broke off ({on_one_line(error)}): run the same command again, what has arrived whole is not "
-            "sent again."
+            f"The connection to the Hub broke off ({on_one_line(error)}): run the same command again, what "
+            "has arrived whole is not sent again."
         )
     status, says = error.response.status_code, on_one_line(error.server_message or "no reason given")
     if status == 401:

@@ -50,6 +50,7 @@ BELONGS: dict[Kind, list[str]] = {
 }
 
 # What loading cannot do without, and what writes it.
+LORA = {"adapter_config.json", "adapter_model.*"}
 NEEDED: dict[Kind, dict[str, str]] = {
     "model": {
         "processor_config.json": "`processor.save_pretrained`",
@@ -127,8 +128,8 @@ def files_to_push(folder: Path, kind: Kind) -> list[str]:
 
 
 def may_be_loaded(path: str) -> bool:
-    """Whether a push of some kind puts a file of this path into a repository for loading to read."""
-    patterns = {pattern for kind in BELONGS for pattern in BELONGS[kind]} - set(CARD_AND_ITS_SOURCES)
+    """Whether loading might read a file of this path: what some push puts there, or a LoRA, which comes first."""
+    patterns = {pattern for kind in BELONGS for pattern in BELONGS[kind]} - set(CARD_AND_ITS_SOURCES) | LORA
     return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 

@@ -128,7 +128,7 @@ def read_training_records(path: str | Path) -> list[TrainingRecord]:
     path = Path(path)
     try:
         return [_record(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"{path} is no training record ({reason}): remove it, or take that of the model anew."

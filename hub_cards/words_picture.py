@@ -15,7 +15,7 @@
 
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
 
@@ -36,15 +36,18 @@ def draw_words_picture(folder: Path, photos: list[Path]) -> Image.Image:
         `Image.Image`: the photos side by side.
 
     Raises:
-        `OSError`: a photo or the model cannot be read.
-        `ValueError`: the model's adapter is not made of words.
+        `OSError`: the model cannot be read.
+        `ValueError`: a photo cannot be opened, or the model's adapter is not made of words.
     """
     model = LangBridgeForConditionalGeneration.from_pretrained(folder)
     processor = LangBridgeProcessor.from_pretrained(folder)
     drawn = []
     for photo in photos:
-        with Image.open(photo) as opened:
-            drawn.append(draw_words(strongest_words(model, processor, opened)))
+        try:
+            upright = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{photo} cannot be opened as a picture ({error}).") from error
+        drawn.append(draw_words(strongest_words(model, processor, upright)))
     picture = Image.new("RGB", (sum(one.width for one in drawn), max(one.height for one in drawn)), "white")
     left = 0
     for one in drawn:

@@ -128,7 +128,7 @@ def push_adapter_to_hub(
         repo_id (`str`):
             The repository.
         kwargs:
-            `commit_message`, `private`, `token`, `revision` and `create_pr`, as of
+            `commit_message`, `private`, `token` and `create_pr`, as of
             [`~transformers.utils.PushToHubMixin.push_to_hub`].
 
     Returns:

@@ -55,7 +55,6 @@ def push_saved(
     commit_message: str | None = None,
     private: bool | None = None,
     token: str | bool | None = None,
-    revision: str | None = None,
     create_pr: bool = False,
 ) -> CommitInfo:
     """
@@ -66,7 +65,7 @@ def push_saved(
             Writes the files into the folder it is given.
         repo_id (`str`):
             The repository, which is made where it does not exist.
-        commit_message, private, token, revision, create_pr:
+        commit_message, private, token, create_pr:
             As of [`~transformers.utils.PushToHubMixin.push_to_hub`].
 
     Raises:
@@ -80,6 +79,5 @@ def push_saved(
             repo_id=repo_id,
             folder_path=folder,
             commit_message=commit_message,
-            revision=revision,
             create_pr=create_pr,
         )

@@ -26,7 +26,7 @@ from hub_cards.training_record import carry_record
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
 from modeling_langbridge.errors import first_line
 from modeling_langbridge.export import check_fits_llava, to_llava
-from trainer.lora_merging import compare, probe, save_merged
+from trainer.logit_probe import compare, probe, save_in
 from trainer.whole_folder import whole_folder
 
 
@@ -91,7 +91,7 @@ def main() -> None:
         if not folding.is_small():
             raise ValueError(f"The LLaVA's logits differ from the LangBridge's by {folding}: nothing is written.")
         print(f"The LLaVA's logits differ from the LangBridge's by at most {folding}.")
-        rounding = save_merged(llava, processor, unfinished, dtype)
+        rounding = save_in(llava, processor, unfinished, dtype)
         carry_record(arguments.model, unfinished)
     print(f"Writing in {str(dtype).removeprefix('torch.')} changed them by {rounding.difference:.2g}.")
     print(f"The LLaVA lies in {arguments.output_dir}; docs/serving.md says how to serve it.")

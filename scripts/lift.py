@@ -23,7 +23,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedTokenizerBase
 
 from modeling_langbridge import LangBridgeProcessor, SharedVocabulary
 from modeling_langbridge.lifting import lift, load_llava
-from trainer.lora_merging import compare, probe
+from trainer.logit_probe import compare, probe
 from trainer.whole_folder import whole_folder
 
 

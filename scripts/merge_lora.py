@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from hub_cards.training_record import carry_record
-from trainer.lora_merging import merge_lora, save_merged
+from trainer.logit_probe import save_in
+from trainer.lora_merging import merge_lora
 from trainer.whole_folder import whole_folder
 
 
@@ -73,7 +74,7 @@ def main() -> None:
         model, processor, merging = merge_lora(arguments.model, arguments.base)
         print(f"Merging changed the logits by at most {merging}.")
         dtype = DTYPES.get(arguments.dtype) or AutoConfig.from_pretrained(model.name_or_path).dtype
-        rounding = save_merged(model, processor, unfinished, dtype)
+        rounding = save_in(model, processor, unfinished, dtype)
         carry_record(arguments.model, unfinished)
     print(f"Writing in {str(dtype).removeprefix('torch.')} changed them by {rounding.difference:.2g}.")
     print(

@@ -116,11 +116,12 @@ def main() -> None:
     publication = prepare(arguments.folder, arguments.repo_id, facts)
     if arguments.photos and publication.kind != "model":
         raise ValueError(f"--photos are read by a model, but {arguments.folder} is a {publication.kind}.")
+    picture = draw_words_picture(arguments.folder, arguments.photos) if arguments.photos else None
     if arguments.dry_run:
         print(describe(publication))
         return
-    if arguments.photos:
-        draw_words_picture(arguments.folder, arguments.photos).save(arguments.folder / "words.png")
+    if picture is not None:
+        picture.save(arguments.folder / "words.png")
     commit = push_folder(
         arguments.folder,
         arguments.repo_id,

@@ -314,7 +314,7 @@ def test_a_base_model_that_is_a_folder_here_is_refused(tmp_path, monkeypatch):
     write_config(tmp_path / "model")
     (tmp_path / "my-qwen").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="my-qwen is a folder on this machine"):
+    with pytest.raises(ValueError, match="my-qwen lies on this machine"):
         make_card(tmp_path / "model", CardFacts(base_models=["my-qwen"]))
 
 

@@ -110,6 +110,22 @@ def test_a_card_that_would_tell_about_this_machine_is_refused(folders, run_scrip
     assert "The card would say '/home/someone/photos'" in run_script(*options)
 
 
+def test_a_template_that_tells_about_this_machine_is_refused(folders, run_script, tmp_path):
+    folder = shutil.copytree(folders / "model", tmp_path / "folder")
+    (folder / "chat_template.jinja").write_text("{% include '/home/someone/template' %}")
+    assert "chat_template.jinja holds '/home/someone/template'" in run_script(
+        "--folder", folder, "--repo_id", "user/x", *CARD
+    )
+
+
+PATHS = ["path:/home/a/b", "me@host:/home/a/b", "{/home/a/b}", "x|/home/a/b", "$HOME/a", "~alice/a", "../alice/a"]
+
+
+@pytest.mark.parametrize("text", PATHS)
+def test_a_path_is_found_however_it_is_written(text):
+    assert find_local(text) is not None
+
+
 NO_PATHS = ["openai/clip-vit-base-patch32", "https://huggingface.co/user", "/think", "and/or", "2026/11/25", "a / b"]
 
 

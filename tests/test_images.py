@@ -62,7 +62,8 @@ def test_an_image_is_the_same_from_wherever_it_comes(tmp_path):
 def test_every_mode_becomes_rgb(mode):
     source = make_image().convert("I") if mode == "I;16" else make_image()
     image = source.convert(mode)
-    content = encode(image, "TIFF")
+    # Pillow 12 cannot read the YCbCr that it writes as TIFF.
+    content = encode(image, "JPEG" if mode == "YCbCr" else "TIFF")
     assert open_image(content).mode == "RGB"
     assert open_image(image).mode == "RGB"
 

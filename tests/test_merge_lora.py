@@ -32,7 +32,8 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from hub_cards.training_record import TRAINING_RECORD
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
 from trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer
-from trainer.lora_merging import compare, merge_lora, save_merged
+from trainer.logit_probe import compare, save_in
+from trainer.lora_merging import merge_lora
 
 
 ROOT = Path(__file__).parents[1]
@@ -174,7 +175,7 @@ def test_both_the_lora_and_the_trained_adapter_are_in_the_merged_weights(base, l
 
 
 def test_the_folder_holds_a_model_and_its_processor_and_nothing_of_the_lora(base, merged):
-    assert {path.name for path in merged.iterdir()} == {path.name for path in base.iterdir()}
+    assert {path.name for path in merged.iterdir()} == {path.name for path in base.iterdir()} | {TRAINING_RECORD}
     for name in ("generation_config.json", "chat_template.jinja", "processor_config.json", "config.json"):
         assert json_or_text(merged / name) == json_or_text(base / name)
     assert [path.name for path in merged.parent.iterdir() if path.name.startswith(".merged")] == []
@@ -247,15 +248,15 @@ def test_a_folder_that_exists_is_left_alone(lora, tmp_path, run_script):
 def test_a_model_that_does_not_come_back_as_it_was_written_is_not_kept(lora, tmp_path):
     model, processor, _ = merge_lora(lora)
     model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + 1)
-    with pytest.raises(ValueError, match="What was written differs from what was merged: by 1 "):
-        save_merged(model, processor, tmp_path, torch.float32)
+    with pytest.raises(ValueError, match="What was written differs from what was meant: by 1 "):
+        save_in(model, processor, tmp_path, torch.float32)
 
 
 def test_weights_too_large_for_the_dtype_are_refused(lora, tmp_path):
     model, processor, _ = merge_lora(lora)
     model.model.language_model.norm.weight.data.fill_(1e5)
     with pytest.raises(ValueError, match="too large for torch.float16"):
-        save_merged(model, processor, tmp_path / "merged", torch.float16)
+        save_in(model, processor, tmp_path / "merged", torch.float16)
     assert not (tmp_path / "merged").exists()
 
 

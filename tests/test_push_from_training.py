@@ -79,9 +79,23 @@ def test_a_grounding_run_publishes_its_adapter(train, hub, text):
     assert "Grounded in words" in commits[-1]["README.md"].decode()
 
 
+def test_a_push_that_fails_at_a_checkpoint_loses_nothing_and_training_goes_on(train, hub, text, tmp_path):
+    hub.commits_left = 2  # those of the first checkpoint
+    try:
+        with pytest.raises(AssertionError, match="The connection to the Hub broke off"):  # of the last push
+            train("train.py", "user/dropped", "--language_model", text, "--bf16", "false")
+    finally:
+        hub.commits_left = None
+    assert len(pushes(hub, "user/dropped")) == 2
+    for folder in ("out/checkpoint-1", "out/checkpoint-2", "out"):
+        assert (tmp_path / folder / "model.safetensors").is_file()
+
+
 def test_what_cannot_be_pushed_as_a_repository_is_refused_before_training(tmp_path):
     options = {"output_dir": str(tmp_path), "push_to_hub": True, "bf16": False, "use_cpu": True}
     with pytest.raises(ValueError, match="merge the LoRA, then use scripts/push_to_hub.py"):
         LangBridgeSFTConfig(**options, train_language_model="lora")
+    with pytest.raises(ValueError, match="pushes go to `main`"):
+        LangBridgeSFTConfig(**options, hub_revision="dev")
     with pytest.raises(ValueError, match="would publish the optimizer's pickles: take every_save or end"):
         LangBridgeSFTConfig(**options, hub_strategy="checkpoint")

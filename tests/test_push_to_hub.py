@@ -178,10 +178,11 @@ def test_an_adapter_and_a_vocabulary_push_their_files_and_no_card(hub, published
 def test_pushing_over_an_earlier_push_leaves_none_of_its_files_to_be_loaded_instead(client, hub, copy, folders):
     repository = hub.repositories["user/again"] = Repository("user")
     mine = {"evaluation.txt": b"mine", "LICENSE": b"mine"}
-    repository.commit({"model.safetensors": b"old", "README.md": b"old", **mine})
+    lora = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"old"}
+    repository.commit({"model.safetensors": b"old", "README.md": b"old", **lora, **mine})
     picture = folders / "picture.png"
     assert client.push(copy, "user/again", *CARD, "--exist_ok", "--photos", picture, picture).returncode == 0
-    assert "model.safetensors" not in repository.files and "config.json" in repository.files
+    assert not repository.files.keys() & {"model.safetensors", *lora} and "config.json" in repository.files
     assert repository.files.items() >= mine.items()
     assert b"words.png" in repository.files["README.md"] != b"old"
     width, height = Image.open(BytesIO(repository.files["words.png"])).size

@@ -39,7 +39,7 @@ from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgePr
 from .checkpoints import clear_for_adapter
 from .data import as_rows
 from .images import open_image
-from .publishing import PublishingMixin, refuse_pickles
+from .publishing import PublishingMixin, check_publishing
 from .samples import naming, path_of, read_sample
 from .training_record import TrainedPart, TrainingRecorder, name_origins
 from .word_assignment import (
@@ -62,7 +62,7 @@ class GroundingConfig(WordAssignmentArguments, TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        refuse_pickles(self)
+        check_publishing(self)
         self.remove_unused_columns = False
         self.label_names = ["word_targets"]
 

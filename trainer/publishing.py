@@ -17,6 +17,7 @@ transformers' own would send the output folder as it lies there: a pickle of the
 and no code files from a checkpoint.
 """
 
+import logging
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +26,10 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hub_cards.cards import CardFacts, find_base_models
-from hub_cards.pushing import push_folder
+from hub_cards.pushing import push_folder, told_in_one_sentence
+
+
+logger = logging.getLogger(__name__)
 
 
 class PublishingMixin:
@@ -36,15 +40,28 @@ class PublishingMixin:
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: each save writes its own card, and TRL's would call the model a text generator."""
 
-    def push_to_hub(self, *args: Any, token: str | None = None, private: bool | None = None, **kwargs: Any):
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Makes the repository, before training, so that a wrong token or name is known by then."""
+        with told_in_one_sentence(self.args.hub_model_id or Path(self.args.output_dir).name):
+            super().init_hf_repo(token, private)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> CommitInfo | None:
         """
-        Saves the model and publishes what loading it needs, with its card. Returns when all has arrived.
+        Saves the model and publishes what loading it needs, with its card, on the branch `main`. Returns when all has
+        arrived.
 
         Args:
+            commit_message (`str`, *optional*), blocking (`bool`, *optional*), revision (`str`, *optional*):
+                Of [`~transformers.Trainer.push_to_hub`], of no use here.
             token (`str`, *optional*), private (`bool`, *optional*):
                 In place of `hub_token` and `hub_private_repo`.
-            args, kwargs:
-                Of [`~transformers.Trainer.push_to_hub`], of no use here.
 
         Returns:
             `CommitInfo`, in process zero.
@@ -57,8 +74,13 @@ class PublishingMixin:
         return self._publish(Path(self.args.output_dir), token, private)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self.args.hub_strategy != HubStrategy.END:
+        if self.args.hub_strategy == HubStrategy.END:
+            return
+        try:
             self._publish(Path(checkpoint_folder))
+        except (OSError, ValueError) as error:
+            # The checkpoint is whole, and a later push brings what this one did not.
+            logger.warning("%s was not published, training goes on: %s", checkpoint_folder, error)
 
     def _publish(self, folder: Path, token: str | None = None, private: bool | None = None) -> CommitInfo | None:
         if not self.is_world_process_zero():
@@ -74,8 +96,10 @@ class PublishingMixin:
         )
 
 
-def refuse_pickles(arguments: TrainingArguments) -> None:
-    """Raises `ValueError` where arguments ask for pushes that would hold the optimizer's state, which is pickled."""
+def check_publishing(arguments: TrainingArguments) -> None:
+    """Raises `ValueError` where arguments ask for pushes to a branch, or of the optimizer's state, a pickle."""
+    if arguments.push_to_hub and arguments.hub_revision is not None:
+        raise ValueError("`hub_revision` is not to be had: pushes go to `main`, and loading pins a commit.")
     if arguments.push_to_hub and arguments.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         raise ValueError(
             f"`hub_strategy` {arguments.hub_strategy.value} would publish the optimizer's pickles: take every_save or "

@@ -20,7 +20,7 @@ from trl import SFTConfig
 
 from .assignment_objective import AssignmentPredictionArguments
 from .parts import PartArguments
-from .publishing import refuse_pickles
+from .publishing import check_publishing
 from .word_assignment import WordAssignmentArguments
 
 
@@ -51,6 +51,6 @@ class LangBridgeSFTConfig(AssignmentPredictionArguments, WordAssignmentArguments
     def __post_init__(self):
         self.check_parts()
         super().__post_init__()
-        refuse_pickles(self)
+        check_publishing(self)
         if self.push_to_hub and "lora" in self.modes().values():
             raise ValueError("`push_to_hub` publishes whole models: merge the LoRA, then use scripts/push_to_hub.py.")
