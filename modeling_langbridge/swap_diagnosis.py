@@ -83,13 +83,19 @@ class SwapDiagnosis(NamedTuple):
     def conclude(self) -> str:
         """One sentence on what the numbers mean."""
         if self.words_per_image is not None:
-            return "Usable at once: what the language model is handed of an image are words of its own."
+            return (
+                "Usable at once: what the language model is handed of an image are words of its own. Whether they are "
+                "the right ones, captions tell."
+            )
         if self.activation != "linear":
             if self.few_words is None:
                 return "Usable at once if a patch is made of few words: give photos to see whether it is."
             if self.few_words >= 0.5:
                 return "Usable at once: a patch is made of few words, which any language model has."
-            return "Needs finetuning, or grounding first: a patch is a mixture of very many words."
+            return (
+                "Needs finetuning, or grounding first: a patch is a mixture of very many words. A grounded adapter's "
+                "strongest ones can be handed over instead (`words_per_image`)."
+            )
         if self.map_r2 is not None and self.map_r2 >= 0.5 and (self.token_length is None or self.token_length < 4):
             return "May be usable at once: the two models' words lie alike. Look at captions before relying on it."
         return (

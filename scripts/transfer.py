@@ -28,7 +28,7 @@ from modeling_langbridge.adapter import is_adapter
 from modeling_langbridge.swap_diagnosis import diagnose_swap
 from modeling_langbridge.word_space import clean_null_space
 from trainer.data import load_training_data
-from trainer.distillation import distil
+from trainer.distillation import check_distillable, distil
 from trainer.images import list_images
 from trainer.photo_words import open_model, pixel_batches
 from trainer.samples import path_of, read_sample
@@ -86,7 +86,10 @@ def parse_arguments() -> argparse.Namespace:
         help="first take out of raw coefficients all that is nothing to the old language model",
     )
     parser.add_argument(
-        "--photos", type=Path, metavar="FOLDER", help=f"look at up to {PHOTOS_TO_LOOK_AT} photos to foretell more"
+        "--photos",
+        type=Path,
+        metavar="FOLDER",
+        help=f"look at up to {PHOTOS_TO_LOOK_AT} photos: how long their visual tokens are, and of how few words",
     )
     parser.add_argument(
         "--distill_images",
@@ -95,8 +98,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--distill_steps", type=int, default=500, help="default: 500")
     parser.add_argument("--distill_batch_size", type=int, default=32, help="images a step (default: 32)")
-    parser.add_argument("--distill_learning_rate", type=float, default=1e-2, help="Muon's, to 0 (default: 0.01)")
-    parser.add_argument("--dtype", default="auto", help="of the new language model: auto (as saved), bfloat16 …")
+    parser.add_argument("--distill_learning_rate", type=float, default=1e-2, help="Muon's highest (default: 0.01)")
+    parser.add_argument(
+        "--dtype", default="auto", help="of the new language model: auto (as saved, the default), bfloat16 …"
+    )
     return parser.parse_args()
 
 
@@ -144,6 +149,8 @@ def main() -> None:
     with whole_folder(arguments.output_dir) as unfinished:
         text = AutoModelForCausalLM.from_pretrained(arguments.text, dtype=arguments.dtype)
         old, new, processor = put_on(arguments, text)
+        if images:
+            check_distillable(new.config, images)
         pixel_values = None
         if photos:
             looked_at = photos[:: -(-len(photos) // PHOTOS_TO_LOOK_AT)]

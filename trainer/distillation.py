@@ -104,13 +104,7 @@ def distil(
     Raises:
         `ValueError`: the adapter is not of that kind, or there are fewer than ten images.
     """
-    model.config.require_words("`distil`")
-    if model.config.coefficient_activation == "linear":
-        raise ValueError("The adapter's coefficients are raw already: there is nothing to distil.")
-    if model.config.words_per_image is not None:
-        raise ValueError("`words_per_image` hands over words: distil an adapter that gives a visual token a patch.")
-    if len(images) < HELD_OUT:
-        raise ValueError(f"Distilling takes {HELD_OUT} images or more, but there are {len(images)}.")
+    check_distillable(model.config, images)
 
     def collate(batch: Sequence[Any]) -> dict[str, torch.Tensor]:
         opened = [open_image(image) for image in batch]
@@ -139,6 +133,20 @@ def distil(
     trainer.train()
     put_in_words(model, config, projector, unit)
     return score(targets, [found.flatten(0, 1).cpu() for _, found in held_out()])
+
+
+def check_distillable(config: LangBridgeConfig, images: Sequence[Any]) -> None:
+    """Raises `ValueError` where [`distil`] cannot do what it is asked for."""
+    config.require_words("`distil`")
+    if config.coefficient_activation == "linear":
+        raise ValueError("The adapter's coefficients are raw already: there is nothing to distil.")
+    if config.words_per_image is not None:
+        raise ValueError(
+            "`words_per_image` hands over words: distil an adapter alone without it, or a model that "
+            "gives a visual token a patch."
+        )
+    if len(images) < HELD_OUT:
+        raise ValueError(f"Distilling takes {HELD_OUT} images or more, but there are {len(images)}.")
 
 
 @torch.no_grad()
