@@ -10,7 +10,7 @@ demo: .venv/installed
 	$(BIN)/python scripts/demo.py --output_dir demo_output
 
 test: .venv/installed .venv/transformers-sdist
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow

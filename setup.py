@@ -54,7 +54,6 @@ setup(
             "playwright",
             "pytest",
             "pytest-timeout",
-            "pytest-xdist",
             "ruff",
             "setuptools",
             "transformers-mlinter",

@@ -67,7 +67,7 @@ def interrupted_then_finished(tmp_path_factory):
 
 def test_ctrl_c_keeps_finished_stages_and_leaves_nothing_half_written(interrupted_then_finished):
     _, (code, errors, left), _ = interrupted_then_finished
-    assert code == 130
+    assert code == 130, errors
     assert "Interrupted: finished stages are kept" in errors and "Traceback" not in errors
     assert {"settings.json", "world"} <= left <= {"settings.json", "world", "tower", "language_model_b"}
 

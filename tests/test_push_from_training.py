@@ -86,7 +86,6 @@ def test_a_push_that_fails_at_a_checkpoint_loses_nothing_and_training_goes_on(tr
             train("train.py", "user/dropped", "--language_model", text, "--bf16", "false")
     finally:
         hub.commits_left = None
-    assert len(pushes(hub, "user/dropped")) == 2
     for folder in ("out/checkpoint-1", "out/checkpoint-2", "out"):
         assert (tmp_path / folder / "model.safetensors").is_file()
 

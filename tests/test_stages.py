@@ -12,11 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 import os
-import subprocess
-import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -42,37 +39,6 @@ def fail(folder):
     """Fails."""
     (folder / "half").write_text("x")
     raise ValueError("no luck")
-
-
-def sleep(folder):
-    """Sleeps."""
-    (folder / "pid").write_text(str(os.getpid()))
-    time.sleep(600)
-
-
-SLEEPS = """
-import sys
-from pathlib import Path
-from test_stages import sleep
-from trainer.miniature.stages import run_stages
-run_stages(Path(sys.argv[1]), [{"a": sleep, "b": sleep}])
-"""
-
-
-def test_stages_end_and_leave_nothing_when_their_parent_alone_is_stopped(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    parent = subprocess.Popen([sys.executable, "-c", SLEEPS, tmp_path], env=environment, stderr=subprocess.DEVNULL)
-    for _ in range(600):
-        pids = [int(path.read_text() or 0) for path in tmp_path.glob(".*/pid")]
-        if len(pids) == 2 and all(pids):
-            break
-        time.sleep(0.1)
-    parent.terminate()
-    assert parent.wait(timeout=60) != 0
-    assert not list(tmp_path.iterdir())
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
 
 
 def test_stages_of_a_group_run_at_the_same_time_with_a_thread_each(tmp_path):

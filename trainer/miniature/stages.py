@@ -78,7 +78,6 @@ def run_stages(output_dir: Path, groups: Sequence[Mapping[str, Stage]]) -> dict[
             group runs in this process and raises what it raises.
     """
     names = [name for group in groups for name in group]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, else the stages' processes would live on
     for group in groups:
         missing = {output_dir / name: stage for name, stage in group.items() if not (output_dir / name).exists()}
         for name, stage in group.items():
@@ -129,10 +128,16 @@ def _interrupt(processes: Sequence[multiprocessing.process.BaseProcess]) -> None
 
 def _run_in_child(folder: Path, stage: Stage) -> None:
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt_once)
         _run_stage(folder, stage)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _interrupt_once(*_) -> None:
+    """Told again while it clears up, a process would leave half of it behind."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _run_stage(folder: Path, stage: Stage) -> None:
