@@ -24,15 +24,13 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import LlavaConfig
 
 from modeling_langbridge import LangBridgeConfig, SharedVocabulary
-from modeling_langbridge.adapter import read_configuration
+from modeling_langbridge.adapter import LangBridgeAdapterConfig, read_configuration
 
-from .facts import CardFacts, Result, check_facts
+from .facts import CardFacts, check_facts
 from .markdown import one_line, render
 from .repository import kind_of, read_json
 from .training_record import TRAINING_RECORD, TrainingRecord, hub_id, read_training_records
 
-
-__all__ = ["CardFacts", "Result", "find_base_models", "make_card"]
 
 PICTURE = "words.png"
 TASK = "image-text-to-text"
@@ -117,7 +115,7 @@ def find_base_models(folder: Path) -> list[str]:
     content = read_json(config) if config.is_file() else {}
     last = next(reversed(read_records(folder)), None)
     trained = {} if last is None else {name: part.hub_id for name, part in last.parts.items()}
-    if content.get("model_type") == "langbridge_adapter":
+    if content.get("model_type") == LangBridgeAdapterConfig.model_type:
         names = [trained.get("vision_tower")]
     elif "text_config" in content:
         names = [(content.get(part) or {}).get("_name_or_path") for part in ("text_config", "vision_config")]

@@ -21,6 +21,8 @@ from pathlib import Path
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from .markdown import one_line
+
 
 @dataclass(kw_only=True)
 class Result:
@@ -107,4 +109,4 @@ def require_repo_id(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise ValueError(f"{name!r} is no name on the Hub ({' '.join(str(error).split())}).") from None
+        raise ValueError(f"{name!r} is no name on the Hub ({one_line(str(error))}).") from None

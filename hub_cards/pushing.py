@@ -38,6 +38,7 @@ from huggingface_hub.utils import validate_repo_id
 from .cards import make_card
 from .facts import CardFacts
 from .local_paths import find_local, require_nothing_local
+from .markdown import one_line
 from .repository import Kind, files_to_push, kind_of, may_be_loaded
 
 
@@ -75,7 +76,7 @@ def prepare(folder: Path, repo_id: str, facts: CardFacts) -> Publication:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"The Hub takes no repository called {repo_id!r}: {on_one_line(error)}") from None
+        raise ValueError(f"The Hub takes no repository called {repo_id!r}: {one_line(str(error))}") from None
     kind = kind_of(folder)
     files = [name for name in files_to_push(folder, kind) if name != CARD]
     require_nothing_local(folder, files)
@@ -133,7 +134,7 @@ def push_folder(
         try:
             publication.card.validate()
         except ValueError as error:
-            raise ValueError(f"The Hub does not take the card: {on_one_line(error)}") from error
+            raise ValueError(f"The Hub does not take the card: {one_line(str(error))}") from error
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         info = api.model_info(repo_id)
         held = {file.rfilename for file in info.siblings} - MADE_BY_THE_HUB
@@ -173,10 +174,10 @@ def explain(error: BaseException, repo_id: str) -> tuple[type[Exception], str]:
         return ConnectionError, "HF_HUB_OFFLINE is set, so nothing can be published: unset it."
     if not isinstance(error, HfHubHTTPError):
         return ConnectionError, (
-            f"The connection to the Hub broke off ({on_one_line(error)}): run the same command again, what "
+            f"The connection to the Hub broke off ({one_line(str(error))}): run the same command again, what "
             "has arrived whole is not sent again."
         )
-    status, says = error.response.status_code, on_one_line(error.server_message or "no reason given")
+    status, says = error.response.status_code, one_line(error.server_message or "no reason given")
     if status == 401:
         return PermissionError, (
             f"The Hub does not accept the token ({says}): make one with write access at "
@@ -191,7 +192,3 @@ def explain(error: BaseException, repo_id: str) -> tuple[type[Exception], str]:
     if status == 400:
         return ValueError, f"The Hub refuses this push to {repo_id}: {says}"
     return ConnectionError, f"The Hub answers {status} ({says}): run the same command again later."
-
-
-def on_one_line(message: object) -> str:
-    return " ".join(str(message).split())

@@ -18,10 +18,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
+from modeling_langbridge import LangBridgeConfig
+from modeling_langbridge.adapter import FILES, LangBridgeAdapterConfig
+from modeling_langbridge.vocabulary import VOCABULARY_FILE
+
 
 Kind = Literal["model", "adapter", "vocabulary", "llava"]
 
-OF_MODEL_TYPE: dict[str, Kind] = {"langbridge": "model", "langbridge_adapter": "adapter", "llava": "llava"}
+OF_MODEL_TYPE: dict[str, Kind] = {
+    LangBridgeConfig.model_type: "model",
+    LangBridgeAdapterConfig.model_type: "adapter",
+    "llava": "llava",
+}
 
 CODE = ["configuration_langbridge.py", "modeling_langbridge.py", "processing_langbridge.py"]
 
@@ -44,8 +52,8 @@ PROCESSOR = [
 LLAVA = ["config.json", "generation_config.json", *WEIGHTS, *PROCESSOR]
 BELONGS: dict[Kind, list[str]] = {
     "model": [*CARD_AND_ITS_SOURCES, *LLAVA, *CODE],
-    "adapter": [*CARD_AND_ITS_SOURCES, "config.json", "adapter.safetensors", "vocabulary.json"],
-    "vocabulary": [*CARD_AND_ITS_SOURCES, "vocabulary.json"],
+    "adapter": [*CARD_AND_ITS_SOURCES, *FILES],
+    "vocabulary": [*CARD_AND_ITS_SOURCES, VOCABULARY_FILE],
     "llava": [*CARD_AND_ITS_SOURCES, *LLAVA],
 }
 
@@ -57,7 +65,7 @@ NEEDED: dict[Kind, dict[str, str]] = {
         "tokenizer.json": "`processor.save_pretrained`",
         **dict.fromkeys(CODE, "`model.save_pretrained`"),
     },
-    "adapter": dict.fromkeys(("adapter.safetensors", "vocabulary.json"), "`save_adapter`"),
+    "adapter": dict.fromkeys(FILES, "`save_adapter`"),
     "vocabulary": {},
     "llava": dict.fromkeys(("processor_config.json", "tokenizer.json"), "scripts/export.py"),
 }
@@ -82,7 +90,7 @@ def kind_of(folder: Path) -> Kind:
     if not path.is_file():
         if (folder / "adapter.safetensors").is_file():
             raise ValueError(f"{folder} holds an adapter without its config.json: save it anew with `save_adapter`.")
-        if (folder / "vocabulary.json").is_file():
+        if (folder / VOCABULARY_FILE).is_file():
             return "vocabulary"
         raise ValueError(
             f"{folder} holds neither a config.json nor a vocabulary.json: name the folder of a model, of an adapter "

@@ -33,7 +33,7 @@ from .errors import first_line
 from .modeling_langbridge import LangBridgeForConditionalGeneration
 from .processing_langbridge import LangBridgeProcessor, measure_vision_tower
 from .vocabulary import SharedVocabulary
-from .word_space import invert_words
+from .word_space import put_inverse_in
 
 
 class LiftingLoss(NamedTuple):
@@ -100,11 +100,9 @@ def lift(
     processor = convert_processor(processor, llava.config)
     model = take_over(llava, len(token_ids))
     head = model.model.vocabulary_head
-    head.bias.zero_()
     head.token_ids.copy_(torch.tensor(token_ids))
     embeddings = model.model.get_word_embeddings().cpu()  # (V, d)
-    inverse, rank = invert_words(embeddings, ridge)  # (V, d)
-    head.weight.copy_(inverse)
+    rank = put_inverse_in(head, embeddings, ridge)
 
     last = model.model.multi_modal_projector.linear_2
     columns = last.weight if last.bias is None else torch.cat([last.weight, last.bias[:, None]], dim=1)  # (d, d + 1)

@@ -16,7 +16,7 @@ from one language model's to another's."""
 
 import torch
 
-from .modeling_langbridge import LangBridgeForConditionalGeneration
+from .modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeVocabularyHead
 
 
 def invert_words(embeddings: torch.Tensor, ridge: float = 0.0) -> tuple[torch.Tensor, int]:
@@ -42,6 +42,18 @@ def invert_words(embeddings: torch.Tensor, ridge: float = 0.0) -> tuple[torch.Te
     spanned = lengths > resolution * mean_square.sqrt()
     inverse_lengths = torch.where(spanned, lengths / (lengths.square() + ridge * mean_square), 0)
     return left * inverse_lengths @ right, int(spanned.sum())
+
+
+@torch.no_grad()
+def put_inverse_in(head: LangBridgeVocabularyHead, embeddings: torch.Tensor, ridge: float = 0.0) -> int:
+    """
+    Makes a head of linear coefficients the inverse of the words' embeddings E `(V, d)`: c = x E⁺. Arguments and the
+    number of dimensions that is returned are those of [`invert_words`].
+    """
+    inverse, rank = invert_words(embeddings, ridge)  # (V, d)
+    head.weight.copy_(inverse)
+    head.bias.zero_()
+    return rank
 
 
 def word_map_r2(source: torch.Tensor, target: torch.Tensor) -> float:

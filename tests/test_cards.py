@@ -25,7 +25,8 @@ from markdown_it import MarkdownIt
 from tiny_parts import SENTENCES, make_image
 from transformers import CLIPVisionConfig, Qwen2Config
 
-from hub_cards.cards import CardFacts, Result, make_card
+from hub_cards.cards import make_card
+from hub_cards.facts import CardFacts, Result
 from hub_cards.training_record import TRAINING_RECORD, TrainedPart, TrainingRecord, write_training_records
 from modeling_langbridge import (
     LangBridgeConfig,

@@ -37,7 +37,7 @@ from modeling_langbridge.modeling_langbridge import (
     LangBridgeMultiModalProjector,
     LangBridgeVocabularyHead,
 )
-from modeling_langbridge.word_space import invert_words
+from modeling_langbridge.word_space import put_inverse_in
 
 from .images import open_image
 from .muon import MuonWithAdamW
@@ -160,9 +160,7 @@ def put_in_words(
     for parameter in projector.linear_2.parameters():
         parameter.mul_(unit)
     head = LangBridgeVocabularyHead(config).to(model.device)
-    inverse, _ = invert_words(model.model.get_word_embeddings())  # (V, d)
-    head.weight.copy_(inverse)
-    head.bias.zero_()
+    put_inverse_in(head, model.model.get_word_embeddings())
     head.token_ids.copy_(model.model.vocabulary_head.token_ids)
     model.model.multi_modal_projector, model.model.vocabulary_head = projector.to(model.dtype), head.to(model.dtype)
     model.config = model.model.config = config

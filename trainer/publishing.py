@@ -25,7 +25,8 @@ from huggingface_hub import CommitInfo
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from hub_cards.cards import CardFacts, find_base_models
+from hub_cards.cards import find_base_models
+from hub_cards.facts import CardFacts
 from hub_cards.pushing import push_folder, told_in_one_sentence
 
 

@@ -31,7 +31,8 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import has_length
 from transformers.utils.quantization_config import QuantizationMethod
 
-from hub_cards.cards import CardFacts, find_base_models, make_card
+from hub_cards.cards import find_base_models, make_card
+from hub_cards.facts import CardFacts
 from hub_cards.training_record import (
     TRAINING_RECORD,
     TrainedPart,
@@ -102,7 +103,8 @@ class TrainingRecorder:
         self.started_from = hub_id(model.name_or_path)
         self.quantization = name_quantization(model)
         self.earlier: list[TrainingRecord] = []
-        self.go_on_from(model.name_or_path)
+        if self.started_from is None:  # of a Hub id, which names no revision, the record may tell of other weights
+            self.go_on_from(model.name_or_path)
         trainer.add_callback(TrainingClock())
 
     def go_on_from(self, name: str) -> None:

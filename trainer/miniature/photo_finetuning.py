@@ -25,7 +25,7 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, from_adapter
-from modeling_langbridge.word_space import invert_words
+from modeling_langbridge.word_space import put_inverse_in
 
 from ..caption_metrics import caption_scores
 from ..distillation import distil
@@ -89,10 +89,8 @@ def lift_onto(
 ) -> None:
     """Gives a model the MLP that was trained with another language model, followed by that one's lift into words."""
     ids = torch.tensor(world.vocabulary.token_ids(its_processor.tokenizer))  # (V,)
-    inverse, _ = invert_words(mlp.get_input_embeddings()(ids))  # (V, d)
     model.model.multi_modal_projector.load_state_dict(mlp.model.multi_modal_projector.state_dict())
-    model.model.vocabulary_head.weight.copy_(inverse)
-    model.model.vocabulary_head.bias.zero_()
+    put_inverse_in(model.model.vocabulary_head, mlp.get_input_embeddings()(ids))
 
 
 def distil_from_photos(
