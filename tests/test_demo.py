@@ -43,6 +43,8 @@ def start_demo(*arguments):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # so that Ctrl-C can reach all its processes and none of the tests'
+        # As in a terminal: what a shell starts in the background, as these tests may be, is deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

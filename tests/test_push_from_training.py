@@ -83,9 +83,10 @@ def test_a_push_that_fails_at_a_checkpoint_loses_nothing_and_training_goes_on(tr
     hub.commits_left = 2  # those of the first checkpoint
     try:
         with pytest.raises(AssertionError, match="The connection to the Hub broke off"):  # of the last push
-            train("train.py", "user/dropped", "--language_model", text, "--bf16", "false")
+            train("train.py", "user/dropped-in-training", "--language_model", text, "--bf16", "false")
     finally:
         hub.commits_left = None
+    assert len(pushes(hub, "user/dropped-in-training")) == 2
     for folder in ("out/checkpoint-1", "out/checkpoint-2", "out"):
         assert (tmp_path / folder / "model.safetensors").is_file()
 
