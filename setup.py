@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 
 setup(
@@ -12,9 +12,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["modeling_langbridge", "trainer", "trainer.miniature", "hub_cards", "hub_cards.space"],
+    packages=find_packages(include=["modeling_langbridge*", "trainer*", "hub_cards*"]),
     package_data={
-        "modeling_langbridge": ["py.typed", "vocabularies/*.json"],
+        "modeling_langbridge": ["py.typed"],
+        "modeling_langbridge.vocabulary": ["*.json"],
         "trainer": ["py.typed"],
         "hub_cards": ["py.typed", "templates/*.jinja"],
         "hub_cards.space": ["README.md", "requirements.txt"],

@@ -12,12 +12,17 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import LlavaConfig
 
 from modeling_langbridge import LangBridgeConfig, SharedVocabulary
-from modeling_langbridge.adapter import LangBridgeAdapterConfig, read_configuration
+from modeling_langbridge.adapter.adapter import LangBridgeAdapter, LangBridgeAdapterConfig
 
 from .facts import CardFacts, check_facts
 from .markdown import one_line, render
 from .repository import kind_of, read_json
-from .training_record import TRAINING_RECORD, TrainingRecord, hub_id, read_training_records
+from .training_record import (
+    TRAINING_RECORD,
+    TrainingRecord,
+    hub_id,
+    read_training_records,
+)
 
 
 PICTURE = "words.png"
@@ -129,9 +134,7 @@ def read_folder(folder: Path, kind: str) -> dict[str, Any]:
         return {"vocabulary": SharedVocabulary.from_pretrained(folder)}
     try:
         if kind == "adapter":
-            configuration, _ = read_configuration(folder)
-            LangBridgeConfig(**{name: configuration[name] for name in SHAPE})  # which checks them
-            return {"config": configuration}
+            return {"config": LangBridgeAdapter.from_pretrained(folder).config}
         config_class = LangBridgeConfig if kind == "model" else LlavaConfig
         return {"config": config_class.from_pretrained(folder)}
     except (StrictDataclassError, AttributeError, TypeError) as error:

@@ -27,7 +27,12 @@ from .cards import make_card
 from .facts import CardFacts
 from .local_paths import find_local, require_nothing_local
 from .markdown import one_line
-from .repository import Kind, files_to_push, kind_of, may_be_loaded
+from .repository import (
+    Kind,
+    files_to_push,
+    kind_of,
+    may_be_loaded,
+)
 
 
 CARD = "README.md"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from modeling_langbridge import LangBridgeConfig
-from modeling_langbridge.adapter import FILES, LangBridgeAdapterConfig
-from modeling_langbridge.vocabulary import VOCABULARY_FILE
+from modeling_langbridge.adapter.adapter import FILES, LangBridgeAdapterConfig
+from modeling_langbridge.vocabulary.shared_vocabulary import VOCABULARY_FILE
 
 
 Kind = Literal["model", "adapter", "vocabulary", "llava"]
@@ -19,7 +19,7 @@ OF_MODEL_TYPE: dict[str, Kind] = {
     "llava": "llava",
 }
 
-CODE = ["configuration_langbridge.py", "modeling_langbridge.py", "processing_langbridge.py"]
+CODE = ["configuration_langbridge.py", "modeling_langbridge.py", "processing_langbridge.py", "vocabulary_head.py"]
 
 # Names, not endings: what is not listed stays behind, whatever it is called.
 CARD_AND_ITS_SOURCES = ["README.md", "LICENSE", "training_record.json", "words.png"]
@@ -53,7 +53,7 @@ NEEDED: dict[Kind, dict[str, str]] = {
         "tokenizer.json": "`processor.save_pretrained`",
         **dict.fromkeys(CODE, "`model.save_pretrained`"),
     },
-    "adapter": dict.fromkeys(FILES, "`save_adapter`"),
+    "adapter": dict.fromkeys(FILES, "`LangBridgeAdapter.save_pretrained`"),
     "vocabulary": {},
     "llava": dict.fromkeys(("processor_config.json", "tokenizer.json"), "scripts/export.py"),
 }
@@ -65,7 +65,7 @@ def kind_of(folder: Path) -> Kind:
 
     Args:
         folder (`Path`):
-            The folder, as `save_pretrained`, the trainer, `save_adapter` or scripts/export.py wrote it.
+            The folder, as `save_pretrained`, the trainer or scripts/export.py wrote it.
 
     Raises:
         `ValueError`: it is none of these; the sentence says what it is instead, and what to do.
@@ -77,7 +77,10 @@ def kind_of(folder: Path) -> Kind:
     path = folder / "config.json"
     if not path.is_file():
         if (folder / "adapter.safetensors").is_file():
-            raise ValueError(f"{folder} holds an adapter without its config.json: save it anew with `save_adapter`.")
+            raise ValueError(
+                f"{folder} holds an adapter without its config.json: save it again, with "
+                "`LangBridgeAdapter.save_pretrained`."
+            )
         if (folder / VOCABULARY_FILE).is_file():
             return "vocabulary"
         raise ValueError(

@@ -6,8 +6,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
-
-from .space.patch_words import draw_words, strongest_words
+from modeling_langbridge.reading.patch_words import draw_words, strongest_words
 
 
 def draw_words_picture(folder: Path, photos: list[Path]) -> Image.Image:

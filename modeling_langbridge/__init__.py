@@ -3,14 +3,14 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
 
-from .adapter import LangBridgeAdapterConfig, load_adapter, push_adapter_to_hub, save_adapter
+from .adapter.adapter import LangBridgeAdapter, LangBridgeAdapterConfig
+from .adapter.transfer import transfer
 from .configuration_langbridge import LangBridgeConfig
-from .export import to_llava
-from .lifting import lift
+from .conversion.from_llava import lift
+from .conversion.to_llava import to_llava
 from .modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeModel
 from .processing_langbridge import LangBridgeProcessor
-from .transfer import from_adapter, transfer
-from .vocabulary import SharedVocabulary
+from .vocabulary.shared_vocabulary import SharedVocabulary
 
 
 AutoConfig.register("langbridge", LangBridgeConfig)
@@ -25,16 +25,13 @@ LangBridgeForConditionalGeneration.register_for_auto_class("AutoModelForImageTex
 LangBridgeProcessor.register_for_auto_class()
 
 __all__ = [
+    "LangBridgeAdapter",
     "LangBridgeConfig",
     "LangBridgeForConditionalGeneration",
     "LangBridgeModel",
     "LangBridgeProcessor",
     "SharedVocabulary",
-    "from_adapter",
     "lift",
-    "load_adapter",
-    "push_adapter_to_hub",
-    "save_adapter",
     "to_llava",
     "transfer",
 ]

@@ -12,13 +12,19 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from trainer.images import list_images
-from trainer.photo_words import find_words, gives_distributions, mean_tokens, open_model, pool_photos
-from trainer.retrieval import cosines
-from trainer.samples import CAPTION_QUESTION
-from trainer.semantic_arithmetic import caption_tokens, read_tokens, read_words
-from trainer.whole_file import whole_file
-from trainer.word_watching import readable
+from modeling_langbridge.adapter.loading import open_model
+from modeling_langbridge.utils.files import atomic_file
+from trainer.callbacks.photo_preview import readable
+from trainer.data.images import list_images
+from trainer.data.samples import CAPTION_QUESTION
+from trainer.evaluation.retrieval import cosines
+from trainer.evaluation.semantic_arithmetic import caption_tokens, read_tokens, read_words
+from trainer.evaluation.word_scores import (
+    find_words,
+    gives_distributions,
+    mean_tokens,
+    pool_photos,
+)
 
 
 EPILOG = """examples:
@@ -132,7 +138,7 @@ def main() -> None:
     readings = calculate(arguments)
     print("\n\n".join(map(format_reading, readings)))
     if arguments.output is not None:
-        with whole_file(arguments.output) as unfinished:
+        with atomic_file(arguments.output) as unfinished:
             unfinished.write_text(json.dumps(readings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

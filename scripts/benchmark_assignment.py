@@ -18,7 +18,7 @@ import torch
 from tqdm import trange
 from transformers import Qwen2Config, Qwen2Model
 
-from trainer.assignment_prediction import (
+from trainer.objectives.transport import (
     assignment_prediction_loss,
     transport_targets,
     word_frequencies,

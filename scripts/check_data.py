@@ -8,8 +8,8 @@ from pathlib import Path
 from transformers import AutoProcessor
 
 from modeling_langbridge import LangBridgeProcessor
-from modeling_langbridge.errors import first_line
-from trainer.data_checking import Report, check_file, write_clean_rows
+from modeling_langbridge.utils.files import first_line
+from trainer.data.checking import Report, check_file, write_clean_rows
 
 
 EPILOG = """examples:

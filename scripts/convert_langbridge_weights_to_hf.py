@@ -7,8 +7,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from modeling_langbridge.conversion import convert_langbridge
-from trainer.whole_folder import whole_folder
+from modeling_langbridge.conversion.from_original import convert_langbridge
+from modeling_langbridge.utils.files import atomic_folder
 
 
 EPILOG = """examples:
@@ -67,7 +67,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    with whole_folder(arguments.output_dir) as unfinished:
+    with atomic_folder(arguments.output_dir) as unfinished:
         model, processor, shift, unnamed = convert_langbridge(
             arguments.model,
             arguments.vocabulary,

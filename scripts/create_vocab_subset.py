@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from modeling_langbridge import SharedVocabulary
-from modeling_langbridge.errors import first_line
+from modeling_langbridge.utils.files import first_line
 
 
 EPILOG = """examples:

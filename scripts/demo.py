@@ -35,16 +35,22 @@ from transformers import (
 )
 from trl import SFTTrainer
 
+from experiments.adapter_training import train_adapter
+from experiments.mlp_baseline import build_mlp_baseline, freeze_all_but_mlp
+from experiments.small_language_model import train_language_model, train_tokenizer
+from experiments.stages import claim_output_dir, run_stages
+from experiments.synthetic.demo_report import accuracy_table, compare, save_scene_picture
+from experiments.synthetic.scene_captions import caption_through_pipeline, scene_dataset
+from experiments.synthetic.synthetic_world import (
+    PROMPT,
+    Scene,
+    attribute_accuracy,
+    language_documents,
+    make_scenes,
+)
+from experiments.synthetic.tiny_tower import train_tower
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
-from trainer.miniature.adapter_training import train_adapter
-from trainer.miniature.captioning import complete_prompts
-from trainer.miniature.demo_report import accuracy_table, compare, save_scene_picture
-from trainer.miniature.mlp_baseline import build_mlp_baseline, freeze_all_but_mlp
-from trainer.miniature.scene_captions import caption_through_pipeline, scene_dataset
-from trainer.miniature.small_language_model import train_language_model, train_tokenizer
-from trainer.miniature.stages import claim_output_dir, run_stages
-from trainer.miniature.synthetic_world import PROMPT, Scene, attribute_accuracy, language_documents, make_scenes
-from trainer.miniature.tiny_tower import train_tower
+from trainer.evaluation.captioning import complete_prompts
 from trainer.sft_trainer import LangBridgeSFTTrainer
 
 

@@ -12,10 +12,9 @@ from transformers import AutoConfig
 
 from hub_cards.training_record import carry_record
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
-from modeling_langbridge.errors import first_line
-from modeling_langbridge.export import check_fits_llava, to_llava
-from trainer.logit_probe import compare, probe, save_in
-from trainer.whole_folder import whole_folder
+from modeling_langbridge.conversion.logit_probe import compare, probe, save_in
+from modeling_langbridge.conversion.to_llava import check_fits_llava, to_llava
+from modeling_langbridge.utils.files import atomic_folder, first_line
 
 
 EPILOG = """examples:
@@ -68,7 +67,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    with whole_folder(arguments.output_dir) as unfinished:
+    with atomic_folder(arguments.output_dir) as unfinished:
         config, processor = read_config_and_processor(arguments.model)
         check_fits_llava(config, processor)  # here too, before the weights are read
         dtype = DTYPES.get(arguments.dtype) or config.dtype

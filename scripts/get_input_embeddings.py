@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_langbridge import SharedVocabulary
-from modeling_langbridge.errors import first_line
+from modeling_langbridge.utils.files import first_line
 
 
 EPILOG = """example:

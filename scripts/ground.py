@@ -13,13 +13,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import set_seed
+from transformers import AutoTokenizer, set_seed
 
-from modeling_langbridge import LangBridgeProcessor, SharedVocabulary
+from modeling_langbridge import SharedVocabulary
 from trainer import load_training_data
-from trainer.feature_cache import FeatureCache
+from trainer.command_line import parse_recipe, recipe_parser
+from trainer.data.feature_cache import FeatureCache
 from trainer.grounding import GroundingConfig, GroundingTrainer, compose_for_grounding
-from trainer.recipes import parse_recipe, recipe_parser
 
 
 @dataclass
@@ -27,10 +27,11 @@ class GroundingArguments:
     """What is grounded, in which words, on what."""
 
     vision_tower: str = field(metadata={"help": "Folder or Hub id of the vision tower."})
-    tokenizer: str = field(
-        metadata={"help": "Folder or Hub id of any language model that has the words; its tokenizer alone is read."}
-    )
     dataset: str = field(metadata={"help": "Photos with captions, in any form that train.py takes."})
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of a language model: checks that its tokenizer has every word whole."},
+    )
     eval_dataset: str | None = field(
         default=None, metadata={"help": "Likewise, what loss and word precision are measured on."}
     )
@@ -60,10 +61,10 @@ def main(command_line: list[str] | None = None) -> None:
     )
     vocabulary = SharedVocabulary.load(arguments.vocabulary, arguments.vocab_size)
     set_seed(config.seed)
-    processor = LangBridgeProcessor.from_vision_text_pretrained(arguments.vision_tower, arguments.tokenizer)
-    langbridge = compose_for_grounding(
+    if arguments.tokenizer is not None:
+        vocabulary.token_ids(AutoTokenizer.from_pretrained(arguments.tokenizer))  # refuses words that it splits
+    langbridge, processor = compose_for_grounding(
         arguments.vision_tower,
-        processor,
         vocabulary,
         projector_hidden_size=arguments.projector_hidden_size,
         coefficient_activation=arguments.coefficient_activation,

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerBase
 
 from modeling_langbridge import LangBridgeProcessor, SharedVocabulary
-from modeling_langbridge.lifting import lift, load_llava
-from trainer.logit_probe import compare, probe
-from trainer.whole_folder import whole_folder
+from modeling_langbridge.conversion.from_llava import lift, load_llava
+from modeling_langbridge.conversion.logit_probe import compare, probe
+from modeling_langbridge.utils.files import atomic_folder
 
 
 EPILOG = """examples:
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, help="what to lift and write it in (default: the LLaVA's own)")
     arguments = parser.parse_args()
 
-    with whole_folder(arguments.output_dir) as unfinished:
+    with atomic_folder(arguments.output_dir) as unfinished:
         llava, llava_processor = load_llava(arguments.model, DTYPES.get(arguments.dtype, "auto"))
         words = choose_words(arguments.vocabulary, arguments.vocab_size, llava_processor.tokenizer)
         model, processor, loss = lift(llava, llava_processor, words, arguments.ridge)

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from hub_cards.training_record import carry_record
-from trainer.logit_probe import save_in
-from trainer.lora_merging import merge_lora
-from trainer.whole_folder import whole_folder
+from modeling_langbridge.conversion.logit_probe import save_in
+from modeling_langbridge.utils.files import atomic_folder
+from trainer.checkpointing.lora_merging import merge_lora
 
 
 EPILOG = """examples:
@@ -58,7 +58,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    with whole_folder(arguments.output_dir) as unfinished:
+    with atomic_folder(arguments.output_dir) as unfinished:
         model, processor, merging = merge_lora(arguments.model, arguments.base)
         print(f"Merging changed the logits by at most {merging}.")
         dtype = DTYPES.get(arguments.dtype) or AutoConfig.from_pretrained(model.name_or_path).dtype

@@ -125,7 +125,7 @@ def main() -> None:
 def load_line(kind: str, repo_id: str, revision: str) -> str:
     call = {
         "model": 'AutoModelForImageTextToText.from_pretrained("{}", trust_remote_code=True, revision="{}")',
-        "adapter": 'from_adapter("{}", vision, text, revision="{}")',
+        "adapter": 'LangBridgeAdapter.from_pretrained("{}", revision="{}").join(vision, text)',
         "vocabulary": 'SharedVocabulary.from_pretrained("{}", revision="{}")',
         "llava": 'AutoModelForImageTextToText.from_pretrained("{}", revision="{}")',
     }[kind]

@@ -21,12 +21,16 @@ from functools import partial, update_wrapper
 from pathlib import Path
 from statistics import mean
 
-from trainer.caption_metrics import caption_scores, check_java
-from trainer.miniature.caption_report import draw_curves, save_caption_picture, score_table
-from trainer.miniature.photo_adapters import ground, train_langbridge, train_mlp, tune
-from trainer.miniature.photo_captions import caption_with_adapters, caption_without_adapter
-from trainer.miniature.photo_finetuning import STARTS, finetune
-from trainer.miniature.photo_world import (
+from experiments.flickr8k.caption_report import draw_curves, save_caption_picture, score_table
+from experiments.flickr8k.photo_adapters import (
+    ground,
+    train_langbridge,
+    train_mlp,
+    tune,
+)
+from experiments.flickr8k.photo_captions import caption_with_adapters, caption_without_adapter
+from experiments.flickr8k.photo_finetuning import STARTS, finetune
+from experiments.flickr8k.photo_world import (
     QUICK,
     PhotoWorld,
     Sizes,
@@ -35,7 +39,8 @@ from trainer.miniature.photo_world import (
     train_language_model_a,
     train_language_model_b,
 )
-from trainer.miniature.stages import Stage, claim_output_dir, run_stages
+from experiments.stages import Stage, claim_output_dir, run_stages
+from trainer.evaluation.caption_metrics import caption_scores, check_java
 
 
 ROWS = {

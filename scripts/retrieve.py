@@ -10,27 +10,21 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from modeling_langbridge import SharedVocabulary
-from trainer.photo_words import (
+from modeling_langbridge import LangBridgeAdapter, SharedVocabulary
+from modeling_langbridge.adapter.loading import open_model
+from modeling_langbridge.utils.files import atomic_file
+from trainer.data.caption_words import CaptionWords
+from trainer.data.captioned_photos import CaptionedPhoto, read_captioned_photos
+from trainer.evaluation.retrieval import cosines, likelihood_scores, recall_both_ways
+from trainer.evaluation.word_scores import (
     assign,
     find_words,
     gives_distributions,
     mean_tokens,
-    open_adapter,
-    open_model,
     pool_photos,
     score_captions,
     score_means,
 )
-from trainer.retrieval import (
-    CaptionedPhoto,
-    cosines,
-    likelihood_scores,
-    read_captioned_photos,
-    recall_both_ways,
-)
-from trainer.whole_file import whole_file
-from trainer.word_assignment import CaptionWords
 
 
 EPILOG = """examples:
@@ -95,7 +89,10 @@ def parse_arguments() -> argparse.Namespace:
 def score(arguments: argparse.Namespace, images: list, captions: list[str]) -> tuple[Tensor, Tensor, SharedVocabulary]:
     """How well they fit `(photos, captions)`, what each photo is in words `(photos, V)`, and the words."""
     if arguments.adapter is not None:
-        bridge, image_processor, vocabulary = open_adapter(arguments.adapter, arguments.vision_tower)
+        adapter = LangBridgeAdapter.from_pretrained(arguments.adapter)
+        model, processor = adapter.join(arguments.vision_tower)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        bridge, image_processor, vocabulary = model.model, processor.image_processor, adapter.vocabulary
         as_words = True
     else:
         model, processor = open_model(arguments.model)
@@ -171,7 +168,7 @@ def main() -> None:
             "recall": recall,
             "examples": examples(photos, captions, owner, fit, words, vocabulary),
         }
-        with whole_file(arguments.output) as unfinished:
+        with atomic_file(arguments.output) as unfinished:
             unfinished.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"\nThe best of a few examples are in {arguments.output}.")
 

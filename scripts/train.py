@@ -22,14 +22,19 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from modeling_langbridge import (
+    LangBridgeAdapter,
     LangBridgeForConditionalGeneration,
     LangBridgeProcessor,
     SharedVocabulary,
-    from_adapter,
 )
-from trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer, WordWatchingCallback, load_training_data
-from trainer.recipes import parse_recipe, recipe_parser
-from trainer.whole_folder import whole_folder
+from modeling_langbridge.utils.files import atomic_folder
+from trainer import (
+    LangBridgeSFTConfig,
+    LangBridgeSFTTrainer,
+    PhotoPreviewCallback,
+    load_training_data,
+)
+from trainer.command_line import parse_recipe, recipe_parser
 
 
 @dataclass
@@ -110,11 +115,11 @@ class DataArguments:
         default=False,
         metadata={"help": "Read samples as they are needed, for sets larger than memory or disk; needs --max_steps."},
     )
-    watch_photos: list[str] = field(
+    preview_photos: list[str] = field(
         default_factory=list,
         metadata={"help": "Photos to caption during training, with the words nearest to their visual tokens."},
     )
-    watch_steps: int = field(default=100, metadata={"help": "How often the photos are captioned."})
+    preview_steps: int = field(default=100, metadata={"help": "How often the photos are captioned."})
 
 
 def load_model(arguments: ModelArguments, base: Path, needs_folder: bool):
@@ -133,7 +138,7 @@ def load_model(arguments: ModelArguments, base: Path, needs_folder: bool):
             return compose(arguments)
         folder = str(base)
         if not base.exists():
-            with whole_folder(base) as unfinished:
+            with atomic_folder(base) as unfinished:
                 for part in compose(arguments):
                     part.save_pretrained(unfinished)
     quantization = BitsAndBytesConfig(
@@ -157,9 +162,6 @@ def compose(arguments: ModelArguments):
     """A new LangBridge of a vision tower and a language model, with a fresh adapter or one trained elsewhere."""
     if arguments.vision_tower is None or arguments.language_model is None:
         raise ValueError("Say what to train: --model, or --vision_tower and --language_model.")
-    processor = LangBridgeProcessor.from_vision_text_pretrained(
-        arguments.vision_tower, arguments.language_model, words_per_image=arguments.words_per_image
-    )
     language_model = AutoModelForCausalLM.from_pretrained(arguments.language_model, dtype=arguments.dtype)
     parts = arguments.vision_tower, language_model
     if arguments.adapter is not None:
@@ -167,8 +169,10 @@ def compose(arguments: ModelArguments):
             raise ValueError(
                 f"--adapter is made of words, --adapter_type {arguments.adapter_type} is not: leave one of them out."
             )
-        model = from_adapter(arguments.adapter, *parts, processor=processor)
+        adapter = LangBridgeAdapter.from_pretrained(arguments.adapter)
+        model, processor = adapter.join(*parts, words_per_image=arguments.words_per_image)
     else:
+        processor = LangBridgeProcessor.from_vision_text_pretrained(*parts, words_per_image=arguments.words_per_image)
         vocabulary = None
         if arguments.adapter_type == "langbridge":
             vocabulary = SharedVocabulary.load(arguments.vocabulary, arguments.vocab_size)
@@ -213,9 +217,9 @@ def main(arguments: list[str] | None = None) -> None:
     if config.assignment_prediction_weight and model.config.adapter_type != "langbridge":
         vocabulary = SharedVocabulary.load(model_arguments.vocabulary, model_arguments.vocab_size)
     callbacks = []
-    if data_arguments.watch_photos:
+    if data_arguments.preview_photos:
         callbacks.append(
-            WordWatchingCallback(processor, data_arguments.watch_photos, data_arguments.watch_steps, output)
+            PhotoPreviewCallback(processor, data_arguments.preview_photos, data_arguments.preview_steps, output)
         )
     trainer = LangBridgeSFTTrainer(
         model,

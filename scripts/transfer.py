@@ -11,16 +11,20 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments, set_seed
 
 from hub_cards.training_record import carry_record
-from modeling_langbridge import LangBridgeProcessor, from_adapter, transfer
-from modeling_langbridge.adapter import is_adapter
-from modeling_langbridge.swap_diagnosis import diagnose_swap
-from modeling_langbridge.word_space import clean_null_space
-from trainer.data import load_training_data
+from modeling_langbridge import (
+    LangBridgeAdapter,
+    transfer,
+)
+from modeling_langbridge.adapter.adapter import is_adapter
+from modeling_langbridge.adapter.loading import open_model
+from modeling_langbridge.adapter.transfer_diagnosis import diagnose_transfer
+from modeling_langbridge.adapter.word_space import clean_null_space
+from modeling_langbridge.utils.files import atomic_folder
+from trainer.data.images import list_images
+from trainer.data.samples import path_of, read_sample
+from trainer.data.sources import load_training_data
 from trainer.distillation import check_distillable, distil
-from trainer.images import list_images
-from trainer.photo_words import open_model, pixel_batches
-from trainer.samples import path_of, read_sample
-from trainer.whole_folder import whole_folder
+from trainer.evaluation.word_scores import pixel_batches
 
 
 EPILOG = """examples:
@@ -110,9 +114,13 @@ def put_on(arguments: argparse.Namespace, text: PreTrainedModel):
             raise ValueError(f"{arguments.model} is an adapter alone: give its vision tower, --vision_tower.")
         if arguments.clean_null_space:
             raise ValueError("--clean_null_space needs the old language model: give a whole checkpoint as --model.")
-        parts, words = (arguments.vision_tower, text), arguments.words_per_image
-        processor = LangBridgeProcessor.from_vision_text_pretrained(*parts, words_per_image=words)
-        new = from_adapter(arguments.model, *parts, processor, arguments.split_words, arguments.linear_remainder)
+        new, processor = LangBridgeAdapter.from_pretrained(arguments.model).join(
+            arguments.vision_tower,
+            text,
+            split_words=arguments.split_words,
+            words_per_image=arguments.words_per_image,
+            linear_remainder=arguments.linear_remainder,
+        )
         return None, new, processor
     if arguments.vision_tower is not None:
         raise ValueError(f"{arguments.model} is a whole checkpoint, which has its tower: leave out --vision_tower.")
@@ -134,7 +142,7 @@ def main() -> None:
     arguments = parse_arguments()
     images = images_of(arguments.distill_images) if arguments.distill_images else []
     photos = list_images(arguments.photos) if arguments.photos else images
-    with whole_folder(arguments.output_dir) as unfinished:
+    with atomic_folder(arguments.output_dir) as unfinished:
         text = AutoModelForCausalLM.from_pretrained(arguments.text, dtype=arguments.dtype)
         old, new, processor = put_on(arguments, text)
         if images:
@@ -143,7 +151,7 @@ def main() -> None:
         if photos:
             looked_at = photos[:: -(-len(photos) // PHOTOS_TO_LOOK_AT)]
             pixel_values = torch.cat(list(pixel_batches(new.model, processor.image_processor, looked_at)))
-        print(diagnose_swap(old, new, pixel_values))
+        print(diagnose_transfer(old, new, pixel_values))
         if images:
             old = None  # it may be large, and is needed no longer
             set_seed(0)

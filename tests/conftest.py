@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imp
 
 import pytest
 import torch
+from paths import DATA
 from tiny_parts import save_language_model, save_vision_tower
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
@@ -17,10 +18,9 @@ from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgePr
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real photos, captions and tokenizers, which is no part of the project."""
-    folder = Path(os.environ.get("LANGBRIDGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real data: set LANGBRIDGE_DATA ({folder} is no folder)")
-    return folder
+    if not DATA.is_dir():
+        pytest.skip(f"no real data: set LANGBRIDGE_DATA ({DATA} is not a folder)")
+    return DATA
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from elsewhere import HIDE_THE_PROJECT
 from hub_server import HubServer
+from paths import SCRIPTS
 
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "push_to_hub.py"
+SCRIPT = SCRIPTS / "push_to_hub.py"
 TOKEN = "hf_" + "a" * 34
 OTHER_TOKEN = "hf_" + "b" * 34
 VISION_TOWER, LANGUAGE_MODEL = "openai/clip-vit-base-patch32", "Qwen/Qwen2-0.5B"

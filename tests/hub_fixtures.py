@@ -13,10 +13,10 @@ from hub_traps import make_traps
 from tiny_parts import make_image
 
 from modeling_langbridge import (
+    LangBridgeAdapter,
     LangBridgeForConditionalGeneration,
     LangBridgeProcessor,
     SharedVocabulary,
-    save_adapter,
     to_llava,
 )
 
@@ -28,14 +28,14 @@ for sys.argv in json.loads(commands):
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 from modeling_langbridge import (
-    LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary, push_adapter_to_hub
+    LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary, LangBridgeAdapter
 )
 bridge, processor = (
     part.from_pretrained(model) for part in (LangBridgeForConditionalGeneration, LangBridgeProcessor)
 )
 for part in (bridge, processor):
     part.push_to_hub("user/inherited")
-push_adapter_to_hub(bridge, processor.tokenizer, "user/bare-adapter")
+LangBridgeAdapter.from_model(bridge, processor.tokenizer).push_to_hub("user/bare-adapter")
 SharedVocabulary([" dog"]).push_to_hub("user/bare-vocabulary", private=True, commit_message="Words")
 """
 WORDS = [" dog", " ball", " a", " the", " red"]
@@ -54,7 +54,7 @@ def folders(vision, text, tmp_path_factory) -> Path:
         part._name_or_path = name  # as if it had been loaded from there
     model.save_pretrained(root / "model", max_shard_size="100KB")
     processor.save_pretrained(root / "model")
-    save_adapter(model, processor.tokenizer, root / "adapter")
+    LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(root / "adapter")
     SharedVocabulary(WORDS).save(root / "vocabulary" / "vocabulary.json")
     llava, llava_processor = to_llava(model, processor)
     llava.save_pretrained(root / "llava")
@@ -63,7 +63,7 @@ def folders(vision, text, tmp_path_factory) -> Path:
     # What training runs leave beside a model, and what an attacker may.
     (root / "model" / "README.md").write_text("TRL's card")
     (root / "model" / "trainer_state.json").write_text('{"best_model_checkpoint": "/home/someone/run"}')
-    save_adapter(model, processor.tokenizer, root / "model" / "adapter")
+    LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(root / "model" / "adapter")
     for name, content in make_traps(root / "sprung").items():
         (root / "model" / name).write_bytes(content)
     return root

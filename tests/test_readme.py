@@ -6,14 +6,11 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
+from paths import ROOT
 from tiny_parts import make_image, save_language_model, save_vision_tower
 
 from modeling_langbridge import SharedVocabulary
-
-
-ROOT = Path(__file__).parents[1]
 
 
 def code_blocks(language: str) -> list[str]:

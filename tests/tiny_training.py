@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from paths import SCRIPTS
 from tiny_parts import SENTENCES, make_image
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, SharedVocabulary
@@ -66,7 +67,7 @@ def save_langbridge(vision: str, text: str, processor, folder: Path, **config_fi
 
 def load_script(name: str) -> ModuleType:
     """A script as a module, for its parts to be called."""
-    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    path = SCRIPTS / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where dataclasses look for it

@@ -20,14 +20,11 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
-from modeling_langbridge.modeling_langbridge import (
-    LangBridgeModel,
-    LangBridgeMultiModalProjector,
-    LangBridgeVocabularyHead,
-)
-from modeling_langbridge.word_space import put_inverse_in
+from modeling_langbridge.adapter.word_space import put_inverse_in
+from modeling_langbridge.modeling_langbridge import LangBridgeModel, LangBridgeMultiModalProjector
+from modeling_langbridge.vocabulary_head import LangBridgeVocabularyHead
 
-from .images import open_image
+from .data.images import open_image
 from .muon import MuonWithAdamW
 
 
@@ -82,7 +79,7 @@ def distil(
         processor (`LangBridgeProcessor`):
             Its processor.
         images (`Sequence`):
-            At least ten of what [`~trainer.images.open_image`] opens. Every tenth is held out, up to 127 of them.
+            At least ten of what [`~trainer.data.images.open_image`] opens. Every tenth is held out, up to 127 of them.
         arguments (`TrainingArguments`):
             How long and how fast the new adapter learns; its matrices do by Muon.
 

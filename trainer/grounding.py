@@ -12,8 +12,6 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -22,26 +20,31 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary, save_adapter
+from modeling_langbridge import (
+    LangBridgeAdapter,
+    LangBridgeForConditionalGeneration,
+    LangBridgeProcessor,
+    SharedVocabulary,
+)
+from modeling_langbridge.adapter.placeholder import placeholder_language_model
 
-from .checkpoints import clear_for_adapter
-from .data import as_rows
-from .images import open_image
-from .publishing import PublishingMixin, check_publishing
-from .samples import naming, path_of, read_sample
-from .training_record import TrainedPart, TrainingRecorder, name_origins
-from .word_assignment import (
-    CaptionWords,
-    WordAssignmentArguments,
-    caption_of,
+from .checkpointing.checkpoints import clear_for_adapter
+from .data.caption_words import CaptionWords, caption_of
+from .data.images import open_image
+from .data.samples import naming, path_of, read_sample
+from .data.sources import as_rows
+from .objectives.word_prediction import (
+    WordPredictionArguments,
     weigh_words,
-    word_assignment_loss,
+    word_prediction_loss,
     word_targets,
 )
+from .publishing.publishing import PublishingMixin, check_publishing
+from .publishing.recorder import TrainedPart, TrainingRecorder, name_origins
 
 
 @dataclass
-class GroundingConfig(WordAssignmentArguments, TrainingArguments):
+class GroundingConfig(WordPredictionArguments, TrainingArguments):
     """transformers' [`~transformers.TrainingArguments`] and what the objective weighs."""
 
     report_to: None | str | list[str] = field(
@@ -56,34 +59,27 @@ class GroundingConfig(WordAssignmentArguments, TrainingArguments):
 
 
 def compose_for_grounding(
-    vision: str | PreTrainedModel, processor: LangBridgeProcessor, vocabulary: SharedVocabulary, **config_fields: Any
-) -> LangBridgeForConditionalGeneration:
-    r"""
-    A LangBridge with a fresh adapter, whose language model is one in name only: eight numbers a token.
+    vision: str | PreTrainedModel, vocabulary: SharedVocabulary, **config_fields: Any
+) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
+    """
+    A LangBridge with a fresh adapter and a placeholder for a language model, and its processor.
 
     Args:
         vision (`str` or `PreTrainedModel`): Hub id, folder or loaded model of the vision tower.
-        processor ([`LangBridgeProcessor`]): of the tower and of any tokenizer that has the words.
-        vocabulary (`SharedVocabulary`): the words of the coefficients.
-        config_fields: as for [`LangBridgeForConditionalGeneration.from_vision_text_pretrained`].
+        vocabulary (`SharedVocabulary`): The words of the coefficients.
+        config_fields: As for [`LangBridgeForConditionalGeneration.from_vision_text_pretrained`].
     """
-    config = LlamaConfig(
-        vocab_size=len(processor.tokenizer),
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        bos_token_id=None,
-        eos_token_id=processor.tokenizer.eos_token_id,
+    text, tokenizer = placeholder_language_model(vocabulary)
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text, tokenizer=tokenizer)
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, vocabulary, processor, **config_fields
     )
-    return LangBridgeForConditionalGeneration.from_vision_text_pretrained(
-        vision, AutoModelForCausalLM.from_config(config), vocabulary, processor, **config_fields
-    )
+    return model, processor
 
 
 class GroundingModel(nn.Module):
     """
-    The word assignment of a LangBridge's adapter: everything else of it is frozen and most of it never used.
+    The word prediction of a LangBridge's adapter: everything else of it is frozen and most of it never used.
 
     Args:
         langbridge ([`LangBridgeForConditionalGeneration`]): with `coefficient_activation` softmax or gated_softmax.
@@ -105,19 +101,20 @@ class GroundingModel(nn.Module):
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(images, channels, height, width)`): one image a sample.
-            word_targets (`torch.Tensor` of shape `(images, V)`): from [`~trainer.word_assignment.word_targets`].
+            word_targets (`torch.Tensor` of shape `(images, V)`):
+                From [`~trainer.objectives.word_prediction.word_targets`].
 
         Returns:
-            `dict` with `loss`, its terms `word_assignment` and `entropy` in nats, and `words`, the positions of each
+            `dict` with `loss`, its terms `word_prediction` and `entropy` in nats, and `words`, the positions of each
             image's ten strongest words, `(images, 10)`.
         """
         bridge = self.langbridge.model
         features = bridge.get_vision_features(pixel_values).pooler_output  # (images, tokens, d_v)
         pooled, entropy, _ = bridge.vocabulary_head.pool(bridge.multi_modal_projector(features))
-        assignment, entropy = word_assignment_loss(pooled, word_targets), entropy.mean()
+        assignment, entropy = word_prediction_loss(pooled, word_targets), entropy.mean()
         return {
             "loss": assignment + self.entropy_weight * entropy,
-            "word_assignment": assignment.detach(),
+            "word_prediction": assignment.detach(),
             "entropy": entropy.detach(),
             "words": pooled.topk(min(10, pooled.shape[1])).indices,
         }
@@ -143,7 +140,7 @@ class RowsByImage(torch.utils.data.Dataset):
 
 
 class GroundingCollator:
-    """Items of [`RowsByImage`], in any form that [`~trainer.samples.read_sample`] knows, to a batch."""
+    """Items of [`RowsByImage`], in any form that [`~trainer.data.samples.read_sample`] knows, to a batch."""
 
     def __init__(self, processor: ProcessorMixin, words: CaptionWords, weights: torch.Tensor):
         self.processor, self.words, self.weights = processor, words, weights
@@ -209,7 +206,7 @@ class GroundingTrainer(PublishingMixin, Trainer):
             **kwargs,
         )
         self.tokenizer: PreTrainedTokenizerBase = processing_class.tokenizer
-        self.terms: dict[str, list[float]] = {"word_assignment": [], "entropy": []}
+        self.terms: dict[str, list[float]] = {"word_prediction": [], "entropy": []}
         self.recorder = TrainingRecorder(self, langbridge, "grounding", dataset_name, eval_dataset_name)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any):
@@ -232,7 +229,7 @@ class GroundingTrainer(PublishingMixin, Trainer):
         folder = Path(output_dir or self.args.output_dir)
         clear_for_adapter(folder)
         langbridge = self.accelerator.unwrap_model(self.model).langbridge
-        save_adapter(langbridge, self.tokenizer, folder / "adapter")
+        LangBridgeAdapter.from_model(langbridge, self.tokenizer).save_pretrained(folder / "adapter")
         learnt = TrainedPart(mode="full", learning_rate=float(self.args.learning_rate))
         parts = {"vision_tower": TrainedPart(mode="frozen"), "projector": learnt, "vocabulary_head": learnt}
         self.recorder.write(folder / "adapter", name_origins(parts, langbridge), {"entropy": self.args.entropy_weight})

@@ -6,14 +6,14 @@ from typing import Literal
 
 from trl import SFTConfig
 
-from .assignment_objective import AssignmentPredictionArguments
+from .objectives.assignment_prediction import AssignmentPredictionArguments
+from .objectives.word_prediction import WordPredictionArguments
 from .parts import PartArguments
-from .publishing import check_publishing
-from .word_assignment import WordAssignmentArguments
+from .publishing.publishing import check_publishing
 
 
 @dataclass
-class LangBridgeSFTConfig(AssignmentPredictionArguments, WordAssignmentArguments, PartArguments, SFTConfig):
+class LangBridgeSFTConfig(AssignmentPredictionArguments, WordPredictionArguments, PartArguments, SFTConfig):
     """TRL's [`~trl.SFTConfig`], what each part of the model does, and the defaults that image-text samples need."""
 
     max_length: int | None = field(
@@ -28,9 +28,9 @@ class LangBridgeSFTConfig(AssignmentPredictionArguments, WordAssignmentArguments
         default=False,
         metadata={"help": "Leave the question out: image, caption, end of text (LLaVA's plain pretraining)."},
     )
-    word_assignment_weight: float = field(
+    word_prediction_weight: float = field(
         default=0.0,
-        metadata={"help": "Weight of word assignment (see scripts/ground.py) beside the caption loss."},
+        metadata={"help": "Weight of word prediction (see scripts/ground.py) beside the caption loss."},
     )
     report_to: None | str | list[str] = field(
         default="tensorboard", metadata={"help": "Where metrics go: tensorboard, wandb, trackio …, all or none."}

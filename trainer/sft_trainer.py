@@ -16,23 +16,37 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
-from modeling_langbridge import SharedVocabulary, save_adapter
+from modeling_langbridge import (
+    LangBridgeAdapter,
+    SharedVocabulary,
+)
 
-from .assignment_objective import AssignmentObjective
-from .checkpoints import clear_for_adapter, clearing_up, find_last_checkpoint, is_whole
-from .collator import ConversationCollator
-from .conversations import ConversationEncoder
-from .data import as_rows
-from .objective import Objective
-from .parts import describe_parts, keep_trained_in_float32, part_of, plain_name, prepare_parts
-from .publishing import PublishingMixin
-from .sample_lengths import without_too_long
+from .callbacks.photo_preview import PhotoPreviewCallback
+from .callbacks.throughput import Throughput
+from .checkpointing.checkpoints import (
+    clear_for_adapter,
+    clearing_up,
+    find_last_checkpoint,
+    is_whole,
+)
+from .checkpointing.sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
+from .data.collator import ConversationCollator
+from .data.conversations import ConversationEncoder
+from .data.sample_lengths import without_too_long
+from .data.sources import as_rows
+from .objectives.assignment_prediction import AssignmentObjective
+from .objectives.objective import Objective
+from .objectives.word_prediction import WordPredictionObjective
+from .parts import (
+    describe_parts,
+    keep_trained_in_float32,
+    part_of,
+    plain_name,
+    prepare_parts,
+)
+from .publishing.publishing import PublishingMixin
+from .publishing.recorder import TrainingRecorder, describe_trained
 from .sft_config import LangBridgeSFTConfig
-from .sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
-from .throughput import Throughput
-from .training_record import TrainingRecorder, describe_trained
-from .word_objective import WordObjective
-from .word_watching import WordWatchingCallback
 
 
 logger = logging.getLogger(__name__)
@@ -42,8 +56,8 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
     """
     [`~trl.SFTTrainer`] for LangBridge.
 
-    Takes rows of any form that [`~trainer.samples.read_sample`] knows, with text alone and several images mixed, and
-    learns the assistant's answers and their ends, nothing else. Each part of the model is frozen, trained in full or
+    Takes rows of any form that [`~trainer.data.samples.read_sample`] knows, with several images or none, and learns
+    the assistant's answers and their ends, nothing else. Each part of the model is frozen, trained in full or
     by LoRA, at a learning rate of its own, as the [`LangBridgeSFTConfig`] says (pretraining and finetuning stages:
     paper, section 4). Checkpoints are complete folders: model (or LoRA), code files, processor and chat template, and
     in `adapter` the adapter alone, which any language model can take up (if it is made of words, `adapter_type`
@@ -86,9 +100,9 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
             elif eval_dataset is not None:
                 eval_dataset = self._read(eval_dataset, encoder, args)
         self.objectives: list[Objective] = []
-        if args.word_assignment_weight:
-            weights = args.word_assignment_weight, args.frequency_power, args.entropy_weight
-            self.objectives.append(WordObjective(*weights, model, encoder.tokenizer, train_dataset))
+        if args.word_prediction_weight:
+            weights = args.word_prediction_weight, args.frequency_power, args.entropy_weight
+            self.objectives.append(WordPredictionObjective(*weights, model, encoder.tokenizer, train_dataset))
         if args.assignment_prediction_weight:
             self.objectives.append(AssignmentObjective(args, model, encoder.tokenizer, train_dataset, vocabulary))
         super().__init__(
@@ -233,7 +247,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
             logs.update({f"learning_rate/{part}": rate for part, rate in self.part_rates.items()})
             logs.update(self.throughput.summarize(self.accelerator))
             for callback in self.callback_handler.callbacks:
-                if isinstance(callback, WordWatchingCallback):
+                if isinstance(callback, PhotoPreviewCallback):
                     logs.update(callback.latest)
         super().log(logs, start_time)
 
@@ -263,7 +277,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         model = self._bare_model()
-        adapter = self._adapter_weights(state_dict)  # before saving empties a gathered `state_dict`
+        weights = self._adapter_weights(state_dict)  # before saving empties a gathered `state_dict`
         if state_dict is not None:
             # Gathered, the output layer no longer shares its memory with the embeddings that it is tied to.
             state_dict = {name: value for name, value in state_dict.items() if name not in model.all_tied_weights_keys}
@@ -277,7 +291,8 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
         if model.config.adapter_type != "langbridge":
             return  # without words, it is of use to its own language model only
         try:
-            save_adapter(model, self.processing_class.tokenizer, folder / "adapter", state_dict=adapter)
+            adapter = LangBridgeAdapter.from_model(model, self.processing_class.tokenizer, weights)
+            adapter.save_pretrained(folder / "adapter")
         except ValueError as error:
             logger.warning("The adapter alone was not saved: %s", error)
         else:

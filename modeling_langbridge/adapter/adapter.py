@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The adapter on its own: weights and words, without token ids, so that any language model can use it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import CommitInfo
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.image_processing_utils import BaseImageProcessor
+
+from ..configuration_langbridge import LangBridgeConfig
+from ..modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeMultiModalProjector
+from ..processing_langbridge import LangBridgeProcessor
+from ..utils.files import atomic_folder, find_folder, push_saved
+from ..vocabulary.shared_vocabulary import VOCABULARY_FILE, SharedVocabulary
+from ..vocabulary_head import LangBridgeVocabularyHead, pack_token_ids
+from .placeholder import placeholder_language_model
+
+
+WEIGHTS = "adapter.safetensors"
+CONFIGURATION = "config.json"
+FILES = (CONFIGURATION, VOCABULARY_FILE, WEIGHTS)
+OF_THE_LANGUAGE_MODEL = (".token_ids", ".remainder_weight")
+
+
+@strict
+class LangBridgeAdapterConfig(PreTrainedConfig):
+    r"""
+    The shape of an adapter, and what it reads: models that agree in all of this can exchange their adapters.
+
+    The fields from `projector_hidden_size` to `vision_feature_select_strategy` are those of [`LangBridgeConfig`].
+
+    Args:
+        vision_feature_size (`int`): Width of the features that the projector reads, over all layers.
+        vision_model_type (`str`): Type of the vision tower.
+    """
+
+    model_type = "langbridge_adapter"
+
+    projector_hidden_size: int = 5120
+    bridge_vocab_size: int = 19200
+    coefficient_activation: Literal["linear", "softmax", "gated_softmax"] = "linear"
+    projector_hidden_act: str = "gelu"
+    multimodal_projector_bias: bool = True
+    vision_feature_layer: int | list[int] = -2
+    vision_feature_select_strategy: str = "default"
+    vision_feature_size: int = 1024
+    vision_model_type: str = "clip_vision_model"
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        # Called by the Auto classes alone, when someone takes an adapter for a model.
+        raise ValueError(
+            "This is a LangBridge adapter alone, without a vision tower and a language model: join it with both by "
+            "`LangBridgeAdapter.from_pretrained(this).join(vision, text)` of `modeling_langbridge`, or by "
+            "scripts/transfer.py."
+        )
+
+    @classmethod
+    def from_model_config(cls, config: LangBridgeConfig) -> "LangBridgeAdapterConfig":
+        """The shape of the adapter of a model of this configuration."""
+        layers = config.vision_feature_layer
+        of_the_tower = {
+            "vision_feature_size": config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers)),
+            "vision_model_type": config.vision_config.model_type,
+        }
+        return cls(**of_the_tower, **{name: getattr(config, name) for name in SHAPE if name not in of_the_tower})
+
+    def to_shape(self) -> dict[str, Any]:
+        """The fields that say the shape, without transformers' own; what `config.json` holds."""
+        return {name: getattr(self, name) for name in SHAPE}
+
+    def weight_shapes(self) -> dict[str, list[int]]:
+        """The shapes of the weights, from modules on the meta device, without weights or work."""
+        shape = {name: value for name, value in self.to_shape().items() if not name.startswith("vision_")}
+        config = LangBridgeConfig(
+            vision_config=CLIPVisionConfig(hidden_size=self.vision_feature_size),
+            text_config=LlamaConfig(vocab_size=self.bridge_vocab_size),
+            **shape,
+        )
+        with torch.device("meta"):
+            parts = {
+                "multi_modal_projector": LangBridgeMultiModalProjector(config),
+                "vocabulary_head": LangBridgeVocabularyHead(config),
+            }
+        return shapes_of(dict(torch.nn.ModuleDict(parts).named_parameters()))
+
+
+SHAPE = tuple(name for name in LangBridgeAdapterConfig.__annotations__ if name != "model_type")
+
+
+class LangBridgeAdapter:
+    """
+    An adapter without a vision tower and a language model: a projector, a vocabulary head and their V words.
+
+    It knows words and no language model, so any language model can use it that is told where it keeps these words
+    (LangBridge, arXiv 2503.19404).
+
+    Args:
+        config ([`LangBridgeAdapterConfig`]): Its shape, and what it reads.
+        vocabulary ([`SharedVocabulary`]): The V words, in the order of the coefficients.
+        weights (`dict[str, torch.Tensor]`): Of `multi_modal_projector` and `vocabulary_head`, by their names.
+        name (`str`, *optional*): Where it comes from, for error messages.
+
+    Raises:
+        `ValueError`: the words or the weights are not those that the configuration asks for.
+
+    Example:
+
+    ```python
+    >>> from modeling_langbridge import LangBridgeAdapter
+
+    >>> adapter = LangBridgeAdapter.from_pretrained("my-langbridge/adapter")
+    >>> model, processor = adapter.join("openai/clip-vit-large-patch14-336", "Qwen/Qwen2-7B-Instruct")
+    ```
+    """
+
+    def __init__(
+        self,
+        config: LangBridgeAdapterConfig,
+        vocabulary: SharedVocabulary,
+        weights: dict[str, torch.Tensor],
+        name: str = "The adapter",
+    ):
+        self.config, self.vocabulary, self.weights, self.name = config, vocabulary, weights, name
+        if len(vocabulary) != config.bridge_vocab_size:
+            raise ValueError(
+                f"{name}: its vocabulary has {len(vocabulary)} words, but `bridge_vocab_size` is "
+                f"{config.bridge_vocab_size}: save the adapter again."
+            )
+        if wrong := differences(shapes_of(weights), config.weight_shapes(), "the configuration"):
+            raise ValueError(f"{name}: its weights are not whole and plain ({wrong}).")
+
+    @classmethod
+    def from_model(
+        cls,
+        model: LangBridgeForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        state_dict: dict[str, torch.Tensor] | None = None,
+    ) -> "LangBridgeAdapter":
+        """
+        The adapter of a model. Its weights are the model's own, not copies.
+
+        Args:
+            model (`LangBridgeForConditionalGeneration`):
+                The model, in any dtype and on any device.
+            tokenizer (`PreTrainedTokenizerBase`):
+                The tokenizer of its language model, which tells which words the token ids stand for.
+            state_dict (`dict[str, torch.Tensor]`, *optional*):
+                The full state of the model, where training has sharded or wrapped the parameters and gathers them
+                elsewhere. The model's own when left out.
+
+        Raises:
+            `ValueError`: the adapter is not made of words, is quantised or wrapped, or a token id is not an ordinary
+            word of the tokenizer.
+        """
+        model.config.require_words("`LangBridgeAdapter.from_model`")
+        vocabulary = SharedVocabulary.from_token_ids(tokenizer, model.model.vocabulary_head.get_word_ids())
+        weights = adapter_weights(model.state_dict() if state_dict is None else state_dict)
+        return cls(LangBridgeAdapterConfig.from_model_config(model.config), vocabulary, weights, "The model's adapter")
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike, revision: str | None = None) -> "LangBridgeAdapter":
+        """
+        Loads an adapter from a folder or the Hub.
+
+        Args:
+            name (`str` or `os.PathLike`): The folder that [`~LangBridgeAdapter.save_pretrained`] wrote, or a Hub id.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
+
+        Raises:
+            `OSError`: the folder or one of its three files is missing.
+            `ValueError`: a file is damaged, or they do not belong together.
+        """
+        folder = find_folder(name, FILES, revision)
+        if missing := [file for file in FILES if not (folder / file).is_file()]:
+            raise FileNotFoundError(f"There is no {', no '.join(missing)} in {folder}: name the folder of an adapter.")
+        config = read_config(folder / CONFIGURATION)
+        vocabulary = SharedVocabulary.from_file(folder / VOCABULARY_FILE)
+        try:
+            weights = load_file(folder / WEIGHTS)
+        except SafetensorError as error:
+            raise ValueError(f"{folder / WEIGHTS} is damaged ({error}): save the adapter again.") from None
+        return cls(config, vocabulary, weights, str(folder))
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+        """
+        Writes `adapter.safetensors`, `vocabulary.json` and `config.json` to a new folder, all of them or none.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): The folder. It must not exist yet, or be empty.
+
+        Raises:
+            `FileExistsError`: the folder exists and is not empty; nothing in it is touched.
+        """
+        with atomic_folder(save_directory) as folder:
+            content = {"model_type": self.config.model_type, **self.config.to_shape()}
+            (folder / CONFIGURATION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
+            self.vocabulary.save(folder / VOCABULARY_FILE)
+            weights = {name: weight.detach().cpu().contiguous() for name, weight in self.weights.items()}
+            save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+            (folder / WEIGHTS).chmod(0o644)  # safetensors' files are the owner's alone
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
+        """
+        Uploads the adapter to a repository of the Hub, which is made where it does not exist. It writes no card:
+        scripts/push_to_hub.py does.
+
+        Args:
+            repo_id (`str`): The repository.
+            kwargs: `commit_message`, `private`, `token` and `create_pr`, as of
+                [`~transformers.utils.PushToHubMixin.push_to_hub`].
+        """
+        return push_saved(self.save_pretrained, repo_id, **kwargs)
+
+    def join(
+        self,
+        vision: str | PreTrainedModel,
+        text: str | PreTrainedModel | None = None,
+        image_processor: BaseImageProcessor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        split_words: str | None = None,
+        words_per_image: int | None = None,
+        linear_remainder: bool = False,
+    ) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
+        """
+        Joins the adapter with a vision tower and a language model, which may be another than it was trained with.
+
+        Args:
+            vision (`str` or `PreTrainedModel`):
+                Hub id, folder or loaded model of the vision tower that the adapter was trained with.
+            text (`str` or `PreTrainedModel`, *optional*):
+                Hub id, folder or loaded model of any language model. When left out, a placeholder takes its place:
+                images can be read as words, and nothing can be generated.
+            image_processor (`BaseImageProcessor`, *optional*), tokenizer (`PreTrainedTokenizerBase`, *optional*):
+                Taken from where `vision` and `text` came from when left out.
+            split_words (`str`, *optional*):
+                What to do with words that the tokenizer splits into pieces: `"leave_out"` or `"mean"`, see
+                [`LangBridgeConfig`]. When left out, such words raise an error.
+            words_per_image (`int`, *optional*), linear_remainder (`bool`, *optional*, defaults to `False`):
+                As of [`LangBridgeConfig`].
+
+        Returns:
+            `tuple(LangBridgeForConditionalGeneration, LangBridgeProcessor)`: the model in eval mode, in the language
+            model's dtype and on its device, with a copy of the weights; and its processor.
+
+        Raises:
+            `ValueError`: the vision tower is of another kind, the tokenizer lacks words, or the language model is not
+            supported.
+        """
+        if text is None:
+            text, tokenizer = placeholder_language_model(self.vocabulary)
+        processor = LangBridgeProcessor.from_vision_text_pretrained(
+            vision, text, image_processor, tokenizer, words_per_image
+        )
+        words = self.locate_words(processor.tokenizer, split_words)  # before a large language model is loaded
+        given = ("bridge_vocab_size", "vision_feature_select_strategy", "vision_feature_size", "vision_model_type")
+        shape = {name: value for name, value in self.config.to_shape().items() if name not in given}
+        model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+            vision, text, words, processor, split_words=split_words, linear_remainder=linear_remainder, **shape
+        )
+        self.check_fits(model)
+        self.copy_weights(model)
+        return model, processor
+
+    def load_onto(self, model: LangBridgeForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
+        """
+        Copies the weights into a model of the same shape, in place, and points the words at its tokenizer's ids.
+        Dtype, device and `requires_grad` stay the model's.
+
+        Args:
+            model (`LangBridgeForConditionalGeneration`): Unchanged where an error is raised.
+            tokenizer (`PreTrainedTokenizerBase`): The tokenizer of its language model.
+
+        Raises:
+            `ValueError`: the adapter does not fit the model, or the tokenizer lacks words.
+        """
+        model.config.require_words("`load_onto`")
+        self.check_fits(model)
+        split_words = model.config.split_words if model.config.pieces_per_word > 1 else None
+        token_ids = pack_token_ids(self.locate_words(tokenizer, split_words))  # (V,) or (V, pieces)
+        head, num_tokens = model.model.vocabulary_head, model.config.text_config.vocab_size
+        if token_ids.max() >= num_tokens:
+            raise ValueError(
+                f"The tokenizer {tokenizer.name_or_path!r} keeps words of the adapter under ids up to "
+                f"{token_ids.max()}, but the model has {num_tokens} embeddings: it belongs to another language model."
+            )
+        if token_ids.shape != head.token_ids.shape:
+            raise ValueError(
+                f"The tokenizer {tokenizer.name_or_path!r} splits the adapter's words into other numbers of pieces "
+                "than the model was made for: make another model by `LangBridgeAdapter.join`."
+            )
+        self.copy_weights(model)
+        head.token_ids.copy_(token_ids)
+
+    def locate_words(
+        self, tokenizer: PreTrainedTokenizerBase, split_words: str | None = None
+    ) -> list[int] | list[list[int]]:
+        """The token ids of the words, or of their pieces, in a tokenizer; see [`SharedVocabulary.locate`].
+
+        Raises:
+            `ValueError`: the tokenizer splits words and nothing is said about these, or it has fewer than a quarter of
+            the words whole and the others are to be left out.
+        """
+        try:
+            words = self.vocabulary.locate(tokenizer, split_words)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}.") from None
+        whole = sum(isinstance(word, int) or len(word) == 1 for word in words)
+        if split_words == "leave_out" and whole < len(words) / 4:
+            raise ValueError(
+                f"The tokenizer {tokenizer.name_or_path!r} has {whole} of the adapter's {len(words)} words as single "
+                "tokens, too few to leave the others out: use their pieces' mean (`split_words` mean)."
+            )
+        return words
+
+    def check_fits(self, model: LangBridgeForConditionalGeneration) -> None:
+        """Raises `ValueError` where the model's adapter is of another shape, or is not made of plain tensors."""
+        of_the_model = LangBridgeAdapterConfig.from_model_config(model.config)
+        if wrong := differences(self.config.to_shape(), of_the_model.to_shape(), "the model"):
+            raise ValueError(
+                f"{self.name} does not fit the model ({wrong}): an adapter keeps its shape, and works only with the "
+                "kind of vision tower that it was trained with."
+            )
+        if wrong := differences(shapes_of(self.weights), shapes_of(adapter_weights(model.state_dict())), "the model"):
+            raise ValueError(f"The model's adapter is quantised or wrapped ({wrong}): give a plain model.")
+
+    def copy_weights(self, model: LangBridgeForConditionalGeneration) -> None:
+        """Copies the weights into a model that they fit, outside of autograd."""
+        targets = adapter_weights(model.state_dict())  # shares the parameters' memory
+        for name, weight in self.weights.items():
+            targets[name].copy_(weight)
+        if model.model.vocabulary_head.remainder_weight is not None:
+            model.model.vocabulary_head.remainder_weight.detach().zero_()  # it belonged to the adapter before
+
+
+def is_adapter(name: str | os.PathLike, revision: str | None = None) -> bool:
+    """Whether a folder or Hub id is an adapter's alone. Raises `OSError` where there is no `config.json`."""
+    configuration, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+    return configuration.get("model_type") == LangBridgeAdapterConfig.model_type
+
+
+def read_config(path: Path) -> LangBridgeAdapterConfig:
+    """Reads an adapter's `config.json`; raises `ValueError` where it is damaged or not an adapter's."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # both what is not JSON and what is not UTF-8
+        raise ValueError(f"{path} is damaged, it is not JSON ({error}): save the adapter again.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged, it must be a JSON object with the fields {', '.join(SHAPE)}.")
+    if content.pop("model_type", None) != LangBridgeAdapterConfig.model_type:
+        raise ValueError(f"{path} does not belong to an adapter alone: name the folder of an adapter.")
+    if missing := [name for name in SHAPE if name not in content]:
+        raise ValueError(f"{path} is damaged, it lacks the fields {', '.join(missing)}.")
+    if unknown := [name for name in content if name not in SHAPE]:
+        raise ValueError(f"{path} has fields unknown to this version, {', '.join(unknown)}: update LangBridge.")
+    try:
+        return LangBridgeAdapterConfig(**content)
+    except StrictDataclassError as error:
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}.") from None
+
+
+def adapter_weights(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The adapter's weights out of a whole model's, without what belongs to its language model."""
+    parts = ("model.multi_modal_projector.", "model.vocabulary_head.")
+    return {
+        name.removeprefix("model."): tensor
+        for name, tensor in state_dict.items()
+        if name.startswith(parts) and not name.endswith(OF_THE_LANGUAGE_MODEL)
+    }
+
+
+def shapes_of(tensors: dict[str, torch.Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def differences(adapter: dict, other: dict, name: str) -> str:
+    """The first few entries in which the adapter differs from another, called `name`; empty where they agree."""
+    pairs = {key: (adapter.get(key, "missing"), other.get(key, "missing")) for key in {**other, **adapter}}
+    wrong = [f"`{key}` is {a} in the adapter but {b} in {name}" for key, (a, b) in pairs.items() if a != b]
+    return ", ".join(wrong[:3])

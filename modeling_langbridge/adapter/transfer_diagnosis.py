@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be said of a change of the language model before anything is trained or captioned.
+
+The words' embeddings E (V, d) of the two language models, and the coefficients c (tokens, V) that the adapter gives:
+
+- how many of the words the new tokenizer has, and how long they are in either model;
+- how well a linear map carries one model's words to the other's. Raw coefficients that were learnt with one language
+  model work with another as far as the words lie alike there;
+- how much of raw coefficients is nothing to the old model (`c E = 0`). Training left it there unseen; to every other
+  model it is noise;
+- how long the visual tokens are, beside a word. Language models have read words only;
+- of how many words a patch is made. A few are words, thousands are coordinates.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from ..modeling_langbridge import LangBridgeForConditionalGeneration
+from .word_space import null_space_share, word_map_r2
+
+
+FEW_WORDS = 8
+PATCHES = 1000  # to measure on, of all photos' together
+
+
+class TransferDiagnosis(NamedTuple):
+    """
+    What is known of an adapter's change from one language model to another; see [`diagnose_transfer`].
+
+    Args:
+        activation (`str`): `coefficient_activation`.
+        words_per_image (`int`, *optional*): what the new model is handed, as of [`LangBridgeConfig`].
+        num_words (`int`): V.
+        num_left_out (`int`), num_in_pieces (`int`): how many of them the new tokenizer cuts, by what becomes of them.
+        old_length (`float`, *optional*), new_length (`float`): median length of a word's embedding in either model.
+        map_r2 (`float`, *optional*): how well the old model's words tell where the new one's are, 1 at best.
+        null_share (`float`, *optional*): share of raw coefficients' energy that is nothing to the old model.
+        token_length (`float`, *optional*): mean of visual tokens on the new model, in mean lengths of its words.
+        few_words (`float`, *optional*): share of a patch's coefficients in its eight largest, by magnitude.
+    """
+
+    activation: str
+    words_per_image: int | None
+    num_words: int
+    num_left_out: int
+    num_in_pieces: int
+    old_length: float | None
+    new_length: float
+    map_r2: float | None
+    null_share: float | None
+    token_length: float | None
+    few_words: float | None
+
+    def __str__(self) -> str:
+        whole = self.num_words - self.num_left_out - self.num_in_pieces
+        table = {
+            "words that the new tokenizer has whole": f"{whole:,} of {self.num_words:,}",
+            "words left out": f"{self.num_left_out:,}",
+            "words made of their pieces": f"{self.num_in_pieces:,}",
+            "length of a word's embedding, old model": number(self.old_length),
+            "length of a word's embedding, new model": number(self.new_length),
+            "map of the old model's words to the new one's, R² on words held out": number(self.map_r2),
+            "coefficients that are nothing to the old model, share of energy": number(self.null_share),
+            "length of a visual token, in lengths of a word": number(self.token_length),
+            f"share of the {FEW_WORDS} largest coefficients of a patch": number(self.few_words),
+        }
+        width = max(map(len, table))
+        return "\n".join([*(f"{name:<{width}}  {value}" for name, value in table.items()), self.conclude()])
+
+    def conclude(self) -> str:
+        """One sentence on what the numbers mean."""
+        if self.words_per_image is not None:
+            return (
+                "Usable at once: what the language model is handed of an image are words of its own. Whether they are "
+                "the right ones, captions tell."
+            )
+        if self.activation != "linear":
+            if self.few_words is None:
+                return "Usable at once if a patch is made of few words: give photos to see whether it is."
+            if self.few_words >= 0.5:
+                return "Usable at once: a patch is made of few words, which any language model has."
+            return (
+                "Needs finetuning, or grounding first: a patch is a mixture of very many words. A grounded adapter's "
+                "strongest ones can be handed over instead (`words_per_image`)."
+            )
+        if self.map_r2 is not None and self.map_r2 >= 0.5 and (self.token_length is None or self.token_length < 4):
+            return "May be usable at once: the two models' words lie alike. Look at captions before relying on it."
+        return (
+            "Needs finetuning: raw coefficients are coordinates in the old model's space, not words; until then the "
+            "new model will not see what is in the image."
+        )
+
+
+def number(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3g}"
+
+
+@torch.no_grad()
+def diagnose_transfer(
+    old: LangBridgeForConditionalGeneration | None,
+    new: LangBridgeForConditionalGeneration,
+    pixel_values: torch.Tensor | None = None,
+) -> TransferDiagnosis:
+    """
+    Foretells what a transfer is worth.
+
+    Args:
+        old (`LangBridgeForConditionalGeneration`, *optional*):
+            The model as it was trained. Of an adapter alone, without it, less is known.
+        new (`LangBridgeForConditionalGeneration`):
+            The same adapter on the new language model.
+        pixel_values (`torch.Tensor` of shape `(images, channels, height, width)`, *optional*):
+            Photos to measure coefficients and visual tokens on.
+
+    Returns:
+        [`TransferDiagnosis`], in which what cannot be known of what was given is `None`.
+    """
+    head, bridge = new.model.vocabulary_head, new.model
+    words = bridge.get_word_embeddings().float()  # (V, d)
+    token_ids = head.token_ids.view(len(words), -1)  # (V, pieces)
+    whole = (token_ids >= 0).sum(1) == 1  # (V,)
+    num_cut = int((~whole).sum())
+    in_use = slice(None) if head.missing_words() is None else whole
+    lengths = words[in_use].norm(dim=-1)
+
+    coefficients = token_length = few_words = None
+    if pixel_values is not None:
+        hidden_states = bridge.multi_modal_projector(bridge.get_vision_features(pixel_values).pooler_output)
+        hidden_states = hidden_states.flatten(0, 1)  # (patches, H)
+        hidden_states = hidden_states[:: -(-len(hidden_states) // PATCHES)]
+        coefficients = head.get_coefficients(hidden_states).float()  # (patches, V)
+        token_length = ((coefficients @ words).norm(dim=-1).mean() / lengths.mean()).item()
+        magnitudes = coefficients.abs()
+        few_words = (magnitudes.topk(min(FEW_WORDS, len(words))).values.sum() / magnitudes.sum()).item()
+
+    old_length = map_r2 = null_share = None
+    if old is not None:
+        old_words = old.model.get_word_embeddings().float()  # (V, d')
+        old_length = old_words[in_use].norm(dim=-1).median().item()
+        map_r2 = word_map_r2(old_words[in_use], words[in_use])
+        if head.activation == "linear":
+            if coefficients is None:
+                coefficients = torch.cat([head.weight.T, head.bias[None]]).float()  # (H + 1, V)
+            null_share = null_space_share(coefficients, old_words)
+    return TransferDiagnosis(
+        activation=head.activation,
+        words_per_image=new.config.words_per_image,
+        num_words=len(words),
+        num_left_out=num_cut if head.drops_split_words else 0,
+        num_in_pieces=0 if head.drops_split_words else num_cut,
+        old_length=old_length,
+        new_length=lengths.median().item(),
+        map_r2=map_r2,
+        null_share=null_share,
+        token_length=token_length,
+        few_words=few_words,
+    )

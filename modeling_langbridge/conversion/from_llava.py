@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stock LLaVA lifted into a LangBridge that computes the same function, its visual tokens now made of words.
+
+LLaVA's projector, which ends as wide as the language model, is kept as it is (so H = d). The vocabulary head is put
+between the visual tokens x `(d,)` that it gives and the language model, and has nothing to learn:
+
+    c = x E⁺    E⁺ (d, V): the pseudo-inverse of the language model's embeddings E (V, d) of the shared words
+
+Where the words span all d dimensions, c E = x, and of all coefficients with that product these are the shortest.
+Elsewhere c E is what of x the words can say.
+"""
+
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedConfig
+
+from ..adapter.word_space import put_inverse_in
+from ..configuration_langbridge import LangBridgeConfig
+from ..modeling_langbridge import LangBridgeForConditionalGeneration
+from ..processing_langbridge import LangBridgeProcessor, measure_vision_tower
+from ..utils.files import first_line
+from ..vocabulary.shared_vocabulary import SharedVocabulary
+
+
+class LiftingLoss(NamedTuple):
+    """What becomes of visual tokens that are made of words: of how many, how many dimensions these span, out of how
+    many, and the relative error `‖x - c E‖ / ‖x‖` over the columns x of the projector's last layer, `[W2 b2]`."""
+
+    words: int
+    rank: int
+    width: int
+    error: float
+
+    def __str__(self) -> str:
+        sentence = (
+            f"The {self.words} words span {self.rank} of the {self.width} dimensions of the language model's "
+            f"embeddings; visual tokens made of them have a relative error of {self.error:.2g}"
+        )
+        if self.rank == self.width:
+            return f"{sentence}."
+        advice = f"at least {self.width}" if self.words < self.width else "others or more"
+        return f"{sentence}: the model only approximates the LLaVA, take {advice} words to lose less."
+
+
+@torch.no_grad()
+def lift(
+    llava: LlavaForConditionalGeneration, processor: LlavaProcessor, vocabulary: SharedVocabulary, ridge: float = 0.0
+) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor, LiftingLoss]:
+    """
+    Turns a LLaVA into a LangBridge with linear coefficients, whose logits are the LLaVA's where its words span the
+    language model's embedding space.
+
+    Args:
+        llava (`LlavaForConditionalGeneration`):
+            The LLaVA, in floating point. Its weights become the result's too, they are not copied; it stays usable.
+        processor (`LlavaProcessor`):
+            Its processor. How many tokens an image takes is asked of the vision tower anew, since old processors do
+            not say.
+        vocabulary (`SharedVocabulary`):
+            The V shared words, all of them single tokens of the tokenizer. Fewer than the language model is wide
+            cannot span its embedding space.
+        ridge (`float`, *optional*, defaults to 0.0):
+            Makes coefficients smaller at the cost of accuracy: E⁺ becomes `(EᵀE + λI)⁻¹ Eᵀ` with λ = `ridge` times
+            the mean squared singular value of E.
+
+    Returns:
+        `tuple(LangBridgeForConditionalGeneration, LangBridgeProcessor, LiftingLoss)`: the model in eval mode, in the
+        LLaVA's dtype and on its device; its processor; and how much is lost, weights rounded to that dtype included.
+
+    Raises:
+        `ValueError`: the model is no LLaVA as of 1.5, is quantised or is a LangBridge already; the processor has no
+        chat template; a word is not in the tokenizer or has no embedding; or `ridge` is negative.
+    """
+    if not isinstance(llava, LlavaForConditionalGeneration):
+        raise ValueError(f"The model is a {type(llava).__name__}: give a whole LlavaForConditionalGeneration.")
+    require_llava(llava.config, "The model")
+    if not ridge >= 0:
+        raise ValueError(f"`ridge` must be 0 or more, but is {ridge}.")
+    token_ids = vocabulary.token_ids(processor.tokenizer)
+    num_words = llava.get_input_embeddings().num_embeddings
+    if max(token_ids) >= num_words:
+        raise ValueError(
+            f"The tokenizer keeps words under ids up to {max(token_ids)}, but the language model has {num_words} "
+            "embeddings: the processor belongs to another model."
+        )
+    processor = convert_processor(processor, llava.config)
+    model = take_over(llava, len(token_ids))
+    head = model.model.vocabulary_head
+    head.token_ids.copy_(torch.tensor(token_ids))
+    embeddings = model.model.get_word_embeddings().cpu()  # (V, d)
+    rank = put_inverse_in(head, embeddings, ridge)
+
+    last = model.model.multi_modal_projector.linear_2
+    columns = last.weight if last.bias is None else torch.cat([last.weight, last.bias[:, None]], dim=1)  # (d, d + 1)
+    columns = columns.cpu().double()
+    made_of_words = embeddings.double().T @ (head.weight.cpu().double() @ columns)  # (d, d + 1)
+    error = (made_of_words - columns).norm() / columns.norm()
+    return model, processor, LiftingLoss(len(token_ids), rank, embeddings.shape[1], error.item())
+
+
+def take_over(llava: LlavaForConditionalGeneration, num_words: int) -> LangBridgeForConditionalGeneration:
+    """A LangBridge around the LLaVA's own modules and weights; only its vocabulary head is new, and still empty."""
+    config = LangBridgeConfig(
+        vision_config=llava.config.vision_config,
+        text_config=llava.config.text_config,
+        image_token_index=llava.config.image_token_index,
+        image_seq_length=llava.config.image_seq_length,
+        vision_feature_layer=llava.config.vision_feature_layer,
+        vision_feature_select_strategy=llava.config.vision_feature_select_strategy,
+        projector_hidden_act=llava.config.projector_hidden_act,
+        multimodal_projector_bias=llava.config.multimodal_projector_bias,
+        tie_word_embeddings=llava.config.tie_word_embeddings,
+        projector_hidden_size=llava.config.text_config.hidden_size,
+        bridge_vocab_size=num_words,
+        # The parts' own, in configurations that stay the LLaVA's too, are left as they are.
+        attn_implementation={"": llava.config._attn_implementation},
+    )
+    with torch.device("meta"):
+        model = LangBridgeForConditionalGeneration(config)
+    projector = llava.model.multi_modal_projector
+    model.model.vision_tower = llava.model.vision_tower
+    model.model.language_model = llava.model.language_model
+    model.model.multi_modal_projector.linear_1 = projector.linear_1
+    model.model.multi_modal_projector.linear_2 = projector.linear_2
+    model.model.vocabulary_head.to(projector.linear_2.weight.dtype).to_empty(device=projector.linear_2.weight.device)
+    model.lm_head.weight = llava.lm_head.weight
+    if model.lm_head.softcapping is not None:
+        # LLaVA's output layer leaves out Gemma 2's soft-capping.
+        config.text_config.final_logit_softcapping = model.lm_head.softcapping = None
+    model.generation_config = llava.generation_config
+    return model.eval()
+
+
+def convert_processor(processor: LlavaProcessor, config: PreTrainedConfig) -> LangBridgeProcessor:
+    """The LLaVA's own image processor, tokenizer and chat template, and the sizes that its vision tower has."""
+    chat_template = processor.chat_template or processor.tokenizer.chat_template
+    if chat_template is None:
+        raise ValueError(
+            "The LLaVA's processor has no chat template: set `processor.chat_template` to the one that the model was "
+            "trained with, or put it into a file chat_template.jinja beside the processor's others."
+        )
+    (*_, height, width), (_, num_tokens, _) = measure_vision_tower(config.vision_config, processor.image_processor)
+    patch_size = config.vision_config.patch_size
+    return LangBridgeProcessor(
+        processor.image_processor,
+        processor.tokenizer,
+        patch_size=patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        chat_template=chat_template,
+        image_token=processor.image_token,
+        num_additional_image_tokens=num_tokens - (height // patch_size) * (width // patch_size),
+    )
+
+
+def load_llava(name: str, dtype: torch.dtype | str = "auto") -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """
+    Loads a LLaVA and its processor from a folder or the Hub, whole or not at all.
+
+    Args:
+        name (`str`): Folder or Hub id.
+        dtype (`torch.dtype` or `str`, *optional*, defaults to `"auto"`): What to load it in; its own by default.
+
+    Raises:
+        `ValueError`: there is no model, it is not what [`lift`] takes, or the weights or the processor are not whole.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"No model can be found at {name} ({first_line(error)}): name a LLaVA checkpoint.") from error
+    require_llava(config, name)
+    try:
+        processor = LlavaProcessor.from_pretrained(name)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"There is no LLaVA processor in {name} ({first_line(error)}): put the image processor's and the "
+            "tokenizer's files beside the model."
+        ) from error
+    try:
+        llava, info = LlavaForConditionalGeneration.from_pretrained(name, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{name} cannot be loaded ({first_line(error)}): give a whole checkpoint.") from error
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{name} lacks {len(missing)} weights, such as `{missing[0]}`: give a whole checkpoint.")
+    return llava, processor
+
+
+def require_llava(config: PreTrainedConfig, name: str):
+    """Raises `ValueError` where a model, called `name`, is none that can be lifted."""
+    if config.model_type == "langbridge":
+        raise ValueError(f"{name} is a LangBridge already: it needs no lifting.")
+    if config.model_type != "llava":
+        raise ValueError(
+            f"{name} is a model of type {config.model_type}: only LLaVA as of 1.5 (type llava), where nothing but a "
+            "projector lies between the vision tower and the language model, can be lifted."
+        )
+    if config.architectures not in (None, ["LlavaForConditionalGeneration"]):
+        # The first LLaVA project's own checkpoints claim the same type; transformers would fill them with noise.
+        raise ValueError(
+            f"{name} holds a {config.architectures[0]}, not transformers' LlavaForConditionalGeneration: convert it "
+            "first, or take a converted one (llava-hf/llava-1.5-7b-hf, say)."
+        )
+    if "quantization_config" in config.to_dict():
+        raise ValueError(f"{name} is quantised: give the same LLaVA in floating point.")

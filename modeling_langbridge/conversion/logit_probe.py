@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A picture and a question by which two models are compared, and a model that is written and proven by them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image, ImageDraw
+from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+
+
+TOLERANCE = 1e-5
+
+
+class LogitDifference(NamedTuple):
+    """How far two models' logits lie apart on the probe, and the largest of the logits themselves."""
+
+    difference: float
+    largest: float
+
+    @property
+    def allowed(self) -> float:
+        return TOLERANCE * max(1.0, self.largest)
+
+    def is_small(self) -> bool:
+        return self.difference <= self.allowed  # false, too, where a logit is no number
+
+    def __str__(self) -> str:
+        return f"{self.difference:.2g} (the largest logit is {self.largest:.3g}, allowed is {self.allowed:.1g})"
+
+
+@torch.no_grad()
+def probe(model: PreTrainedModel, processor: ProcessorMixin) -> torch.Tensor:
+    """The logits `(1, tokens, words)` for a fixed question about a fixed picture of shapes."""
+    image = Image.new("RGB", (96, 64), "white")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((6, 10, 40, 44), fill="red")
+    draw.rectangle((50, 24, 88, 58), fill="blue")
+    draw.polygon(((44, 4), (60, 20), (30, 20)), fill="green")
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "What is in the picture, and where?"}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    return model(**inputs).logits
+
+
+def compare(logits: torch.Tensor, reference: torch.Tensor) -> LogitDifference:
+    return LogitDifference((logits - reference).abs().max().item(), reference.abs().max().item())
+
+
+def save_in(model: PreTrainedModel, processor: ProcessorMixin, folder: Path, dtype: torch.dtype) -> LogitDifference:
+    """
+    Writes a model with its processor, loads it again, and compares what lies on disk with what was meant.
+
+    Args:
+        model (`PreTrainedModel`):
+            A LangBridge or a LLaVA in float32. It is in `dtype` afterwards.
+        processor (`ProcessorMixin`):
+            Its processor.
+        folder (`Path`):
+            Where to write, see [`~modeling_langbridge.utils.files.atomic_folder`].
+        dtype (`torch.dtype`):
+            What to write the weights in.
+
+    Returns:
+        `LogitDifference`: what rounding the weights to `dtype` did to the logits; 0 for float32.
+
+    Raises:
+        `ValueError`: the weights do not fit into `dtype`, or the model that was loaded again has other logits than the
+        one that was written.
+    """
+    exact = probe(model, processor)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.to(dtype))
+    rounded = probe(model, processor)
+    if not rounded.isfinite().all():
+        raise ValueError(f"Weights or logits are too large for {dtype}: write the model in another dtype.")
+    # After the probe: this also rounds what is computed anew on loading, the frequencies of rotary embeddings.
+    model.to(dtype)
+    for config in (model.config, model.config.text_config, model.config.vision_config):
+        config.dtype = dtype
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+    saved = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    reloaded = compare(probe(saved, type(processor).from_pretrained(folder)), rounded)
+    if not reloaded.is_small():
+        raise ValueError(f"What was written differs from what was meant: by {reloaded}. Nothing is kept of it.")
+    return compare(rounded, exact)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files that the published LangBridge code leaves: a checkpoint, its vocabulary, its words' embeddings.
+
+Each is proven to be whole and to fit the others when it is read. No code that lies in one is run.
+"""
+
+import json
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import (
+    CLIPVisionModel,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    Qwen2ForCausalLM,
+)
+
+from ..utils.files import first_line
+
+
+LANGUAGE_MODELS = {
+    "llava_llama": LlamaForCausalLM,
+    "llava_mistral": MistralForCausalLM,
+    "llava_qwen": Qwen2ForCausalLM,
+}
+# What can be converted; the first value is what the original takes where the field is missing.
+SUPPORTED = {
+    "mm_projector_type": ["mm_vocab"],
+    "mm_vision_select_feature": ["patch"],
+    "mm_patch_merge_type": ["flat"],
+    "mm_use_im_start_end": [False],
+    "image_aspect_ratio": ["square", "pad", None],
+}
+SIZES = ("mm_hidden_size", "mlp_hidden_size", "mm_vocab_size", "mm_vision_select_layer")
+WEIGHTS = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    "mm_projector.bin",  # all that the first stage of training leaves
+)
+
+
+# Older versions of transformers saved these with the weights.
+CONSTANTS = (".rotary_emb.inv_freq", ".embeddings.position_ids")
+
+
+class OriginalWeights(NamedTuple):
+    """A checkpoint's tensors under the names that each part has for them; none of a part that it does not hold."""
+
+    projector: dict[str, torch.Tensor]
+    vision_tower: dict[str, torch.Tensor]
+    language_model: dict[str, torch.Tensor]
+
+
+PREFIXES = OriginalWeights("model.mm_projector.", "model.vision_tower.vision_tower.vision_model.", "")
+
+
+def read_config(path: Path) -> dict:
+    """A checkpoint's `config.json`, which must ask for the forward pass that this package has."""
+    config = read_json(path)
+    if config.get("model_type") not in LANGUAGE_MODELS:
+        raise ValueError(
+            f"{path} is of `model_type` {config.get('model_type')!r}, and the original's checkpoints are of "
+            f"{', '.join(LANGUAGE_MODELS)}: name a folder that its training wrote."
+        )
+    for field, values in SUPPORTED.items():
+        if config.get(field, values[0]) not in values:
+            raise ValueError(
+                f"`{field}` is {config[field]!r} in {path}: only checkpoints with {values[0]!r} can be converted."
+            )
+    if lacking := [field for field in SIZES if type(config.get(field)) is not int]:
+        raise ValueError(f"{path} must give {', '.join(lacking)} as whole numbers: name a whole checkpoint.")
+    return config
+
+
+def read_text_config(config: dict) -> PreTrainedConfig:
+    """The language model's configuration, without what LLaVA and its training added to it."""
+    config_class = LANGUAGE_MODELS[config["model_type"]].config_class
+    fields = config_class().to_dict().keys() - {"model_type", "transformers_version"} | {"rope_theta", "rope_scaling"}
+    return config_class(**{field: config[field] for field in fields & config.keys()})
+
+
+def read_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase, size: int) -> dict[str, int]:
+    """The first V words of a vocabulary file, spelling to token id, which must be the tokenizer's."""
+    words = dict(list(read_json(path).items())[:size])
+    if len(words) < size:
+        raise ValueError(f"{path} holds {len(words)} words, fewer than `mm_vocab_size` in the checkpoint ({size}).")
+    if wrong := [token_id for token_id in words.values() if type(token_id) is not int or token_id < 0]:
+        raise ValueError(f"{path} must give each word's token id, a number from 0 on, and one is {wrong[0]!r}.")
+    spellings = tokenizer.convert_ids_to_tokens(list(words.values()))
+    if wrong := [(word, there) for word, there in zip(words, spellings, strict=True) if word != there]:
+        some = ", ".join(f"{word!r} (its id is that of {there!r})" for word, there in wrong[:3])
+        raise ValueError(
+            f"{path} was made for another tokenizer than that of {tokenizer.name_or_path}, where {len(wrong)} of the "
+            f"{size} words have other ids, such as {some}: give the training's own vocabulary or --language_model."
+        )
+    return words
+
+
+def read_matrix(path: Path, num_words: int, width: int) -> torch.Tensor:
+    """The words' embeddings from before the training, `(V, d)`."""
+    matrix = read_tensors(path)
+    if not isinstance(matrix, torch.Tensor) or not matrix.is_floating_point() or not matrix.isfinite().all():
+        raise ValueError(f"{path} must hold one tensor of finite numbers, the training's `mm_vocab_matrix`.")
+    if list(matrix.shape) != [num_words, width]:
+        raise ValueError(
+            f"{path} is {list(matrix.shape)}, but {num_words} words and a language model {width} wide ask for "
+            f"{[num_words, width]}: give the training's `mm_vocab_matrix`."
+        )
+    return matrix
+
+
+def read_weights(
+    folder: Path, config: dict, vision_config: PreTrainedConfig, text_config: PreTrainedConfig
+) -> OriginalWeights:
+    """A checkpoint's tensors. In the parts that it holds, none may be missing, unknown or of another shape."""
+    weights = OriginalWeights({}, {}, {})
+    for name, tensor in read_shards(folder).items():
+        if not name.endswith(CONSTANTS):
+            index = next(index for index, prefix in enumerate(PREFIXES) if name.startswith(prefix))
+            weights[index][name.removeprefix(PREFIXES[index])] = tensor
+    if text_config.tie_word_embeddings and "model.embed_tokens.weight" in weights.language_model:
+        # Saved or not, and whatever was saved: loading ties the output layer.
+        weights.language_model["lm_head.weight"] = weights.language_model["model.embed_tokens.weight"]
+
+    d_v, H, V = config["mm_hidden_size"], config["mlp_hidden_size"], config["mm_vocab_size"]
+    with torch.device("meta"):
+        models = OriginalWeights(
+            nn.Sequential(nn.Linear(d_v, H), nn.GELU(), nn.Linear(H, H), nn.Linear(H, V)),
+            CLIPVisionModel(vision_config),
+            LANGUAGE_MODELS[config["model_type"]](text_config),
+        )
+    wrong = []
+    for prefix, tensors, model in zip(PREFIXES, weights, models, strict=True):
+        if not tensors and tensors is not weights.projector:
+            continue
+        expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+        for name in {**expected, **tensors}:
+            there = list(tensors[name].shape) if name in tensors else "missing"
+            if there != expected.get(name):
+                wrong.append(f"`{prefix}{name}` is {there} but must be {expected.get(name, 'absent')}")
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(f"The weights in {folder} do not fit its config.json: {', '.join(wrong[:3])}{more}.")
+    return weights
+
+
+def read_shards(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint, out of the first of the files [`WEIGHTS`] that it has."""
+    path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"There is none of {', '.join(WEIGHTS)} in {folder}: name a whole checkpoint (a LoRA has to be merged "
+            "first, with the original's own script)."
+        )
+    shards = [path]
+    if path.suffix == ".json":
+        shards = sorted({folder / name for name in read_json(path).get("weight_map", {}).values()})
+    weights = {}
+    for shard in shards:
+        tensors = read_tensors(shard)
+        if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+            raise ValueError(f"{shard} must hold tensors under their names and nothing else: get it anew.")
+        weights.update(tensors)
+    return weights
+
+
+def read_tensors(path: Path):
+    """What a file of tensors holds, without running code."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except UnpicklingError as error:  # torch's own words tell how to run the code
+        raise ValueError(
+            f"{path} holds other things than tensors, which could run code and are not loaded: get it as safetensors."
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is damaged, or of an unknown form ({first_line(error)}): get it anew.") from error
+
+
+def read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # both what is not JSON and what is not UTF-8
+        raise ValueError(f"{path} is damaged, it is not JSON ({error}): get it anew.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, not a {type(content).__name__}: get it anew.")
+    return content

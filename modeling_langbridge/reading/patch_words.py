@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words that each patch of a photo is made of, read from a LangBridge model, and pictures of them.
+
+It needs torch, transformers and PIL alone, so that a Space can carry it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+
+
+PICTURE = 960  # pixels, at least, of a picture's width
+SMALLEST_PATCH = 64  # pixels; what a word on it needs
+
+
+@dataclass(frozen=True, eq=False)
+class PatchWords:
+    """What a model says of a photo.
+
+    Args:
+        view (`PIL.Image.Image`): The photo as the vision tower sees it, cropped to its patches.
+        names (`list[str]`): The V words, as [`name_words`] writes them.
+        coefficients (`torch.Tensor` of shape `(rows, columns, V)`): Each patch's, float32 on the CPU.
+        patches (`list[list[list[tuple[str, float]]]]`): For every row and column its strongest words with their
+            coefficients, the strongest first; raw ones count by their size, whatever their sign.
+        photo (`list[tuple[str, float]]`): The words that the patches together say most, with their shares of all that
+            is said. Where the model has `words_per_image`, exactly the words that the language model is handed.
+    """
+
+    view: Image.Image
+    names: list[str]
+    coefficients: torch.Tensor
+    patches: list[list[list[tuple[str, float]]]]
+    photo: list[tuple[str, float]]
+
+    @property
+    def patch_width(self) -> int:
+        """Pixels of a patch's sides in a picture."""
+        return max(SMALLEST_PATCH, PICTURE // self.coefficients.shape[1])
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        rows, columns, _ = self.coefficients.shape
+        return columns * self.patch_width, rows * self.patch_width
+
+
+@torch.no_grad()
+def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image, top: int = 5) -> PatchWords:
+    """Reads the words of a photo.
+
+    Args:
+        model (`LangBridgeForConditionalGeneration`): With an adapter made of words, whatever its activation.
+        processor (`LangBridgeProcessor`): The model's.
+        image (`PIL.Image.Image`): The photo.
+        top (`int`, *optional*, defaults to 5): How many words to name of each patch; of the whole photo `2 * top`,
+            or the model's `words_per_image`.
+
+    Returns:
+        [`PatchWords`].
+
+    Raises:
+        `ValueError`: the adapter (mlp, linear) is not made of words.
+    """
+    image = image.convert("RGB")
+    pixel_values = processor.image_processor(image, return_tensors="pt")["pixel_values"]  # (1, 3, height, width)
+    pixel_values = pixel_values.to(model.model.vision_tower.device, model.model.vision_tower.dtype)
+    coefficients = model.get_image_coefficients(pixel_values)[0].float().cpu()  # (tokens, V)
+
+    patch_size = processor.patch_size
+    rows, columns = (length // patch_size for length in pixel_values.shape[-2:])
+    seen = processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")
+    view = seen["pixel_values"][0, :, : rows * patch_size, : columns * patch_size]  # (3, height, width)
+
+    names = name_words(processor.tokenizer, model.model.vocabulary_head.token_ids)
+
+    def name(numbers: torch.Tensor, words: torch.Tensor) -> list[tuple[str, float]]:
+        return [(names[word], number) for word, number in zip(words.tolist(), numbers.tolist(), strict=True)]
+
+    # A coefficient is a word's probability times its patch's gate, so that their sums are what the model pools.
+    total = coefficients.abs().sum(0)  # (V,)
+    photo = (total / total.sum()).topk(min(len(names), model.config.words_per_image or 2 * top))
+    # Registers, which some towers put before the patches, lie nowhere in the photo.
+    coefficients = coefficients[-rows * columns :].unflatten(0, (rows, columns))  # (rows, columns, V)
+    words = coefficients.abs().topk(min(len(names), top)).indices  # (rows, columns, top)
+    numbers = coefficients.gather(-1, words)
+    return PatchWords(
+        view=Image.fromarray(view.permute(1, 2, 0).clamp(0, 255).byte().numpy()),
+        names=names,
+        coefficients=coefficients,
+        patches=[[name(*patch) for patch in zip(*row, strict=True)] for row in zip(numbers, words, strict=True)],
+        photo=name(*photo),
+    )
+
+
+def name_words(tokenizer: PreTrainedTokenizerBase, token_ids: torch.Tensor) -> list[str]:
+    """The words of a vocabulary head's `token_ids`, `(V,)` or `(V, pieces)`, each by a name of its own.
+
+    A name is the word without the space before it. Where an earlier word has that name already, or nothing is left to
+    read, it is the word in quotation marks with its spaces and escapes.
+    """
+    # Behind another token, since some tokenizers drop the space with which a text begins.
+    anchor = tokenizer.encode("a", add_special_tokens=False)
+    tokens = [[i for i in word if i >= 0] for word in token_ids.view(len(token_ids), -1).tolist()]
+    start = len(tokenizer.decode(anchor, clean_up_tokenization_spaces=False))
+    texts = tokenizer.batch_decode([anchor + word for word in tokens], clean_up_tokenization_spaces=False)
+    names: dict[str, None] = {}  # a dict, unlike a set, keeps the order
+    for surface in (text[start:] for text in texts):
+        word = surface.strip()
+        names[word if word.isprintable() and word and word not in names else repr(surface)] = None
+    return list(names)
+
+
+def draw_words(words: PatchWords) -> Image.Image:
+    """Writes each patch's strongest word on the photo, smaller where its coefficient is smaller.
+
+    The picture is at least 960 pixels wide. PIL's own font has Latin letters only.
+    """
+    picture = ImageEnhance.Brightness(enlarge(words.view, words)).enhance(0.75)
+    draw = ImageDraw.Draw(picture, "RGBA")
+    width = words.patch_width
+    largest = max(abs(patch[0][1]) for row in words.patches for patch in row) or 1
+    for y, row in enumerate(words.patches):
+        for x, ((word, coefficient), *_) in enumerate(row):
+            draw.rectangle((x * width, y * width, (x + 1) * width, (y + 1) * width), outline=(255, 255, 255, 45))
+            draw.text(
+                ((x + 0.5) * width, (y + 0.5) * width),
+                word,
+                fill="white",
+                font=fit(word, width, size=width * (0.17 + 0.09 * abs(coefficient) / largest)),
+                anchor="mm",
+                stroke_width=max(1, width // 50),
+                stroke_fill=(0, 0, 0, 190),
+            )
+    return picture
+
+
+def draw_heat(words: PatchWords, word: str) -> Image.Image:
+    """Lights the photo up where a word is said, the more the larger its coefficient; blue where that is negative."""
+    coefficients = words.coefficients[..., words.names.index(word)]  # (rows, columns)
+    strength = coefficients / coefficients.abs().max().clamp(min=1e-12)
+    photo = enlarge(words.view, words)
+    picture = ImageEnhance.Brightness(photo.convert("L").convert("RGB")).enhance(0.35)
+    for sign, tint in ((1, "orange"), (-1, "blue")):
+        lit = Image.blend(photo, Image.new("RGB", photo.size, tint), 0.2)
+        mask = Image.fromarray(((sign * strength).clamp(min=0) * 255).byte().numpy())
+        picture.paste(lit, mask=mask.resize(photo.size, Image.Resampling.NEAREST))
+    return picture
+
+
+def draw_frame(picture: Image.Image, words: PatchWords, patch: tuple[int, int]) -> Image.Image:
+    """Frames a patch, given by its row and column, in a picture from [`draw_words`] or [`draw_heat`]."""
+    row, column = (place * words.patch_width for place in patch)
+    frame = (column, row, column + words.patch_width - 1, row + words.patch_width - 1)
+    ImageDraw.Draw(picture).rectangle(frame, outline="orange", width=5)
+    return picture
+
+
+def enlarge(image: Image.Image, words: PatchWords) -> Image.Image:
+    return image.resize(words.picture_size, Image.Resampling.LANCZOS)
+
+
+def fit(word: str, width: int, size: float) -> ImageFont.FreeTypeFont:
+    """The font of a size in pixels, or of a smaller one in which the word is no wider than its patch."""
+    length = ImageFont.load_default(size).getlength(word)
+    return ImageFont.load_default(min(size, size * 0.92 * width / length))

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of a repository: found in a folder here, or on the Hub by way of transformers' cache, and pushed there."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, HfApi
+from transformers.utils.hub import cached_files
+
+
+def find_folder(name: str | os.PathLike, files: Sequence[str], revision: str | None = None) -> Path:
+    """
+    The folder that holds a repository's files.
+
+    Args:
+        name (`str` or `os.PathLike`):
+            A folder, which is returned as it is, or a Hub id.
+        files (`Sequence[str]`):
+            The files to fetch from the Hub, all of which it must have.
+        revision (`str`, *optional*):
+            Branch, tag or commit on the Hub; `main` when left out.
+
+    Raises:
+        `OSError`: there is no such folder, nor a repository with these files on the Hub or, offline, in the cache.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(cached_files(str(name), list(files), revision=revision)[0]).parent
+    except OSError as error:
+        reason, files = first_line(error), ", no ".join(files)
+        raise OSError(f"There is no folder {name}, and the Hub gives no {files} of that name ({reason}).") from error
+
+
+def push_saved(
+    save: Callable[[Path], None],
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    create_pr: bool = False,
+) -> CommitInfo:
+    """
+    Uploads what `save` writes into an empty folder, without a card.
+
+    Args:
+        save (`Callable[[Path], None]`):
+            Writes the files into the folder it is given.
+        repo_id (`str`):
+            The repository, which is made where it does not exist.
+        commit_message, private, token, create_pr:
+            As of [`~transformers.utils.PushToHubMixin.push_to_hub`].
+
+    Raises:
+        `OSError`: from the Hub.
+    """
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder))
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=commit_message,
+            create_pr=create_pr,
+        )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, without the full stop."""
+    return str(error).strip().splitlines()[0].rstrip(" .:")
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a place beside `path` to write to, and moves what is there to `path` when the block ends without error."""
+    path = Path(path)
+    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """
+    Gives a temporary sibling of `path` to write into, and renames it to `path` when the block ends without an error.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The folder to be. It must not exist yet, or be empty.
+
+    Raises:
+        `FileExistsError`: `path` exists and is not an empty folder; nothing in it is touched.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists and is not an empty folder: remove it or name another one.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield unfinished
+        unfinished.chmod(0o755)  # mkdtemp's folders are the owner's alone
+        os.replace(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

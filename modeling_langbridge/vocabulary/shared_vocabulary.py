@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shared vocabulary: the words an adapter speaks in, found again in the tokenizer of every language model."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..utils.files import find_folder, push_saved
+from .surfaces import cut_surface, decode_words, index_surfaces
+
+
+VOCABULARY_FILE = "vocabulary.json"
+SHIPPED = Path(__file__).with_name("qwen2_llama3.json")
+
+
+@dataclass(frozen=True)
+class SharedVocabulary:
+    """
+    An ordered list of token *surfaces*: the text each token stands for, with its leading space where it has one.
+
+    Tokenizers spell the same surface differently (" dog" is `Ġdog` in byte-level BPE and `▁dog` in SentencePiece) and
+    keep it under different ids, so the surface is what they share. Its place in this list is its coefficient's place
+    in the adapter: **the same order everywhere is what lets an adapter move between language models.** Two
+    vocabularies are equal when they hold the same surfaces in the same order, and `len(vocabulary)` is V.
+
+    Source: Liao et al., "LangBridge", arXiv 2503.19404 (the 19,200 most used tokens that LLaMA 3 and Qwen share).
+
+    Args:
+        surfaces (`Iterable[str]`):
+            The surfaces in rank order, most used first. Kept as a tuple.
+
+    Raises:
+        `ValueError`: if there is no surface, one is not a non-empty string, or one is there twice.
+
+    Example:
+
+    ```python
+    >>> vocabulary = SharedVocabulary.qwen2_llama3(size=19200)
+    >>> vocabulary.surfaces[:4]
+    (' a', '.', 'A', ' in')
+    >>> ids = vocabulary.token_ids(AutoTokenizer.from_pretrained("Qwen/Qwen2-0.5B-Instruct"))
+    ```
+    """
+
+    surfaces: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.surfaces, str):
+            raise ValueError("`surfaces` is a single string: pass a list of token surfaces")
+        surfaces = tuple(self.surfaces)
+        if not surfaces:
+            raise ValueError("a shared vocabulary needs at least one surface, but the list is empty")
+        for rank, surface in enumerate(surfaces):
+            if not isinstance(surface, str) or not surface:
+                raise ValueError(f"every surface must be a non-empty string, but entry {rank} is {surface!r}")
+        if twice := [surface for surface, times in Counter(surfaces).items() if times > 1]:
+            raise ValueError(f"{len(twice)} surfaces are there more than once: keep one each of {_some(twice)}")
+        object.__setattr__(self, "surfaces", surfaces)
+
+    def __len__(self) -> int:
+        return len(self.surfaces)
+
+    def __repr__(self) -> str:
+        return f"SharedVocabulary({len(self)} surfaces: {_some(self.surfaces)})"
+
+    @classmethod
+    def build(
+        cls, tokenizers: Iterable[PreTrainedTokenizerBase], texts: Iterable[str], size: int | None = None
+    ) -> "SharedVocabulary":
+        """
+        Rank the surfaces that every tokenizer has as a single ordinary token by how often the texts use them.
+
+        Each tokenizer cuts the texts in its own way; a surface's uses are added up over all of them, and ties
+        (never-used surfaces too) go to the smaller sum of ids, then to the smaller surface. So the order in which the
+        tokenizers are named changes nothing. Special tokens, added tokens, byte-fallback pieces and tokens that are
+        only part of a character never enter.
+
+        Args:
+            tokenizers (`Iterable[PreTrainedTokenizerBase]`):
+                The tokenizers that are to share the vocabulary.
+            texts (`Iterable[str]`):
+                The corpus, such as captions; read once, so a generator will do.
+            size (`int`, *optional*):
+                How many surfaces to keep. All that are shared when not given.
+
+        Raises:
+            `ValueError`: if there are no tokenizers, `texts` is one string, or fewer than `size` surfaces are shared.
+        """
+        tokenizers = list(tokenizers)
+        if not tokenizers:
+            raise ValueError("`tokenizers` is empty: name at least one tokenizer")
+        if isinstance(texts, str):
+            raise ValueError("`texts` is a single string: pass a list of texts, such as [text]")
+        indices = [index_surfaces(tokenizer) for tokenizer in tokenizers]
+        shared = set.intersection(*(set(index) for index in indices))
+        size = len(shared) if size is None else size
+        if not 1 <= size <= len(shared):
+            raise ValueError(
+                f"the {len(tokenizers)} tokenizers share {len(shared)} surfaces as single ordinary tokens: "
+                f"a vocabulary of {size} cannot be made of them"
+            )
+
+        used = [Counter() for _ in tokenizers]
+        texts = iter(logging.tqdm(texts, desc="counting tokens", unit=" texts", delay=2))
+        while batch := list(islice(texts, 1000)):
+            for tokenizer, counter in zip(tokenizers, used, strict=True):
+                encoded = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)
+                counter.update(chain.from_iterable(encoded["input_ids"]))
+
+        def rank(surface: str) -> tuple[int, int, str]:
+            ids = [index[surface] for index in indices]
+            return -sum(counter[i] for counter, i in zip(used, ids, strict=True)), sum(ids), surface
+
+        return cls(sorted(shared, key=rank)[:size])
+
+    @classmethod
+    def from_token_ids(
+        cls, tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int] | Sequence[Sequence[int]]
+    ) -> "SharedVocabulary":
+        """
+        The words that a model keeps under `token_ids`, in their order: the inverse of [`~SharedVocabulary.token_ids`]
+        and of [`~SharedVocabulary.piece_ids`].
+
+        Args:
+            tokenizer (`PreTrainedTokenizerBase`):
+                The tokenizer of the language model that the ids belong to.
+            token_ids (`Sequence[int]` or `Sequence[Sequence[int]]`):
+                `(V,)` ids, or the ids of each word's pieces, in rank order, such as
+                `model.model.vocabulary_head.get_word_ids()`.
+
+        Raises:
+            `ValueError`: if a word is there twice, or an id is not the one under which `token_ids` would find its
+            surface.
+        """
+        surfaces = {token_id: surface for surface, token_id in index_surfaces(tokenizer).items()}
+        words = [[word] if isinstance(word, int) else word for word in token_ids]
+        if wrong := [word[0] for word in words if len(word) == 1 and word[0] not in surfaces]:
+            raise ValueError(
+                f"{len(wrong)} of the {len(token_ids)} token ids are no ordinary words of the tokenizer "
+                f"{tokenizer.name_or_path!r}, among them {_some(wrong)}: special tokens, parts of a character and "
+                "second spellings of a word have no place in a shared vocabulary"
+            )
+        joined = iter(decode_words(tokenizer, [word for word in words if len(word) > 1]))
+        return cls(surfaces[word[0]] if len(word) == 1 else next(joined) for word in words)
+
+    @classmethod
+    def qwen2_llama3(cls, size: int | None = 19200) -> "SharedVocabulary":
+        """
+        The ranked vocabulary of Qwen2 and Llama 3 that ships with the package (how it was made: docs/vocabulary.md).
+
+        Args:
+            size (`int`, *optional*, defaults to 19200):
+                How many surfaces, most used first; the default is the paper's. All 108,580 when `None`.
+        """
+        vocabulary = cls.from_file(SHIPPED)
+        return vocabulary if size is None else vocabulary.first(size)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> "SharedVocabulary":
+        """
+        Read a vocabulary that [`~SharedVocabulary.save`] wrote: a JSON list of surfaces in rank order.
+
+        Raises:
+            `FileNotFoundError`: if there is no such file.
+            `ValueError`: if the file is not JSON, or not a list of distinct, non-empty strings.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no vocabulary file {path}: scripts/create_vocab_subset.py writes one")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:  # both what is not JSON and what is not UTF-8
+            raise ValueError(f"{path} is not a vocabulary file, which is JSON: {error}") from None
+        if not isinstance(content, list):
+            # A dict of token to id, as the original LangBridge writes, holds one tokenizer's spellings and ids.
+            raise ValueError(
+                f"{path} must hold a JSON list of token surfaces, not a {type(content).__name__}: "
+                "write it anew with scripts/create_vocab_subset.py"
+            )
+        try:
+            return cls(content)
+        except ValueError as error:
+            raise ValueError(f"{path} does not hold a shared vocabulary: {error}") from None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike | None = None, size: int | None = None) -> "SharedVocabulary":
+        """
+        The first `size` words of a file, a folder or a repository of the Hub, by default all, or of the vocabulary
+        that ships, by default 19200.
+
+        Raises:
+            `OSError`, `ValueError`: as [`~SharedVocabulary.from_file`] and [`~SharedVocabulary.first`].
+        """
+        if path is None:
+            return cls.qwen2_llama3(size or 19200)
+        vocabulary = cls.from_file(path) if Path(path).is_file() else cls.from_pretrained(path)
+        return vocabulary.first(size or len(vocabulary))
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike, revision: str | None = None) -> "SharedVocabulary":
+        """
+        Read the vocabulary of a folder or of a repository on the Hub, which may be that of an adapter.
+
+        Args:
+            name (`str` or `os.PathLike`):
+                The folder that holds `vocabulary.json`, or the Hub id.
+            revision (`str`, *optional*):
+                Branch, tag or commit on the Hub.
+
+        Raises:
+            `OSError`: if there is no such folder or repository, or no vocabulary in it.
+            `ValueError`: as [`~SharedVocabulary.from_file`].
+        """
+        return cls.from_file(find_folder(name, [VOCABULARY_FILE], revision) / VOCABULARY_FILE)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write `vocabulary.json` into a folder."""
+        self.save(Path(folder) / VOCABULARY_FILE)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
+        """Upload `vocabulary.json` to a repository of the Hub; `kwargs` as of [`push_adapter_to_hub`]."""
+        return push_saved(self.save_pretrained, repo_id, **kwargs)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the surfaces to `path` as a JSON list, one a line; the file is there whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            text = json.dumps(self.surfaces, ensure_ascii=False, indent=0)
+            unfinished.write_text(text + "\n", encoding="utf-8", newline="\n")
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def first(self, size: int) -> "SharedVocabulary":
+        """The `size` highest-ranked surfaces. Raises `ValueError` unless 1 <= size <= len(vocabulary)."""
+        if not 1 <= size <= len(self):
+            raise ValueError(f"the vocabulary has {len(self)} surfaces: ask for 1 to {len(self)}, not {size}")
+        return SharedVocabulary(self.surfaces[:size])
+
+    def token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """
+        Where this tokenizer keeps the surfaces: `ids[i]` is its token for `surfaces[i]`, so `(V,)` ids in rank order.
+
+        Raises:
+            `ValueError`: if the tokenizer lacks some of the surfaces as single ordinary tokens.
+        """
+        index = index_surfaces(tokenizer)
+        if missing := [surface for surface in self.surfaces if surface not in index]:
+            raise ValueError(
+                f"{len(missing)} of the {len(self)} surfaces are not single tokens of the tokenizer "
+                f"{tokenizer.name_or_path!r}, among them {_some(missing)}: "
+                "leave them out of a new vocabulary by `restricted_to(tokenizer)`, or choose what to do with them by "
+                "`split_words`, leave_out or mean"
+            )
+        return [index[surface] for surface in self.surfaces]
+
+    def piece_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        """
+        The tokens of every surface, in rank order: one where the tokenizer has the surface as a single ordinary token,
+        otherwise the pieces that it cuts it into.
+
+        Raises:
+            `ValueError`: if the tokenizer cannot spell some of the surfaces.
+        """
+        index = index_surfaces(tokenizer)
+        # A line break before it keeps SentencePiece from adding a space; but some tokenizers join line breaks.
+        cuts = {
+            surface: cut_surface(tokenizer, surface, before="\n") or cut_surface(tokenizer, surface, before="")
+            for surface in self.surfaces
+            if surface not in index
+        }
+        if wrong := [surface for surface, pieces in cuts.items() if pieces is None]:
+            raise ValueError(
+                f"{len(wrong)} of the {len(self)} surfaces cannot be spelled by the tokenizer "
+                f"{tokenizer.name_or_path!r}, among them {_some(wrong)}: leave them out of the vocabulary"
+            )
+        return [cuts.get(surface) or [index[surface]] for surface in self.surfaces]
+
+    def locate(
+        self, tokenizer: PreTrainedTokenizerBase, split_words: str | None = None
+    ) -> list[int] | list[list[int]]:
+        """
+        Where this tokenizer keeps the surfaces, in rank order: [`~SharedVocabulary.piece_ids`] where `split_words`
+        says what to do with surfaces that it splits, otherwise [`~SharedVocabulary.token_ids`], which refuses those.
+        """
+        return self.token_ids(tokenizer) if split_words is None else self.piece_ids(tokenizer)
+
+    def restricted_to(self, tokenizer: PreTrainedTokenizerBase) -> "SharedVocabulary":
+        """
+        Only the surfaces that this tokenizer has as single ordinary tokens, their order kept.
+
+        An adapter's coefficients belong to the vocabulary it was made with: restrict before composing, not after.
+        """
+        index = index_surfaces(tokenizer)
+        if not any(surface in index for surface in self.surfaces):
+            raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has none of the {len(self)} surfaces")
+        return SharedVocabulary(surface for surface in self.surfaces if surface in index)
+
+
+def _some(items: Sequence[str | int]) -> str:
+    """The first few surfaces or ids, for a message."""
+    return ", ".join(map(repr, items[:5])) + (", ..." if len(items) > 5 else "")

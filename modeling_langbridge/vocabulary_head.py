@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vocabulary head: coefficients over V shared words, and the combination of word embeddings they stand for."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from .configuration_langbridge import LangBridgeConfig
+
+
+COEFFICIENTS_AT_ONCE = 2**24  # 64 MB of them in float32
+WORDS_AT_ONCE = 2048
+
+
+def first_token_ids(num_words: int, pieces: int = 1) -> torch.Tensor:
+    """What `token_ids` holds until someone says which words are shared: the first tokens, each a word."""
+    token_ids = torch.arange(num_words)  # (V,)
+    return token_ids if pieces == 1 else F.pad(token_ids[:, None], (0, pieces - 1), value=-1)  # (V, pieces)
+
+
+def pack_token_ids(words: list[int] | list[list[int]]) -> torch.Tensor:
+    """The ids of words, or of each word's pieces, as `token_ids` holds them: `(V,)`, or `(V, pieces)` with -1 behind a
+    word's last piece."""
+    if not words or isinstance(words[0], int):
+        return torch.tensor(words, dtype=torch.long)
+    pieces = [torch.tensor(ids) for ids in words]
+    return nn.utils.rnn.pad_sequence(pieces, batch_first=True, padding_value=-1).squeeze(1)
+
+
+def in_parts(function: Callable, tensor: torch.Tensor, rows_at_once: int) -> list:
+    """Runs a function on a few rows at a time, and again in the backward pass, so that one part's results are stored
+    at most."""
+    parts = tensor.split(max(1, rows_at_once))
+    if not torch.is_grad_enabled():
+        return [function(part) for part in parts]
+    return [checkpoint(function, part, use_reentrant=False) for part in parts]
+
+
+class PooledCoefficients(NamedTuple):
+    """The softmax coefficients of images' patches, pooled over each image, each patch weighted by its gate."""
+
+    distribution: torch.Tensor  # (images, V), sums to 1
+    entropy: torch.Tensor  # (images,), mean over the patches, in nats
+    log_totals: torch.Tensor  # (images, tokens), a patch's logits minus this are log-probabilities
+
+
+class LangBridgeVocabularyHead(nn.Module):
+    """Coefficients over the shared words, and the combination of word embeddings that they stand for.
+
+    Holds its own weight, not an `nn.Linear`, so that neither a quantiser nor LoRA's "all-linear" takes it by accident.
+
+    `token_ids` says where the language model keeps the words, `(V,)`; where its tokenizer splits some of them, it
+    holds the pieces of each, `(V, pieces)`, with -1 behind a word's last. Outside of this class, read it through
+    `get_word_ids` and `is_whole`.
+    """
+
+    def __init__(self, config: LangBridgeConfig):
+        super().__init__()
+        V, H, d = config.bridge_vocab_size, config.projector_hidden_size, config.text_config.hidden_size
+        self.activation = config.coefficient_activation
+        self.words_per_image = config.words_per_image
+        self.drops_split_words = config.split_words == "leave_out"
+        self.weight = nn.Parameter(torch.empty(V, H))
+        self.bias = nn.Parameter(torch.empty(V))
+        gated = self.activation == "gated_softmax"
+        self.gate_weight = nn.Parameter(torch.empty(1, H)) if gated else None
+        self.gate_bias = nn.Parameter(torch.empty(1)) if gated else None
+        # CODEPATH: models finetuned beside their words have it; grounded ones and the paper's have not.
+        self.remainder_weight = nn.Parameter(torch.empty(d, H)) if config.linear_remainder else None
+        self.token_ids = nn.Buffer(first_token_ids(V, config.pieces_per_word))
+
+    def get_word_ids(self) -> list[list[int]]:
+        """The token ids of each word's pieces, one where the tokenizer has the word whole."""
+        return [[i for i in pieces if i >= 0] for pieces in self.token_ids.view(len(self.token_ids), -1).tolist()]
+
+    def is_whole(self) -> torch.Tensor:
+        """Which words `(V,)` are single tokens of the language model."""
+        return (self.token_ids.view(len(self.token_ids), -1) >= 0).sum(1) == 1
+
+    def missing_words(self) -> torch.Tensor | None:
+        """Which words `(V,)` the language model has to do without; `None` where it has them all."""
+        return ~self.is_whole() if self.token_ids.dim() == 2 and self.drops_split_words else None
+
+    def embed_words(self, embedding: nn.Module, words: slice = slice(None)) -> torch.Tensor:
+        """The language model's embeddings of the words `(words, d)`: the mean of a split word's pieces, or zeros where
+        the word is left out."""
+        token_ids = self.token_ids[words]
+        if token_ids.dim() == 1:
+            return embedding(token_ids)  # (words, d)
+        present = token_ids >= 0  # (words, pieces)
+        if self.drops_split_words:
+            present = present & self.is_whole()[words, None]
+        total = sum(
+            embedding(ids.clamp(min=0)) * there[:, None]
+            for ids, there in zip(token_ids.unbind(1), present.unbind(1), strict=True)
+        )  # (words, d)
+        return total / present.sum(1, keepdim=True).clamp(min=1).to(total.device)
+
+    def get_softmax_bias(self) -> torch.Tensor:
+        """The bias `(V,)`, under which words that are left out have a probability of 0."""
+        missing = self.missing_words()
+        # Not minus infinity, whose product with a probability of 0 is not a number.
+        return self.bias if missing is None else self.bias.masked_fill(missing, torch.finfo(self.bias.dtype).min / 2)
+
+    def get_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The logits `(..., V)` of the softmax over the words, in float32 or better."""
+        logits = F.linear(hidden_states, self.weight, self.get_softmax_bias())  # (..., V)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def get_gate(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """How much each visual token has to say, `(..., 1)` between 0 and 1; 1 where there is no gate."""
+        if self.gate_weight is None:
+            return hidden_states.new_ones(*hidden_states.shape[:-1], 1)
+        return F.linear(hidden_states.to(self.weight.dtype), self.gate_weight, self.gate_bias).sigmoid()
+
+    def get_coefficients(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Returns the coefficients `(..., V)` of projected visual tokens `hidden_states` `(..., H)`."""
+        hidden_states = hidden_states.to(self.weight.dtype)
+        if self.activation != "linear":
+            return self.get_logits(hidden_states).softmax(-1).to(hidden_states.dtype) * self.get_gate(hidden_states)
+        coefficients = F.linear(hidden_states, self.weight, self.bias)  # (..., V)
+        missing = self.missing_words()
+        return coefficients if missing is None else coefficients.masked_fill(missing, 0)
+
+    def pool(self, hidden_states: torch.Tensor) -> PooledCoefficients:
+        """Pools the softmax coefficients of an image's patches, each patch weighted by its gate.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(images, tokens, H)`): Projected visual tokens.
+
+        Returns:
+            [`PooledCoefficients`]. The softmax is taken whatever the activation; without a gate all patches weigh
+            the same.
+        """
+
+        def pool_part(hidden_states: torch.Tensor) -> PooledCoefficients:
+            logits = self.get_logits(hidden_states)  # (images, tokens, V)
+            log_totals = logits.logsumexp(-1, keepdim=True)  # (images, tokens, 1)
+            log_p = logits - log_totals
+            gates = self.get_gate(hidden_states).to(logits.dtype)
+            gates = gates / gates.sum(1, keepdim=True).clamp(min=1e-6)  # (images, tokens, 1)
+            p = log_p.exp()
+            entropy = -(p * log_p).sum(-1, keepdim=True)  # (images, tokens, 1)
+            return PooledCoefficients((gates * p).sum(1), (gates * entropy).sum((1, 2)), log_totals.squeeze(-1))
+
+        hidden_states = hidden_states.to(self.weight.dtype)
+        images_at_once = COEFFICIENTS_AT_ONCE // (hidden_states.shape[1] * len(self.weight))
+        parts = in_parts(pool_part, hidden_states, images_at_once)
+        return PooledCoefficients(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+    def pick_words(self, hidden_states: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+        """Embeddings of each image's strongest words, the strongest first, `(images, words_per_image, d)`."""
+        pooled = self.pool(hidden_states)
+        strengths, words = pooled.distribution.topk(self.words_per_image)  # (images, words_per_image)
+        # A factor of 1: the words stay what they are, and the caption loss can strengthen those that help it.
+        picked = embeddings[words] * (strengths / strengths.detach())[..., None].to(embeddings.dtype)
+        if self.remainder_weight is None:
+            return picked
+        patches = self.attend_to_patches(hidden_states, words, pooled.log_totals)  # (images, words_per_image, H)
+        return picked + F.linear(patches, self.remainder_weight)
+
+    def attend_to_patches(
+        self, hidden_states: torch.Tensor, words: torch.Tensor, log_totals: torch.Tensor
+    ) -> torch.Tensor:
+        """For each picked word `(images, words)` the mean of the patches, weighted by how much each says the word,
+        `(images, words, H)`."""
+        logits = torch.einsum("ith,iwh->iwt", hidden_states, self.weight[words]).float()  # (images, words, tokens)
+        said = logits - log_totals[:, None] + self.get_gate(hidden_states).float().log().mT
+        return said.softmax(-1).to(hidden_states.dtype) @ hidden_states
+
+    def reassociation_pays(self, num_tokens: int, embedding_size: int) -> bool:
+        """Whether `h (W3ᵀE)` takes fewer multiply-adds than `(h W3ᵀ) E` for this many visual tokens.
+
+        With the backward pass, 2HVd + 3NHd against 3NHV + 2NVd; without, HVd + NHd against NHV + NVd.
+        """
+        (V, H), d, N = self.weight.shape, embedding_size, num_tokens
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            return 2 * H * V * d + 3 * N * H * d < 3 * N * H * V + 2 * N * V * d
+        return H * V * d + N * H * d < N * H * V + N * V * d
+
+    def forward(self, hidden_states: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+        """Mixes the word embeddings, or picks them.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(..., H)`): Projected visual tokens; `(images, tokens, H)` where
+                words are picked.
+            embeddings (`torch.Tensor` of shape `(V, d)`): The language model's embeddings E of the shared words.
+
+        Returns:
+            `torch.Tensor` of shape `(..., d)`, or `(images, words_per_image, d)`: Visual tokens for the language
+            model.
+        """
+        hidden_states = hidden_states.to(self.weight.dtype)
+        embeddings = embeddings.to(hidden_states)
+        if self.words_per_image is not None:
+            return self.pick_words(hidden_states, embeddings)
+        if self.activation != "linear":
+            tokens = hidden_states.flatten(0, -2)  # (tokens, H)
+            tokens_at_once = COEFFICIENTS_AT_ONCE // len(self.weight)
+            mixture = torch.cat(
+                in_parts(lambda part: self.get_coefficients(part) @ embeddings, tokens, tokens_at_once)
+            )
+            mixture = mixture.unflatten(0, hidden_states.shape[:-1])  # (..., d)
+            return (
+                mixture if self.remainder_weight is None else mixture + F.linear(hidden_states, self.remainder_weight)
+            )
+        if self.reassociation_pays(hidden_states.shape[:-1].numel(), embeddings.shape[1]):
+            return F.linear(hidden_states, embeddings.T @ self.weight, self.bias @ embeddings)  # (..., d)
+        return F.linear(hidden_states, self.weight, self.bias) @ embeddings  # (..., d)
+
+
+class FoldedAdapter:
+    """The adapter after its activation, `W3 (W2 a + b2) + b3` times E, as one affine map `a Wᵀ + b` for inference.
+
+    Folding takes as long as a few images. It is done in float64, and so is more exact than the products it replaces.
+    The map is kept until a tensor it came from is replaced, moved or edited, which PyTorch's version counters tell.
+    They miss edits through `.data`: call `model.train().eval()` after these, which drops the map.
+    """
+
+    def __init__(self):
+        self.drop()
+
+    def drop(self) -> None:
+        self.versions = self.weight = self.bias = None
+
+    # What is kept must not become an inference tensor, which a later gradient could not pass.
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def refresh(self, linear: nn.Linear, head: LangBridgeVocabularyHead, embedding: nn.Embedding) -> "FoldedAdapter":
+        """Folds anew where a tensor has changed. `weight` `(d, H)` and `bias` `(d,)` are the map."""
+        tensors = [head.token_ids, head.weight, head.bias, embedding.weight, *linear.parameters()]
+        versions = [(id(tensor), tensor.data_ptr(), tensor.dtype, tensor._version) for tensor in tensors]
+        if versions != self.versions:
+            self.fold(linear, head, embedding)
+            self.versions = versions
+        return self
+
+    def fold(self, linear: nn.Linear, head: LangBridgeVocabularyHead, embedding: nn.Embedding) -> None:
+        # Metal has no float64.
+        exact = torch.float32 if head.weight.device.type == "mps" else torch.float64
+        words = head.weight.new_zeros(embedding.embedding_dim, linear.out_features, dtype=exact)  # (d, H)
+        constant = head.bias.new_zeros(embedding.embedding_dim, dtype=exact)  # (d,)
+        # In blocks of words: at the paper's sizes W3 and E would take 0.9 GB in float64.
+        for start in range(0, len(head.weight), WORDS_AT_ONCE):
+            block = slice(start, start + WORDS_AT_ONCE)
+            embeddings = head.embed_words(embedding, block).to(words)  # (block, d)
+            words += embeddings.T @ head.weight[block].to(exact)
+            constant += head.bias[block].to(exact) @ embeddings
+        if linear.bias is not None:
+            constant += words @ linear.bias.to(words)
+        self.weight = (words @ linear.weight.to(words)).to(linear.weight)  # (d, H)
+        self.bias = constant.to(linear.weight)  # (d,)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An adapter trained on pictures with captions: the pretraining stage, for any adapter alike."""
+
+import json
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import PreTrainedModel, ProcessorMixin
+from trl import SFTTrainer
+
+from trainer.muon import build_muon
+from trainer.sft_trainer import LangBridgeSFTConfig
+
+
+def train_adapter(
+    trainer_class: type[SFTTrainer],
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    output_dir: Path,
+    *,
+    train_dataset: Dataset,
+    eval_dataset: Dataset,
+    learning_rate: float,
+    max_steps: int,
+    batch_size: int,
+    seed: int,
+    word_prediction_weight: float = 0.0,
+    muon: bool = True,
+) -> None:
+    """
+    Trains what of a model is not frozen and writes to `log.json` the course of the loss and, as
+    `test_loss`, the loss per token on `eval_dataset` in nats.
+
+    Args:
+        trainer_class (`type[SFTTrainer]`):
+            [`LangBridgeSFTTrainer`] freezes tower and language model itself; with TRL's own they must be frozen.
+        model ([`PreTrainedModel`]): a LangBridge or a LLaVA. It is not saved here.
+        processor ([`ProcessorMixin`]): the model's.
+        output_dir (`Path`): an empty folder.
+        train_dataset (`Dataset`): with `images`, `prompt` and `completion`.
+        eval_dataset (`Dataset`): likewise; the loss on it is measured once, at the end.
+        learning_rate (`float`): the highest; a cosine leads down to nothing.
+        max_steps (`int`): optimiser steps.
+        batch_size (`int`): samples per step.
+        seed (`int`): of the order of the samples.
+        word_prediction_weight (`float`, *optional*, defaults to 0.0): see [`LangBridgeSFTConfig`].
+        muon (`bool`, *optional*, defaults to `True`): whether Muon trains the matrices, or AdamW everything.
+    """
+    arguments = LangBridgeSFTConfig(
+        output_dir=str(output_dir),
+        max_steps=max_steps,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        bf16=False,
+        activation_checkpointing=False,  # TRL would trade time for memory
+        dataloader_pin_memory=False,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=20,
+        seed=seed,
+        word_prediction_weight=word_prediction_weight,
+    )
+    trainer = trainer_class(
+        model=model,
+        args=arguments,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=processor,
+    )
+    if muon:
+        # Given now, when the model is on its device and frozen but for the adapter.
+        trainer.optimizer = build_muon(model, learning_rate)
+    trainer.train()
+    log = {"test_loss": trainer.evaluate()["eval_loss"], "steps": trainer.state.log_history}
+    (output_dir / "log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters for real photos, trained on captions through a language model, or on words without any."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from experiments.adapter_training import train_adapter
+from experiments.flickr8k.caption_corpora import caption_dataset
+from experiments.flickr8k.photo_world import PhotoWorld
+from modeling_langbridge import (
+    LangBridgeAdapter,
+    LangBridgeForConditionalGeneration,
+    LangBridgeProcessor,
+)
+from trainer.grounding import GroundingConfig, GroundingTrainer, compose_for_grounding
+from trainer.sft_trainer import LangBridgeSFTTrainer
+
+
+def train_mlp(world: PhotoWorld, language_model: str, seed: int, folder: Path) -> None:
+    """LLaVA's MLP, trained on captions with one language model."""
+    set_seed(seed)
+    text = world.language_model(language_model)
+    processor = LangBridgeProcessor.from_vision_text_pretrained(world.tower, text)
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        world.tower, text, processor=processor, adapter_type="mlp"
+    )
+    _train(world, model, processor, folder, seed, world.sizes.adapter_steps, world.sizes.adapter_learning_rate)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def train_langbridge(world: PhotoWorld, seed: int, folder: Path) -> None:
+    """LangBridge as the paper has it, raw coefficients, trained on captions with A."""
+    set_seed(seed)
+    text = world.language_model("a")
+    processor = LangBridgeProcessor.from_vision_text_pretrained(world.tower, text)
+    width = world.sizes.projector_hidden_size
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        world.tower, text, world.vocabulary, processor, projector_hidden_size=width
+    )
+    _train(world, model, processor, folder, seed, world.sizes.adapter_steps, world.sizes.adapter_learning_rate)
+    LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(folder / "adapter")
+
+
+def ground(world: PhotoWorld, seed: int, folder: Path) -> None:
+    """An adapter trained on the words of captions, with no language model in memory."""
+    set_seed(seed)
+    langbridge, processor = compose_for_grounding(
+        world.tower,
+        world.vocabulary,
+        projector_hidden_size=world.sizes.projector_hidden_size,
+        coefficient_activation="gated_softmax",
+    )
+    arguments = GroundingConfig(
+        output_dir=str(folder),
+        max_steps=world.sizes.grounding_steps,
+        per_device_train_batch_size=world.sizes.grounding_batch_size,
+        learning_rate=world.sizes.grounding_learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        dataloader_pin_memory=False,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=20,
+        seed=seed,
+    )
+    dataset = caption_dataset(world.photos("train"))
+    with world.features(langbridge.model.vision_tower).standing_in_for_tower(langbridge.model):
+        GroundingTrainer(langbridge, arguments, processor, world.vocabulary, dataset).train()
+    LangBridgeAdapter.from_model(langbridge, processor.tokenizer).save_pretrained(folder / "adapter")
+
+
+def tune(world: PhotoWorld, seed: int, folder: Path) -> None:
+    """The grounded adapter, its words chosen anew by the caption loss with A, and kept words by word prediction."""
+    set_seed(seed)
+    model, processor = take_up(world, f"grounded_{seed}", "a", world.sizes.words_per_image)
+    steps, rate = world.sizes.tuning_steps, world.sizes.tuning_learning_rate
+    # Muon, though quicker, was worse here: it undoes the words.
+    _train(world, model, processor, folder, seed, steps, rate, word_prediction_weight=1.0, muon=False)
+    LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(folder / "adapter")
+
+
+def take_up(
+    world: PhotoWorld, stage: str, language_model: str, words_per_image: int | None = None
+) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
+    """Joins the adapter that a stage left to a language model, which may be another than it was trained with."""
+    adapter = LangBridgeAdapter.from_pretrained(world.output_dir / stage / "adapter")
+    return adapter.join(world.tower, world.language_model(language_model), words_per_image=words_per_image)
+
+
+def _train(
+    world: PhotoWorld,
+    model: LangBridgeForConditionalGeneration,
+    processor: LangBridgeProcessor,
+    folder: Path,
+    seed: int,
+    max_steps: int,
+    learning_rate: float,
+    **options: Any,
+) -> None:
+    first_captions = [dataclasses.replace(photo, captions=photo.captions[:1]) for photo in world.photos("test")]
+    with world.features(model.model.vision_tower).standing_in_for_tower(model.model):
+        train_adapter(
+            LangBridgeSFTTrainer,
+            model,
+            processor,
+            folder,
+            train_dataset=caption_dataset(world.photos("train")),
+            eval_dataset=caption_dataset(first_captions),
+            learning_rate=learning_rate,
+            max_steps=max_steps,
+            batch_size=world.sizes.adapter_batch_size,
+            seed=seed,
+            **options,
+        )

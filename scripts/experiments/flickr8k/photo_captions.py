@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captions of the test photos: through adapters trained alike, and by the bare language models."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from experiments.flickr8k.photo_adapters import take_up
+from experiments.flickr8k.photo_world import PhotoWorld
+from experiments.small_language_model import content_words, word_prompt
+from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+from trainer.data.captioned_photos import CaptionedPhoto
+from trainer.evaluation.captioning import caption_photos, complete_prompts
+
+
+# Of `mlp` each language model has its own; the others are A's or nobody's.
+ADAPTERS = ("mlp", "langbridge", "grounded", "grounded_words", "tuned_words")
+
+
+def caption_without_adapter(world: PhotoWorld, folder: Path) -> None:
+    """Captions by the bare language models: of nothing, and of words that people used."""
+    photos, captions = world.photos("test"), {}
+    for name in "ab":
+        text = world.language_model(name)
+        model = AutoModelForCausalLM.from_pretrained(text).to(torch.accelerator.current_accelerator() or "cpu")
+        tokenizer = AutoTokenizer.from_pretrained(text)
+        blind = complete_prompts(model, tokenizer, [_prompt(tokenizer, "")])
+        told = complete_prompts(model, tokenizer, [_prompt(tokenizer, _human_words(photo)) for photo in photos])
+        captions[f"blind_{name}"] = {photo.name: blind[0] for photo in photos}
+        captions[f"told_{name}"] = {photo.name: caption for photo, caption in zip(photos, told, strict=True)}
+    _write_captions(folder, captions)
+
+
+def _prompt(tokenizer: PreTrainedTokenizerBase, content: str) -> str:
+    message = {"role": "user", "content": content}
+    return tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+
+
+def _human_words(photo: CaptionedPhoto, count: int = 5) -> str:
+    words = Counter(word for caption in photo.captions for word in content_words(caption))
+    return word_prompt([word for word, _ in words.most_common(count)])
+
+
+def caption_with_adapters(world: PhotoWorld, seed: int, folder: Path) -> None:
+    """Captions through every adapter of one seed, with A and with B."""
+    captions = {f"{adapter}_{name}": _caption(world, adapter, name, seed) for adapter in ADAPTERS for name in "ab"}
+    _write_captions(folder, captions)
+
+
+def _caption(world: PhotoWorld, adapter: str, language_model: str, seed: int) -> dict[str, str]:
+    if adapter == "mlp":
+        checkpoint = world.output_dir / f"mlp_{language_model}_{seed}"
+        model = LangBridgeForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+        processor = LangBridgeProcessor.from_pretrained(checkpoint)
+    else:
+        words = world.sizes.words_per_image if adapter.endswith("_words") else None
+        model, processor = take_up(world, f"{adapter.removesuffix('_words')}_{seed}", language_model, words)
+    model.to(torch.accelerator.current_accelerator() or "cpu")
+    with world.features(model.model.vision_tower).standing_in_for_tower(model.model):
+        return caption_photos(model, processor, world.photos("test"))
+
+
+def _write_captions(folder: Path, captions: dict[str, dict[str, str]]) -> None:
+    text = json.dumps(captions, indent=1, ensure_ascii=False) + "\n"
+    (folder / "captions.json").write_text(text, encoding="utf-8")

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What experiments on real photos share: small language models A and B, their words, and what a frozen tower sees."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, LlamaConfig, PreTrainedModel, Qwen2Config
+from transformers.image_utils import load_image
+
+from experiments.flickr8k.caption_corpora import read_caption_text, read_photos
+from experiments.small_language_model import (
+    CHAT_TEMPLATE,
+    caption_documents,
+    train_language_model,
+    train_tokenizer,
+)
+from modeling_langbridge import SharedVocabulary
+from trainer.data.captioned_photos import CaptionedPhoto
+from trainer.data.feature_cache import FeatureCache
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large everything is and how long it learns. The defaults fill about three hours on two cores."""
+
+    vocab_sizes: tuple[int, int] = (4096, 3072)  # of tokenizers A and B
+    hidden_sizes: tuple[int, int] = (192, 224)  # of language models A and B
+    num_hidden_layers: int = 4
+    language_model_steps: int = 1000
+    language_model_batch_size: int = 48
+    language_model_learning_rate: float = 6e-3
+    shared_words: int = 2000  # V
+    projector_hidden_size: int = 256  # H
+    train_photos: int = 6000
+    test_photos: int = 1000
+    adapter_steps: int = 800
+    adapter_batch_size: int = 32
+    adapter_learning_rate: float = 2e-2
+    grounding_steps: int = 300
+    grounding_batch_size: int = 64
+    grounding_learning_rate: float = 2e-3
+    tuning_steps: int = 300  # of the grounded adapter on captions
+    tuning_learning_rate: float = 1e-3
+    words_per_image: int = 8
+    distillation_steps: int = 500
+    distillation_learning_rate: float = 1e-2
+    finetuning_steps: tuple[int, ...] = (
+        0,
+        25,
+        50,
+        100,
+        200,
+        400,
+    )  # of B and an adapter, after which photos are captioned
+    finetuning_learning_rate: float = 5e-4  # of B
+    finetuning_adapter_learning_rate: float = 1e-2  # of every adapter but words, which learn as in tuning
+
+
+QUICK = Sizes(
+    vocab_sizes=(2048, 2048),
+    hidden_sizes=(128, 128),
+    num_hidden_layers=3,
+    language_model_steps=400,
+    shared_words=1000,
+    train_photos=1500,
+    test_photos=200,
+    adapter_steps=100,
+    grounding_steps=60,
+    tuning_steps=40,
+    distillation_steps=50,
+    finetuning_steps=(0, 20, 40),
+)
+
+
+@dataclass(frozen=True)
+class PhotoWorld:
+    """
+    Where the data lies, where the results go, and how.
+
+    Args:
+        data (`Path`): holds `caption_text`, `flickr8k` and `mobilenetv2_imagenet`.
+        output_dir (`Path`): each stage's folder lies in it.
+        sizes ([`Sizes`]): of everything.
+        tokenizers (`tuple[str, str]`, *optional*):
+            Folders of `data/tokenizers` for A and B, in place of small ones trained here.
+        seed (`int`): of the text's halves and of the language models.
+        adapter_seeds (`tuple[int, ...]`): of the adapters, each of which is trained once with each.
+    """
+
+    data: Path
+    output_dir: Path
+    sizes: Sizes
+    tokenizers: tuple[str, str] | None
+    seed: int
+    adapter_seeds: tuple[int, ...]
+
+    @property
+    def settings(self) -> dict:
+        """All that decides the results, but for the adapters' seeds: more of them may be added later."""
+        return {"sizes": dataclasses.asdict(self.sizes), "tokenizers": self.tokenizers, "seed": self.seed}
+
+    @property
+    def tower(self) -> str:
+        return str(self.data / "mobilenetv2_imagenet")
+
+    @property
+    def vocabulary(self) -> SharedVocabulary:
+        return SharedVocabulary.from_file(self.output_dir / "tokenizers" / "vocabulary.json")
+
+    def language_model(self, name: str) -> str:
+        return str(self.output_dir / f"language_model_{name}")
+
+    def photos(self, split: str) -> list[CaptionedPhoto]:
+        limit = self.sizes.train_photos if split == "train" else self.sizes.test_photos
+        return read_photos(self.data / "flickr8k", split, limit)
+
+    def caption_text(self) -> tuple[list[str], list[str]]:
+        """The halves of the text that language models A and B learn from."""
+        captions = read_caption_text(self.data / "caption_text", seed=self.seed)
+        return captions[0::2], captions[1::2]
+
+    def features(self, tower: PreTrainedModel) -> FeatureCache:
+        cache = FeatureCache(tower)
+        cache.load(self.output_dir / "features" / "features.safetensors")
+        return cache
+
+
+def make_tokenizers(world: PhotoWorld, folder: Path) -> None:
+    """Tokenizers A and B, and the words they share."""
+    halves = world.caption_text()
+    if world.tokenizers is None:
+        kinds = ("byte_level", "metaspace")
+        tokenizers = [train_tokenizer(*how) for how in zip(halves, world.sizes.vocab_sizes, kinds, strict=True)]
+    else:
+        tokenizers = [AutoTokenizer.from_pretrained(world.data / "tokenizers" / name) for name in world.tokenizers]
+    for name, tokenizer in zip("ab", tokenizers, strict=True):
+        tokenizer.chat_template = CHAT_TEMPLATE
+        if tokenizer.pad_token is None:
+            tokenizer.add_special_tokens({"pad_token": "<pad>"})
+        # Known from the start: else each adapter would get a language model with a random row of its own.
+        tokenizer.add_tokens(["<image>"], special_tokens=True)
+        tokenizer.save_pretrained(folder / name)
+    sample = halves[0][:20_000] + halves[1][:20_000]  # enough to rank two thousand words
+    SharedVocabulary.build(tokenizers, sample, world.sizes.shared_words).save(folder / "vocabulary.json")
+
+
+def train_language_model_a(world: PhotoWorld, folder: Path) -> None:
+    """Language model A: Qwen2, on the first half of the text."""
+    _train_language_model(world, folder, 0, Qwen2Config)
+
+
+def train_language_model_b(world: PhotoWorld, folder: Path) -> None:
+    """Language model B: Llama, wider, on the other half of the text."""
+    _train_language_model(world, folder, 1, LlamaConfig)
+
+
+def _train_language_model(world: PhotoWorld, folder: Path, which: int, config_class: type) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(world.output_dir / "tokenizers" / "ab"[which])
+    width = world.sizes.hidden_sizes[which]
+    config = config_class(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=width * 8 // 3,
+        num_hidden_layers=world.sizes.num_hidden_layers,
+        num_attention_heads=width // 32,
+        num_key_value_heads=width // 32,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+    train_language_model(
+        config,
+        tokenizer,
+        caption_documents(world.caption_text()[which], seed=world.seed),
+        folder,
+        learning_rate=world.sizes.language_model_learning_rate,
+        max_steps=world.sizes.language_model_steps,
+        batch_size=world.sizes.language_model_batch_size,
+        seed=world.seed,
+    )
+
+
+def compute_features(world: PhotoWorld, folder: Path) -> None:
+    """What the frozen tower sees in every train and test photo."""
+    cache = FeatureCache(AutoModel.from_pretrained(world.tower, dtype=torch.float32))
+    image_processor = AutoImageProcessor.from_pretrained(world.tower)
+    photos = world.photos("train") + world.photos("test")
+    for start in tqdm(range(0, len(photos), 16), desc="features, 16 photos a step"):
+        images = [load_image(photo.image) for photo in photos[start : start + 16]]
+        cache(image_processor(images, return_tensors="pt")["pixel_values"])
+    cache.save(folder / "features.safetensors")

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the Space reads from a model, whatever its coefficients and its grid of patches, and the pictures of it."""
+
+import pytest
+import torch
+from PIL import Image
+from tiny_parts import make_image, make_tokenizer, save_vision_tower
+from transformers import (
+    AutoModel,
+    BitImageProcessorPil,
+    Dinov2WithRegistersConfig,
+    MobileNetV2ImageProcessorPil,
+)
+from wordy_models import compose
+
+from modeling_langbridge.reading.patch_words import (
+    draw_frame,
+    draw_heat,
+    draw_words,
+    name_words,
+    strongest_words,
+)
+
+
+@torch.no_grad()
+def read_coefficients(model, processor, image: Image.Image) -> torch.Tensor:
+    return model.get_image_coefficients(processor.image_processor(image, return_tensors="pt")["pixel_values"])[0]
+
+
+def spell(model, processor, word: int) -> str:
+    return processor.tokenizer.decode(model.model.vocabulary_head.token_ids[word]).strip()
+
+
+@pytest.mark.parametrize("coefficient_activation", ["linear", "softmax", "gated_softmax"])
+def test_the_strongest_words_of_a_patch_are_those_with_the_largest_coefficients(vision, text, coefficient_activation):
+    model, processor = compose(vision, text, coefficient_activation=coefficient_activation)
+    image = make_image()
+    coefficients = read_coefficients(model, processor, image)  # (16, V)
+    patches = strongest_words(model, processor, image, top=3).patches
+    assert (len(patches), len(patches[0])) == (4, 4)
+    for place, patch in enumerate(coefficients):
+        ranked = sorted(range(len(patch)), key=lambda word: -abs(patch[word]))[:3]  # noqa: B023
+        expected = [(spell(model, processor, word), pytest.approx(patch[word].item())) for word in ranked]
+        assert patches[place // 4][place % 4] == expected
+
+
+def test_a_grid_need_not_be_square(text, tmp_path):
+    tower = AutoModel.from_pretrained(save_vision_tower("mobilenet_v2", tmp_path))
+    image_processor = MobileNetV2ImageProcessorPil(size={"height": 64, "width": 96}, do_center_crop=False)
+    model, processor = compose(tower, text, image_processor, coefficient_activation="softmax")
+    words = strongest_words(model, processor, make_image())
+    assert words.coefficients.shape[:2] == (2, 3)
+    assert words.view.size == (96, 64)
+    assert draw_words(words).size == (960, 640)
+    torch.testing.assert_close(words.coefficients.flatten(0, 1), read_coefficients(model, processor, make_image()))
+
+
+def test_registers_lie_on_no_patch(text):
+    config = Dinov2WithRegistersConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8, num_register_tokens=3
+    )
+    size = {"height": 32, "width": 32}
+    image_processor = BitImageProcessorPil(size={"shortest_edge": 32}, crop_size=size)
+    model, processor = compose(AutoModel.from_config(config), text, image_processor)
+    coefficients = read_coefficients(model, processor, make_image())  # (3 + 16, V)
+    words = strongest_words(model, processor, make_image())
+    torch.testing.assert_close(words.coefficients.flatten(0, 1), coefficients[3:])
+
+
+def test_the_photos_words_are_those_that_the_language_model_is_handed(vision, text):
+    model, processor = compose(vision, text, coefficient_activation="gated_softmax", words_per_image=5)
+    pixel_values = processor.image_processor(make_image(), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        handed = model.get_image_features(pixel_values).pooler_output[0]  # (5, d)
+        embeddings = model.model.get_word_embeddings()  # (V, d)
+    expected = [spell(model, processor, word) for word in torch.cdist(handed, embeddings).argmin(1).tolist()]
+    assert [word for word, _ in strongest_words(model, processor, make_image()).photo] == expected
+
+
+def test_an_adapter_without_words_is_named(vision, text):
+    model, processor = compose(vision, text, adapter_type="mlp")
+    with pytest.raises(ValueError, match="'mlp'"):
+        strongest_words(model, processor, make_image())
+
+
+def test_words_that_look_alike_get_names_of_their_own():
+    tokenizer = make_tokenizer()
+    (dog,), (bare,), (line,) = (tokenizer.encode(word) for word in (" dog", "b", "\n"))
+    cut = tokenizer.encode(" zb")
+    pieces = torch.tensor([[dog], [bare], tokenizer.encode(" b"), [line]])
+    assert name_words(tokenizer, pieces[:, 0]) == ["dog", "b", "' b'", r"'\n'"]
+    ids = torch.full((2, 3), -1)
+    ids[0, 0], ids[1, : len(cut)] = dog, torch.tensor(cut)
+    assert name_words(tokenizer, ids) == ["dog", "zb"]
+
+
+def test_a_heat_map_is_bright_where_the_word_is_said_and_blue_where_raw_coefficients_are_negative(vision, text):
+    model, processor = compose(vision, text)
+    words = strongest_words(model, processor, Image.new("RGB", (40, 40), "white"))
+    name = words.names[7]
+    coefficients = words.coefficients[..., 7]
+    picture, width = draw_heat(words, name), words.patch_width
+    for row in range(4):
+        for column in range(4):
+            red, _, blue = picture.getpixel(((column + 0.5) * width, (row + 0.5) * width))
+            if abs(coefficients[row, column]) > 0.1 * coefficients.abs().max():
+                assert (red > blue) == (coefficients[row, column] > 0)
+    framed = draw_frame(picture.copy(), words, (1, 2))
+    changed = [
+        x // width + 4 * (y // width)
+        for x in range(4 * width)
+        for y in range(0, 4 * width, 7)
+        if framed.getpixel((x, y)) != picture.getpixel((x, y))
+    ]
+    assert set(changed) == {1 * 4 + 2}

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An image's patches pooled to one distribution over the words, and its strongest words handed over instead."""
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from tiny_parts import SENTENCES, ask, make_image
+from tiny_training import load_script
+
+from modeling_langbridge import (
+    LangBridgeAdapter,
+    LangBridgeConfig,
+    LangBridgeForConditionalGeneration,
+    LangBridgeProcessor,
+    SharedVocabulary,
+    vocabulary_head,
+)
+from trainer.callbacks.photo_preview import PhotoPreviewCallback
+from trainer.callbacks.preview_report import draw_photos
+
+
+@pytest.fixture
+def head(model):
+    config = type(model.config)(**{**model.config.to_dict(), "coefficient_activation": "gated_softmax"})
+    head = type(model.model.vocabulary_head)(config)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    return head
+
+
+def plain_pooling(head, hidden_states):
+    logits = hidden_states @ head.weight.T + head.bias  # (images, tokens, V)
+    softmax = logits.softmax(-1)
+    gates = (hidden_states @ head.gate_weight.T + head.gate_bias).sigmoid() if head.gate_weight is not None else 1.0
+    gates = gates * torch.ones_like(hidden_states[..., :1])
+    entropy = -(softmax * softmax.log()).sum(-1, keepdim=True)
+    weighted = [(gates * of).sum(1) / gates.sum(1) for of in (softmax, entropy)]
+    return weighted[0], weighted[1][:, 0], logits.exp().sum(-1).log()
+
+
+@pytest.mark.parametrize("at_once", [1, 2**25])
+@pytest.mark.parametrize("gated", [True, False])
+def test_pooling_in_parts_equals_the_plain_one_forward_and_gradient(head, monkeypatch, at_once, gated):
+    monkeypatch.setattr(vocabulary_head, "COEFFICIENTS_AT_ONCE", at_once)
+    if not gated:
+        head.gate_weight = head.gate_bias = None
+    hidden_states = torch.randn(3, 5, 40, requires_grad=True)
+    inputs = [hidden_states, *head.parameters()]
+    results = []
+    for pooling in (type(head).pool, plain_pooling):
+        pooled, entropy, log_totals = pooling(head, hidden_states)
+        loss = (pooled * torch.linspace(-1, 1, 60)).sum() + (entropy * torch.tensor([1.0, 2.0, 3.0])).sum()
+        loss = loss + (log_totals * torch.linspace(-1, 1, 5)).sum()
+        results.append((pooled, entropy, log_totals, *torch.autograd.grad(loss, inputs)))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(results[0][0].sum(-1), torch.ones(3))
+
+
+def test_pooling_never_stores_tokens_times_words(head, monkeypatch):
+    monkeypatch.setattr(vocabulary_head, "COEFFICIENTS_AT_ONCE", 1)
+    hidden_states = torch.randn(4, 5, 40, requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.numel()) or tensor, lambda x: x):
+        head.pool(hidden_states)
+    assert max(saved, default=0) <= max(hidden_states.numel(), head.weight.numel())
+    assert sum(number == 5 * 60 for number in saved) == 0
+
+
+@pytest.fixture
+def picking(vision, text):
+    """A composed model that hands five words of an image over, with an adapter as random as if it had been trained."""
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text, words_per_image=5)
+    vocabulary = SharedVocabulary.build([processor.tokenizer], SENTENCES, 60)
+    torch.manual_seed(0)
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, vocabulary, processor, projector_hidden_size=40, coefficient_activation="gated_softmax"
+    )
+    for parameter in (*model.model.multi_modal_projector.parameters(), *model.model.vocabulary_head.parameters()):
+        torch.nn.init.normal_(parameter)
+    return model, processor
+
+
+def inputs_of(processor, *seeds):
+    conversations = [ask(make_image(seed)) for seed in seeds]
+    return processor.apply_chat_template(
+        conversations,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True},
+    )
+
+
+def test_visual_tokens_are_the_embeddings_of_the_strongest_pooled_words(picking):
+    model, processor = picking
+    inputs = inputs_of(processor, 0, 1)
+    assert (inputs["input_ids"] == processor.image_token_id).sum(1).tolist() == [5, 5]
+    pixel_values = 20 * torch.randn(inputs["pixel_values"].shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens = torch.stack(model.get_image_features(pixel_values).pooler_output)  # (2, 5, d)
+        coefficients = model.get_image_coefficients(pixel_values)  # (2, patches, V)
+    pooled = coefficients.sum(1) / coefficients.sum((1, 2))[:, None]
+    head = model.model.vocabulary_head
+    expected = model.get_input_embeddings()(head.token_ids[pooled.topk(5).indices])
+    torch.testing.assert_close(tokens, expected)
+    assert not tokens[0].equal(tokens[1])
+
+
+def test_the_caption_loss_strengthens_the_words_that_help_it(picking):
+    model, processor = picking
+    inputs = inputs_of(processor, 0)
+    model.train()
+    head = model.model.vocabulary_head
+    seen = []
+    head.register_forward_hook(lambda module, given, output: seen.append((given[0], output)) or output.retain_grad())
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    hidden_states, tokens = seen[0]
+    strengths = head.pool(hidden_states)[0].topk(5).values
+    by_hand = torch.autograd.grad((strengths.log() * (tokens * tokens.grad).sum(-1).detach()).sum(), head.weight)[0]
+    torch.testing.assert_close(head.weight.grad, by_hand)
+    assert head.weight.grad.abs().sum() > 0
+
+
+def test_it_generates_saves_and_loads_with_its_processor(picking, tmp_path):
+    model, processor = picking
+    inputs = inputs_of(processor, 0, 1)
+    answer = model.generate(**inputs, do_sample=False, max_new_tokens=5)
+    for part in picking:
+        part.save_pretrained(tmp_path)
+    loaded = LangBridgeForConditionalGeneration.from_pretrained(tmp_path)
+    again = LangBridgeProcessor.from_pretrained(tmp_path)
+    assert again.words_per_image == loaded.config.words_per_image == again.num_image_tokens == 5
+    assert loaded.generate(**inputs_of(again, 0, 1), do_sample=False, max_new_tokens=5).equal(answer)
+
+
+def test_a_saved_adapter_can_be_read_either_way(picking, vision, text, tmp_path):
+    model, processor = picking
+    LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(tmp_path / "adapter")
+    adapter = LangBridgeAdapter.from_pretrained(tmp_path / "adapter")
+    (by_patches, _), (by_words, _) = (adapter.join(vision, text, words_per_image=words) for words in (None, 5))
+    pixel_values = inputs_of(processor, 0)["pixel_values"]
+    with torch.no_grad():
+        expected, found, patches = (
+            each.get_image_features(pixel_values).pooler_output[0] for each in (model, by_words, by_patches)
+        )
+    assert found.equal(expected) and len(patches) > 5
+
+
+def test_the_preview_names_the_words_but_writes_none_on_patches(picking, tmp_path):
+    model, processor = picking
+    callback = PhotoPreviewCallback(processor, [make_image("red")], 1, tmp_path, max_new_tokens=2)
+    photos, words = callback.measure(model)
+    assert words == [[]] and len(photos[0]["words"]) == 5
+    assert photos[0]["word_closeness"] == pytest.approx(1)  # a visual token is a word
+    draw_photos({"step": 0, "photos": photos, "word_closeness": 1.0}, callback.views, words)
+
+
+@pytest.mark.parametrize("adapter", [None, "adapter"])
+def test_the_training_script_hands_words_over(picking, vision, text, tmp_path, adapter):
+    model, processor = picking
+    options = {"words_per_image": 4}
+    if adapter is None:
+        SharedVocabulary.build([processor.tokenizer], SENTENCES, 60).save(tmp_path / "words.json")
+        options |= {"vocabulary": str(tmp_path / "words.json"), "coefficient_activation": "softmax"}
+    else:
+        LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(tmp_path / adapter)
+        options["adapter"] = str(tmp_path / adapter)
+    train = load_script("train")
+    arguments = train.ModelArguments(vision_tower=vision, language_model=text, projector_hidden_size=40, **options)
+    composed, its_processor = train.compose(arguments)
+    assert composed.config.words_per_image == its_processor.num_image_tokens == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"coefficient_activation": "linear", "words_per_image": 5}, "set `coefficient_activation`"),
+        ({"coefficient_activation": "softmax", "words_per_image": 0}, "`words_per_image` is 0"),
+        ({"coefficient_activation": "softmax", "words_per_image": 101}, "between 1 and `bridge_vocab_size`"),
+    ],
+)
+def test_a_number_of_words_that_cannot_be_is_refused(fields, message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        LangBridgeConfig(bridge_vocab_size=100, **fields)

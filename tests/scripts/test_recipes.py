@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes: each parses, names only what differs from the one it extends, and holds the published hyperparameters."""
+
+from pathlib import Path
+
+import pytest
+from paths import SCRIPTS
+from tiny_training import load_script
+from trl import TrlParser
+
+from trainer import LangBridgeSFTConfig
+from trainer.command_line import parse_recipe, read_recipe
+from trainer.grounding import GroundingConfig
+
+
+FOLDER = SCRIPTS / "recipes"
+RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "ground")
+PAPER = [name for name in RECIPES if name.startswith(("pretrain", "finetune", "transfer"))]
+
+
+@pytest.fixture(scope="module")
+def parse():
+    train = load_script("train")
+
+    def parse(path: Path, *arguments: str):
+        parser = TrlParser((train.ModelArguments, train.DataArguments, LangBridgeSFTConfig))
+        # What a machine without a GPU refuses.
+        cpu = ["--use_cpu", "true", "--bf16", "false", "--tf32", "false"]
+        return parse_recipe(parser, ["--config", str(path), "--output_dir", "unused", *cpu, *arguments])
+
+    return parse
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_parses(parse, name):
+    model, data, config = parse(FOLDER / f"{name}.yaml")
+    assert config.logging_steps in (5, 10)
+
+
+def test_the_grounding_recipe_parses():
+    ground = load_script("ground")
+    parser = TrlParser((ground.GroundingArguments, GroundingConfig))
+    needed = ["--vision_tower", "tower", "--tokenizer", "text", "--dataset", "a.json", "--output_dir", "unused"]
+    recipe = ["--config", str(FOLDER / "ground.yaml"), "--use_cpu", "true", "--bf16", "false"]
+    arguments, config = parse_recipe(parser, [*recipe, *needed])
+    assert arguments.coefficient_activation == "gated_softmax"
+    assert 8 * config.per_device_train_batch_size * config.gradient_accumulation_steps == 256
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_runs_have_the_published_hyperparameters(parse, name):
+    """`papers.md` 1.3: batches of 256 and 128 on 8 processes, 2e-5, one epoch, cosine, 3 % warm-up, no decay, 2048."""
+    model, data, config = parse(FOLDER / f"{name}.yaml")
+    first_stage = name.startswith("pretrain")
+    batch = 8 * config.per_device_train_batch_size * config.gradient_accumulation_steps
+    assert batch == (256 if first_stage else 128)
+    assert (config.learning_rate, config.weight_decay, config.num_train_epochs) == (2e-5, 0, 1)
+    assert (config.lr_scheduler_type, config.warmup_steps, config.max_length) == ("cosine", 0.03, 2048)
+    assert config.plain_captions == first_stage
+    learning = {part for part, mode in config.modes().items() if mode == "full"}
+    assert learning == {"projector", "vocabulary_head"} | (set() if first_stage else {"language_model"})
+    assert set(config.learning_rates().values()) == {None}
+    if first_stage:
+        assert (model.vocab_size, model.coefficient_activation) == (19200, "linear")
+        # Where the paper's H, 5120, is more than the language model is wide, the adapter could not be exported.
+        widths = {"qwen2_0.5b": 896, "qwen2_7b": 3584, "llama3_8b": 4096, "qwen2.5_14b": 5120}
+        assert model.projector_hidden_size == widths[name.removeprefix("pretrain_")]
+
+
+def test_vlaps_recipe_is_vlaps(parse):
+    """`papers.md` 2.1: one linear layer learns, weight 0.1, temperatures 0.01, AdamW at 1e-4, batches of 256."""
+    model, data, config = parse(FOLDER / "vlap_qwen2_0.5b.yaml")
+    assert model.adapter_type == "linear"
+    modes = config.modes()
+    assert modes["projector"] == "full" and modes["vision_tower"] == modes["language_model"] == "frozen"
+    assert (config.assignment_prediction_weight, config.assignment_temperature) == (0.1, 0.01)
+    assert config.assignment_targets == "transport" and config.word_prediction_weight == 0
+    # The transport runs over the images of one forward pass: accumulated batches would each have their own.
+    assert (8 * config.per_device_train_batch_size, config.gradient_accumulation_steps) == (256, 1)
+    assert (config.learning_rate, config.lr_scheduler_type, config.warmup_steps) == (1e-4, "cosine", 3 / 32)
+    assert config.optim.startswith("adamw")
+
+
+def test_each_finetuning_goes_on_from_the_pretraining_of_the_same_language_model():
+    for name in (name for name in PAPER if name.startswith("finetune")):
+        language_model = name.removeprefix("finetune_")
+        pretraining = read_recipe(FOLDER / f"pretrain_{language_model}.yaml")
+        assert read_recipe(FOLDER / f"{name}.yaml")["model"] == pretraining["output_dir"]
+
+
+def test_each_transfer_takes_the_adapter_that_qwen2_was_finetuned_with():
+    adapter = read_recipe(FOLDER / "finetune_qwen2_0.5b.yaml")["output_dir"] + "/adapter"
+    for name in (name for name in PAPER if name.startswith("transfer")):
+        recipe = read_recipe(FOLDER / f"{name}.yaml")
+        language_model = read_recipe(FOLDER / f"{name.replace('transfer', 'pretrain')}.yaml")["language_model"]
+        assert (recipe["model"], recipe["adapter"]) == (None, adapter)
+        assert recipe["language_model"] == language_model
+
+
+def test_no_two_recipes_write_to_the_same_folder():
+    folders = [read_recipe(FOLDER / f"{name}.yaml").get("output_dir") for name in RECIPES if "tiny" not in name]
+    assert len(set(folders)) == len(folders)
+
+
+def test_the_command_line_wins_over_the_recipe_and_the_recipe_over_what_it_extends(parse, tmp_path):
+    (tmp_path / "base.yaml").write_text("learning_rate: 0.1\nweight_decay: 0.2\nlora_r: 3\n")
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\nweight_decay: 0.3\nlora_r: 4\n")
+    _, _, config = parse(tmp_path / "mine.yaml", "--lora_r", "5")
+    assert (config.learning_rate, config.weight_decay, config.lora_r) == (0.1, 0.3, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rte: 1\nlora_r: 2", r"mine.yaml holds options that do not exist: \['--learning_rte'\]"),
+        ("- 1", "mine.yaml must be a YAML mapping"),
+        ("a: [", "mine.yaml cannot be read"),
+        ("extends: absent.yaml", "absent.yaml cannot be read"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_named(parse, tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        parse(tmp_path / "mine.yaml")

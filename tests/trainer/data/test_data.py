@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data in from every place that people keep it: alike, lazily, images undecoded, each fault by its file and sample."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value, load_dataset
+from paths import ROOT
+from tiny_parts import make_image
+
+from trainer import load_training_data
+from trainer.data.collator import ConversationCollator
+from trainer.data.conversations import ConversationEncoder
+from trainer.data.samples import read_sample
+from trainer.data.sources import as_rows
+
+
+MESSAGES = List({"role": Value("string"), "content": Value("string")})
+BOTH = pytest.mark.parametrize("streaming", [False, True])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch) -> Path:
+    """What datasets prepares goes where pytest clears up."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def collator(processor) -> ConversationCollator:
+    return ConversationCollator(ConversationEncoder(processor))
+
+
+def png(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    make_image(colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def chat(*texts: str) -> list[dict]:
+    return [{"role": ("user", "assistant")[turn % 2], "content": text} for turn, text in enumerate(texts)]
+
+
+SAMPLES = [
+    {"id": "text", "images": [], "messages": chat("what runs?", "a brown dog")},
+    {"id": "one", "images": ["red"], "messages": chat("<image>what?", "a red ball", "where?", "on the grass")},
+    {"id": "two", "images": ["blue", "green"], "messages": chat("<image> or <image>?", "the first")},
+    {"id": "none of two", "images": [], "messages": chat("what plays?", "two small children")},
+    *({"id": f"photo {n}", "images": ["black"], "messages": chat("what is it?", f"{n} dogs")} for n in range(4)),
+    {"id": "last", "images": ["red", "blue", "green"], "messages": chat("and these?", "three")},
+]
+
+
+def write_json(folder: Path) -> str:
+    rows = []
+    for sample in SAMPLES:
+        turns = [{"from": turn["role"], "value": turn["content"]} for turn in sample["messages"]]
+        images = [f"{colour}.png" for colour in sample["images"]]
+        image = {"image": images[0] if len(images) == 1 else images} if images else {}
+        rows.append({"id": sample["id"], "conversations": turns, **image})
+    for colour in ("red", "blue", "green", "black"):
+        (folder / f"{colour}.png").write_bytes(png(colour))
+    (folder / "samples.json").write_text(json.dumps(rows))
+    return str(folder / "samples.json")
+
+
+def write_jsonl(folder: Path) -> str:
+    rows = json.loads(Path(write_json(folder)).read_text())
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / "samples.jsonl")
+
+
+def with_bytes(samples: list[dict]) -> Dataset:
+    rows = [{**s, "images": [{"bytes": png(c), "path": f"{c}.png"} for c in s["images"]]} for s in samples]
+    features = Features({"id": Value("string"), "images": List(Image()), "messages": MESSAGES})
+    return Dataset.from_list(rows, features=features)
+
+
+def write_parquet(folder: Path) -> str:
+    with_bytes(SAMPLES[:5]).to_parquet(folder / "0.parquet")
+    with_bytes(SAMPLES[5:]).to_parquet(folder / "1.parquet")
+    return str(folder / "*.parquet")
+
+
+def write_saved(folder: Path) -> str:
+    with_bytes(SAMPLES).save_to_disk(folder / "saved")
+    return str(folder / "saved")
+
+
+def write_tar(path: Path, samples: dict[str, dict[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as shard:
+        for key, files in samples.items():
+            for extension, content in files.items():
+                member = tarfile.TarInfo(f"{key}.{extension}")
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+
+
+def write_shards(folder: Path) -> str:
+    for number, part in enumerate((SAMPLES[:3], SAMPLES[3:])):
+        files = {}
+        for sample in part:
+            images = {f"{position}.png": png(colour) for position, colour in enumerate(sample["images"])}
+            files[sample["id"]] = {**images, "json": json.dumps({"messages": sample["messages"]}).encode()}
+        write_tar(folder / f"{number}.tar", files)
+    return str(folder / "*.tar")
+
+
+WRITERS = [write_json, write_jsonl, write_parquet, write_saved, write_shards]
+
+
+@BOTH
+@pytest.mark.parametrize("write", WRITERS)
+def test_text_and_several_images_mix_in_every_format(tmp_path, collator, write, streaming):
+    dataset = as_rows(load_training_data(write(tmp_path), streaming=streaming))
+    assert isinstance(dataset, IterableDataset if streaming else Dataset)
+    batch = collator(list(dataset))
+    images = [[make_image(colour) for colour in sample["images"]] for sample in SAMPLES]
+    expected = collator([{**sample, "images": own} for sample, own in zip(SAMPLES, images, strict=True)])
+    assert batch["sample_ids"] == [sample["id"] for sample in SAMPLES]
+    for name in ("input_ids", "labels", "pixel_values"):
+        assert torch.equal(batch[name], expected[name])
+
+
+@BOTH
+def test_images_are_looked_for_in_the_given_folder_or_beside_the_json(tmp_path, streaming):
+    path = write_json(tmp_path)
+    beside, given = (
+        list(load_training_data(path, folder, streaming=streaming))[1]["images"] for folder in (None, "/photos")
+    )
+    assert (beside, given) == ([str(tmp_path / "red.png")], ["/photos/red.png"])
+
+
+@BOTH
+@pytest.mark.parametrize("key", ["captions", "caption", "text"])
+def test_each_of_a_photos_captions_is_a_sample(tmp_path, collator, key, streaming):
+    rows = [
+        {"image": {"bytes": png("red"), "path": "red.png"}, key: ["a red ball", "a ball"]},
+        {"image": {"bytes": png("blue"), "path": "blue.png"}, key: ["a boat"]},
+    ]
+    features = Features({"image": Image(), key: List(Value("string"))})
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "photos.parquet")
+    loaded = load_training_data(str(tmp_path / "photos.parquet"), streaming=streaming)
+    samples = [read_sample(row) for row in as_rows(loaded)]
+    assert [sample["messages"][1]["content"][0]["text"] for sample in samples] == ["a red ball", "a ball", "a boat"]
+    assert [sample["id"] for sample in samples] == ["red.png", "red.png", "blue.png"]
+    assert collator(samples)["pixel_values"].shape[0] == 3
+
+
+@BOTH
+def test_captions_of_json_and_of_shards_are_split_too(tmp_path, streaming):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": 1, "image": "a.png", "captions": ["a dog", "a brown dog"]}))
+    write_tar(tmp_path / "a.tar", {"1": {"png": png("red"), "json": b'{"captions": ["a dog", "a brown dog"]}'}})
+    for name in ("a.jsonl", "a.tar"):
+        rows = list(as_rows(load_training_data(str(tmp_path / name), streaming=streaming)))
+        assert [row["messages"][1]["content"][0]["text"] for row in rows] == ["a dog", "a brown dog"]
+        assert {row["id"] for row in rows} == {"1"}
+
+
+@BOTH
+def test_a_photo_without_captions_is_named_not_lost(tmp_path, collator, streaming):
+    rows = [{"image": "a.png", "captions": ["a dog"]}, {"image": "b.png", "captions": []}]
+    rows.append({"image": "c.png", "captions": None})
+    features = Features({"image": Value("string"), "captions": List(Value("string"))})
+    dataset = Dataset.from_list(rows, features=features)
+    rows = list(as_rows(dataset.to_iterable_dataset() if streaming else dataset))
+    assert [row["image"] for row in rows] == ["a.png", "b.png", "c.png"]
+    for row, name, fault in zip(rows[1:], ("b.png", "c.png"), ("an empty answer", "it has neither"), strict=True):
+        with pytest.raises(ValueError, match=f"sample {name}: {fault}"):
+            collator([row])
+
+
+@BOTH
+def test_a_list_beside_a_conversation_is_no_list_of_captions(streaming):
+    dataset = Dataset.from_list([{"messages": chat("what?", "a dog"), "text": ["some", "tags"]}])
+    (row,) = as_rows(dataset.to_iterable_dataset() if streaming else dataset)
+    assert read_sample(row)["messages"][1]["content"][0]["text"] == "a dog"
+
+
+@BOTH
+def test_a_set_of_text_has_a_column_for_images(tmp_path, collator, streaming):
+    Dataset.from_list([{"messages": chat("what?", f"{n} dogs")} for n in range(4)]).select([2, 0]).to_parquet(
+        tmp_path / "text.parquet"
+    )
+    loaded = load_training_data(str(tmp_path / "text.parquet"), streaming=streaming)
+    rows = list(as_rows(loaded))
+    assert [row["images"] for row in rows] == [[], []]
+    assert collator(rows)["pixel_values"].shape == (0, 3, 32, 32)
+
+
+def test_prompt_and_completion_of_a_dataset(collator, processor):
+    rows = [{"prompt": "what?", "completion": "a dog", "image": make_image()}] * 2
+    labels = collator(list(as_rows(Dataset.from_list(rows))))["labels"]
+    assert processor.decode(labels[0][labels[0] != -100]) == " a dog<|endoftext|>"
+
+
+@pytest.mark.parametrize("row", [{"images": []}, {"image": None}, {}])
+def test_a_stream_that_does_not_say_what_it_holds(row):
+    def generate():
+        yield {"messages": chat("what?", "a dog"), **row}
+        yield {"messages": chat("what?", "a cat"), **row, **({"images": ["a.png"]} if "images" in row else {})}
+
+    stream = as_rows(IterableDataset.from_generator(generate))
+    rows = list(stream)
+    assert "image" in rows[0] or "images" in rows[0]
+    assert [len(read_sample(row)["images"]) for row in rows] == [0, int("images" in row)]
+
+
+def test_captions_of_a_json_stream_of_datasets_own(tmp_path):
+    path = tmp_path / "captions.jsonl"
+    path.write_text(
+        '{"image": "a.png", "captions": ["a dog", "a brown dog"]}\n{"image": "b.png", "captions": ["a"]}\n'
+    )
+    stream = load_dataset("json", data_files=str(path), split="train", streaming=True)
+    samples = [read_sample(row) for row in as_rows(stream)]
+    assert [sample["id"] for sample in samples] == ["a.png", "a.png", "b.png"]
+
+
+NOT_DECODED = {"bytes": b"no image", "path": "torn.png"}
+PLACES = {
+    "a column": ({"image": Image(), "caption": Value("string")}, {"image": NOT_DECODED, "caption": "a dog"}),
+    "a list": (
+        {"images": List(Image()), "messages": MESSAGES},
+        {"images": [NOT_DECODED], "messages": chat("what?", "a dog")},
+    ),
+    "a block": (
+        {
+            "messages": List(
+                {
+                    "role": Value("string"),
+                    "content": List({"type": Value("string"), "image": Image(), "text": Value("string")}),
+                }
+            )
+        },
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image", "image": NOT_DECODED, "text": None},
+                        {"type": "text", "image": None, "text": "what?"},
+                    ],
+                },
+                {"role": "assistant", "content": [{"type": "text", "image": None, "text": "a dog"}]},
+            ]
+        },
+    ),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("place", PLACES)
+def test_images_stay_undecoded_until_the_batch(tmp_path, collator, place, streaming):
+    features, row = PLACES[place]
+    Dataset.from_list([row], features=Features(features)).to_parquet(tmp_path / "torn.parquet")
+    (row,) = as_rows(load_training_data(str(tmp_path / "torn.parquet"), streaming=streaming))
+    assert read_sample(row)["images"] == [NOT_DECODED]
+    with pytest.raises(ValueError, match=r"sample torn\.png: the image torn\.png is of no format"):
+        collator([row])
+
+
+def test_a_saved_dataset_is_not_written_anew(tmp_path, own_cache):
+    path = write_saved(tmp_path)
+    before = sorted(file.name for file in Path(path).iterdir())
+    for dataset in (as_rows(load_training_data(path)), as_rows(load_training_data(path).select([4, 1]))):
+        assert {Path(file["filename"]).parent for file in dataset.cache_files} >= {Path(path)}
+    assert [row["id"] for row in dataset] == ["photo 0", "one"]
+    assert dataset[1]["images"][0]["bytes"] == png("red")
+    assert sorted(file.name for file in Path(path).iterdir()) == before
+    assert not list(own_cache.rglob("*.arrow"))
+
+
+@BOTH
+def test_a_split_is_chosen_by_name(tmp_path, streaming):
+    DatasetDict(train=with_bytes(SAMPLES[:2]), test=with_bytes(SAMPLES[2:3])).save_to_disk(tmp_path / "saved")
+    path = str(tmp_path / "saved")
+    assert [row["id"] for row in load_training_data(path, streaming=streaming)] == ["text", "one"]
+    assert [row["id"] for row in load_training_data(path, split="test", streaming=streaming)] == ["two"]
+    with pytest.raises(ValueError, match=r"saved has no split dev: name one of \['test', 'train'\]"):
+        load_training_data(path, split="dev", streaming=streaming)
+
+
+@pytest.mark.parametrize("write", [write_json, write_shards])
+def test_a_file_that_changed_is_read_anew(tmp_path, own_cache, write):
+    path = write(tmp_path)
+    assert load_training_data(path)[1]["messages"][1]["content"][0]["text"] == "a red ball"
+    assert list(own_cache.rglob("*.arrow"))
+    file = tmp_path / ("samples.json" if write is write_json else "0.tar")
+    stat = file.stat()
+    file.write_bytes(file.read_bytes().replace(b"a red ball", b"a big boat"))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1000))
+    assert load_training_data(path)[1]["messages"][1]["content"][0]["text"] == "a big boat"
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["gone.json", "gone.jsonl", "gone.tar", "gone*.tar"])
+def test_a_missing_file_is_named_at_once(tmp_path, name, streaming):
+    with pytest.raises(ValueError, match=r"gone.* cannot be read: there is no such file"):
+        load_training_data(str(tmp_path / name), streaming=streaming)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": "mute", "conversations": chat("what?", "a dog")}, "line 3, sample mute: unknown role None"),
+        ({"messages": chat("what?", " ")}, "line 3: an empty answer"),
+        ({"image": 5, "caption": "a dog"}, "line 3: an image is 5, expected a path"),
+        (5, "line 3: a int, not a json object"),
+    ],
+)
+def test_a_faulty_row_is_named_by_file_line_and_id(tmp_path, row, message, streaming):
+    path = tmp_path / "rows.jsonl"
+    good = {"messages": chat("what?", "a dog")}
+    path.write_text(f"{json.dumps(good)}\n\n{json.dumps(row)}\n{json.dumps(good)}\n")
+    with pytest.raises(ValueError, match=rf"rows\.jsonl, {message}"):
+        list(load_training_data(str(path), streaming=streaming))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"png": b"", "json": b'{"caption": '}, r"its \.json or \.txt cannot be read"),
+        ({"png": b"", "txt": b"\xff"}, r"its \.json or \.txt cannot be read"),
+        ({"png": b"", "json": b"[]"}, r"the \.json is \[\], expected a json object"),
+        ({"png": b""}, r"it has neither a \.json nor a \.txt"),
+        ({"png": b"", "txt": b" "}, "an empty answer"),
+    ],
+)
+def test_a_faulty_sample_of_a_shard_is_named(tmp_path, files, message, streaming):
+    write_tar(tmp_path / "a.tar", {"6": {"png": b"", "txt": b"a dog"}, "7": files})
+    with pytest.raises(ValueError, match=rf"a\.tar, sample 7: {message}"):
+        list(load_training_data(str(tmp_path / "a.tar"), streaming=streaming))
+
+
+def test_an_image_that_a_shard_names_but_does_not_hold_is_missed(tmp_path, collator):
+    write_tar(tmp_path / "a.tar", {"7": {"json": b'{"image": "gone.png", "caption": "a dog"}'}})
+    with pytest.raises(ValueError, match=r"sample 7: the image gone\.png does not exist"):
+        collator(list(load_training_data(str(tmp_path / "a.tar"))))
+
+
+def test_lines_are_streamed_as_they_are_needed(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"id": n, "messages": chat("what?", f"{n} dogs")} for n in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "broken")
+    stream = iter(as_rows(load_training_data(str(path), streaming=True)))
+    assert [next(stream)["id"] for _ in range(20)] == [str(n) for n in range(20)]
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 21: not json"):
+        next(stream)
+
+
+def test_shards_are_streamed_as_they_are_needed(tmp_path):
+    files = {f"{n:03}": {"png": bytes(20_000), "txt": f"{n} dogs".encode()} for n in range(60)}
+    write_tar(tmp_path / "0.tar", files)
+    write_tar(tmp_path / "1.tar", files)
+    cut = tmp_path / "0.tar"
+    cut.write_bytes(cut.read_bytes()[:-400_000])
+    dataset = load_training_data(str(tmp_path / "*.tar"), streaming=True)
+    assert dataset.num_shards == 2  # so that several processes can share them
+    stream = iter(as_rows(dataset))
+    assert [next(stream)["id"] for _ in range(10)] == [f"{n:03}" for n in range(10)]
+    with pytest.raises(ValueError, match=r"0\.tar cannot be read as a tar file"):
+        list(stream)
+
+
+@pytest.mark.parametrize("key", ["messages", "captions"])
+def test_no_more_rows_are_read_than_are_needed(key):
+    num_read = 0
+    content = {"messages": chat("what?", "a dog")} if key == "messages" else {"image": "a.png", "captions": ["a dog"]}
+
+    def generate():
+        nonlocal num_read
+        for _ in range(1000):
+            num_read += 1
+            yield content
+
+    stream = iter(as_rows(IterableDataset.from_generator(generate)))
+    for _ in range(10):
+        next(stream)
+    assert num_read <= 11
+
+
+STREAM = """\
+import resource, sys
+from trainer import load_training_data
+from trainer.data import as_rows
+
+def bytes_read():
+    return int(open("/proc/self/io").read().split("rchar:")[1].split()[0])
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+memory, read = peak(), bytes_read()
+stream = iter(as_rows(load_training_data(sys.argv[1], streaming=True)))
+next(stream)
+first = bytes_read() - read
+num_rows = 1 + sum(len(row["images"][0]["bytes"]) > 0 for row in stream)
+print(num_rows, first >> 20, bytes_read() - read >> 20, peak() - memory)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["parquet", "tar"])
+def test_a_large_set_begins_at_once_and_memory_stays_flat(tmp_path, suffix):
+    num_parts, num_rows, size = 8, 500, 100_000  # 400 MB
+    for part in range(num_parts):
+        images = [os.urandom(size) for _ in range(num_rows)]
+        if suffix == "tar":
+            write_tar(
+                tmp_path / f"{part}.tar",
+                {f"{part}-{row:03}": {"png": image, "txt": b"a dog"} for row, image in enumerate(images)},
+            )
+            continue
+        rows = [{"images": [{"bytes": image, "path": None}], "messages": chat("what?", "a dog")} for image in images]
+        features = Features({"images": List(Image()), "messages": MESSAGES})
+        Dataset.from_list(rows, features=features).to_parquet(tmp_path / f"{part}.parquet", batch_size=100)
+    result = subprocess.run(
+        [sys.executable, "-c", STREAM, str(tmp_path / f"*.{suffix}")],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=ROOT,
+        env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")},
+    )
+    assert result.returncode == 0, result.stderr
+    rows_read, first, whole, memory = map(int, result.stdout.split())
+    assert rows_read == num_parts * num_rows
+    assert first < 80 < 350 < whole
+    assert memory < 200
+    assert not list((tmp_path / "cache").rglob("*.arrow"))

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is read of every form that people keep samples in, and how each faulty one is refused."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+from tiny_parts import make_image
+
+from trainer.data.samples import (
+    CAPTION_QUESTION,
+    SampleError,
+    name_of,
+    naming,
+    read_sample,
+    split_captions,
+)
+
+
+IMAGE = {"type": "image", "text": None}
+
+
+def words(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+def user(*blocks: dict) -> dict:
+    return {"role": "user", "content": list(blocks)}
+
+
+def assistant(text: str) -> dict:
+    return {"role": "assistant", "content": [words(text)]}
+
+
+def llava(*values: str | None, **fields) -> dict:
+    turns = [{"from": ("human", "gpt")[turn % 2], "value": value} for turn, value in enumerate(values)]
+    return {"conversations": turns, **fields}
+
+
+def chat(*contents, **fields) -> dict:
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[i % 2], "content": c} for i, c in enumerate(contents)], **fields}
+
+
+FORMS = {
+    "llava": llava("<image>\nwhat?", "a dog", id=7, image="a.png"),
+    "llava, the image last": llava("what?\n<image>", "a dog", id=7, image="a.png"),
+    "llava without placeholder": llava("what?", "a dog", id=7, image=["a.png"]),
+    "messages": chat("what?", "a dog", id=7, images=["a.png"]),
+    "messages in blocks": chat([{"type": "image"}, words("what?")], [words("a dog")], id=7, images=("a.png",)),
+    "an image in a block": chat(
+        [{"type": "image", "image": "a.png", "url": None}, words("what?")], [words("a dog")], id=7
+    ),
+    "a path in a block": chat([{"type": "image", "path": "a.png"}, words("what?")], "a dog", id=7),
+    "a url in a block": chat([{"type": "image", "url": "a.png"}, words("what?")], "a dog", id=7),
+    "an image_url": chat([{"type": "image_url", "image_url": {"url": "a.png"}}, words("what?")], "a dog", id=7),
+    "prompt and completion": {"prompt": "<image>what?", "completion": " a dog ", "id": 7, "image": "a.png"},
+    "prompt and completion as messages": {
+        "prompt": [user(words("what?"))],
+        "completion": [assistant("a dog")],
+        "id": 7,
+        "images": ["a.png"],
+    },
+    "with empty columns": {**llava("what?", "a dog", id=7, image="a.png"), "images": None, "messages": None},
+    "an image of datasets": chat("what?", "a dog", id=7, images=[{"bytes": None, "path": "a.png"}]),
+    "an image by pathlib": chat("what?", "a dog", id=7, images=[Path("a.png")]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_becomes_the_same_sample(form):
+    question = [words("what?"), IMAGE] if "last" in form else [IMAGE, words("what?")]
+    expected = {
+        "id": "7",
+        "images": ["a.png"],
+        "messages": [user(*question), assistant("a dog")],
+        "answers_from": int("prompt" in form),
+    }
+    sample = read_sample(FORMS[form])
+    assert sample == expected
+    assert read_sample(sample) == expected
+
+
+@pytest.mark.parametrize("key", ["caption", "text"])
+def test_an_image_with_a_caption_answers_a_question(key):
+    sample = read_sample({"image": "a.png", key: "a dog"})
+    assert sample["messages"] == [user(IMAGE, words(CAPTION_QUESTION)), assistant("a dog")]
+    assert read_sample(sample) == sample
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"jpg": b"\0", "txt": "a dog"},
+        {"JPEG": b"\0", "txt": b"a dog"},
+        {"png": b"\0", "json": {"caption": "a dog", "image": "elsewhere.png", "id": 5, "messages": None}},
+        {"webp": b"\0", "jpg": None, "json": {"text": "a dog"}, "__url__": "shard.tar"},
+    ],
+)
+def test_a_webdataset_sample_is_named_by_its_key(fields):
+    sample = read_sample({"__key__": "shard/7", **fields})
+    assert (sample["id"], sample["images"]) == ("shard/7", [b"\0"])
+    assert sample["messages"][1] == assistant("a dog")
+
+
+def test_a_webdataset_sample_may_have_several_images_or_none():
+    several = {"__key__": "7", "0.jpg": b"\0", "1.png": b"\1", "json": llava("<image>or<image>?", "the first")}
+    assert read_sample(several)["images"] == [b"\0", b"\1"]
+    assert read_sample({"__key__": "7", "txt": "no image"})["images"] == []
+    assert read_sample({"__key__": "7", "json": {"image": "a.png", "caption": "a dog"}})["images"] == ["a.png"]
+
+
+def test_images_are_taken_in_the_order_of_their_blocks():
+    photo = make_image()
+    row = chat(
+        [{"type": "image", "image": "a.png"}, words("or"), {"type": "image", "image": photo}, words("?")],
+        "the first",
+        [words("and"), {"type": "image_url", "image_url": {"url": "https://example.org/c.png"}}],
+        "no",
+    )
+    sample = read_sample(row, "photos")
+    assert sample["images"] == ["photos/a.png", photo, "https://example.org/c.png"]
+    assert [[block["type"] for block in message["content"]] for message in sample["messages"][::2]] == [
+        ["image", "text", "image", "text"],
+        ["text", "image"],
+    ]
+
+
+def test_images_that_no_block_places_go_before_the_first_question():
+    row = {
+        "images": ["a.png", "b.png"],
+        "messages": [{"role": "system", "content": "Be brief."}, *chat("what?", "dogs")["messages"]],
+    }
+    assert read_sample(row)["messages"][:2] == [
+        {"role": "system", "content": [words("Be brief.")]},
+        user(IMAGE, IMAGE, words("what?")),
+    ]
+
+
+@pytest.mark.parametrize(
+    "content", ["<image>\nwhat?", [words("<image> what?")], [{"type": "image"}, words("what?")], [words("what?")]]
+)
+def test_a_placeholder_is_a_placeholder_in_text_or_a_block(content):
+    assert read_sample(chat(content, "a dog", images=["a.png"]))["messages"][0] == user(IMAGE, words("what?"))
+
+
+def test_texts_that_follow_each_other_become_one():
+    row = chat([words("what"), words(" is it? "), words(None)], [words("a"), words("dog")])
+    assert read_sample(row)["messages"] == [user(words("what is it?")), assistant("a dog")]
+    row = chat([{"type": "image"}, words("what"), words("is it?")], "a dog", images=["a.png"])
+    assert read_sample(row)["messages"][0] == user(IMAGE, words("what is it?"))
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ("b/a.png", "photos/b/a.png"),
+        ("/b/a.png", "/b/a.png"),
+        ("https://example.org/a.png", "https://example.org/a.png"),
+        ("data:image/png;base64,AA", "data:image/png;base64,AA"),
+        ({"bytes": None, "path": "a.png"}, "photos/a.png"),
+        ({"bytes": b"\0", "path": "a.png"}, {"bytes": b"\0", "path": "a.png"}),
+        (b"\0", b"\0"),
+    ],
+)
+def test_only_relative_paths_are_looked_for_in_the_folder(image, expected):
+    assert read_sample(llava("what?", "a dog", image=image), "photos")["images"] == [expected]
+
+
+def test_a_sample_without_an_id_is_named_by_its_first_image_or_its_answer():
+    assert read_sample(llava("what?", "a dog", image=["a.png", "b.png"]))["id"] == "a.png"
+    assert read_sample(llava("what?", "a dog", image={"bytes": b"\0", "path": "a.png"}))["id"] == "a.png"
+    assert read_sample(llava("what?", "a dog " * 30))["id"] == f"the one answered {('a dog ' * 30)[:60]!r}"
+    assert read_sample(llava("what?", "a dog", image=make_image()))["id"] == "the one answered 'a dog'"
+    assert read_sample(llava("what?", "a dog", id=0))["id"] == "0"
+
+
+FAULTS = {
+    "no conversation": [
+        {},
+        {"image": "a.png"},
+        {"prompt": "what?"},
+        {"messages": None},
+        {"__key__": "7", "jpg": b"\0"},
+    ],
+    "unknown role": [
+        {"conversations": [{"from": "alien", "value": "what?"}]},
+        {"messages": [{"content": "what?"}]},
+        {"messages": [{"role": ["user"], "content": "what?"}]},
+    ],
+    "unknown content": [chat([{"type": "video"}], "a dog")],
+    "turns out of order": [
+        {"messages": [assistant("a dog")]},
+        {"messages": [user(words("a")), user(words("b")), assistant("c")]},
+        {"messages": [user(words("a")), {"role": "system", "content": "b"}, assistant("c")]},
+        {"prompt": [user(words("a")), assistant("b")], "completion": "c"},
+    ],
+    "no answer": [
+        chat("what?"),
+        {"messages": []},
+        {"prompt": "what?", "completion": []},
+        chat("a", "b", "c") | {"answers_from": 2},
+    ],
+    "image in an answer": [
+        llava("what?", "<image> a dog", image="a.png"),
+        {"messages": [{"role": "system", "content": "<image>"}, *chat("what?", "a dog")["messages"]]},
+        chat("what?", [{"type": "image", "image": "a.png"}, words("a dog")]),
+    ],
+    "empty answer": [
+        llava("what?", " \n"),
+        llava("what?", None),
+        llava("what?", "a dog", "where?", ""),
+        chat("what?", []),
+        {"image": "a.png", "caption": ""},
+    ],
+    "placeholder mismatch": [
+        llava("<image> what?", "a dog"),
+        llava("<image> or <image>?", "a dog", image="a.png"),
+        llava("<image> what?", "a dog", image=["a.png", "b.png"]),
+        chat([{"type": "image"}, words("what does <image> mean?")], "a dog", images=["a.png"]),
+    ],
+    "malformed": [
+        {"conversations": 5},
+        {"conversations": "talk"},
+        {"conversations": {"from": "human"}},
+        {"conversations": [5]},
+        llava(5, "a dog"),
+        {"messages": ["a"]},
+        {"messages": "a"},
+        chat({"text": "what?"}, "a dog"),
+        chat(["what?"], "a dog"),
+        chat([{}], "a dog"),
+        chat([{"type": 5}], "a dog"),
+        chat([words(5)], "a dog"),
+        {"prompt": 5, "completion": "a"},
+        {"prompt": "a", "completion": {}},
+        {"caption": 5},
+        {"caption": ["a", "b"]},
+        llava("what?", "a dog", image=3),
+        llava("what?", "a dog", image=""),
+        llava("what?", "a dog", image=[None]),
+        llava("what?", "a dog", image={"a": 1}),
+        llava("what?", "a dog", image={"bytes": "text", "path": None}),
+        llava("what?", "a dog", answers_from="x"),
+        llava("what?", "a dog", answers_from=-1),
+        chat([{"type": "image", "image": 3}], "a dog"),
+        {"__key__": "7", "json": 5},
+        {"__key__": "7", "json": ["a"]},
+    ],
+}
+
+
+@pytest.mark.parametrize(("fault", "row"), [(fault, row) for fault, rows in FAULTS.items() for row in rows])
+def test_each_fault_is_told_apart(fault, row):
+    with pytest.raises(SampleError) as caught:
+        read_sample(row, "photos")
+    assert caught.value.fault == fault
+
+
+def test_a_fault_says_what_is_wrong_where():
+    with pytest.raises(SampleError, match="a text is 5, expected a string"):
+        read_sample(chat([words(5)], "a dog"))
+    with pytest.raises(SampleError, match="2 <image> placeholders, but 1 images"):
+        read_sample(llava("<image> or <image>?", "a dog", image="a.png"))
+
+
+def test_reading_leaves_the_row_as_it_was():
+    row = chat([{"type": "image", "image": "a.png"}, words("what?")], "a dog", images=[])
+    read_sample(row)
+    assert row == chat([{"type": "image", "image": "a.png"}, words("what?")], "a dog", images=[])
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"id": "42", "__key__": "a"}, "sample 42"),
+        ({"id": 0}, "sample 0"),
+        ({"id": None, "__key__": "shard/7"}, "sample shard/7"),
+        ({"id": None, "images": ["a.png", "b.png"], "messages": []}, "sample a.png"),
+        ({"image": {"bytes": b"\0", "path": "a.png"}}, "sample a.png"),
+        ({"image": make_image(), "caption": 5}, "sample with the fields ['caption', 'image']"),
+    ],
+)
+def test_a_row_that_cannot_be_read_has_a_name_too(row, name):
+    assert name_of(row) == name
+    with pytest.raises(SampleError, match="no dog here") as caught, naming(row):
+        raise SampleError("missing dog", "no dog here")
+    assert caught.value.fault == "missing dog"
+    assert str(caught.value).startswith(f"{name}: no dog here")
+
+
+def test_a_fault_comes_back_from_another_process():
+    error = pickle.loads(pickle.dumps(SampleError("empty answer", "an empty answer")))
+    assert (type(error), error.fault, str(error)) == (SampleError, "empty answer", "an empty answer")
+
+
+@pytest.mark.parametrize("key", ["captions", "caption", "text"])
+def test_each_of_several_captions_is_a_sample(key):
+    rows = split_captions({"id": 7, "image": "a.png", key: ["a dog", "a brown dog"]})
+    assert [read_sample(row)["messages"][1] for row in rows] == [assistant("a dog"), assistant("a brown dog")]
+    assert {read_sample(row)["id"] for row in rows} == {"7"}
+
+
+def test_a_photo_without_any_caption_is_not_lost_but_a_fault():
+    (row,) = split_captions({"image": "a.png", "captions": []})
+    with pytest.raises(SampleError, match="an empty answer"):
+        read_sample(row)
+
+
+def test_a_conversation_is_not_split_by_a_list_beside_it():
+    row = llava("what?", "a dog", text=["some", "tags"])
+    assert split_captions(row) == [row]
+    assert split_captions({"image": "a.png", "caption": "a dog"}) == [{"image": "a.png", "caption": "a dog"}]

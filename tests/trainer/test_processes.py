@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two processes: DDP and FSDP2 learn what one process learns, text alone stalls nobody, checkpoints change layouts."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from paths import ROOT
+from safetensors.torch import load_file
+from tiny_training import save_langbridge, write_samples
+from transformers import AutoModelForImageTextToText
+
+from modeling_langbridge import LangBridgeProcessor
+
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def arguments(vision, text, tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("data")
+    # In batches of four, taken in turns: the second process receives text alone.
+    samples = write_samples(folder, number=32, text_only=lambda index: index % 8 >= 4)
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text)
+    base = save_langbridge(vision, text, processor, folder / "base")
+    options = {
+        "model": base,
+        "dataset": samples,
+        "eval_dataset": samples,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "max_steps": STEPS,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "logging_steps": 1,
+        "learning_rate": 0.02,
+        "train_sampling_strategy": "sequential",
+        "activation_checkpointing": "false",
+        "bf16": "false",
+        "use_cpu": "true",
+        "report_to": "none",
+        "disable_tqdm": "true",
+    }
+    return [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+
+
+def run(layout: str, arguments: list[str], output: Path, *more: str) -> Path:
+    """Trains in one process, or in two under the preset of that name."""
+    script = [str(ROOT / "scripts" / "train.py"), *arguments, "--output_dir", str(output), *more]
+    if layout == "one":
+        command = [sys.executable, *script, "--per_device_train_batch_size", "8"]
+    else:
+        preset = ROOT / "scripts" / "accelerate" / f"{layout}.yaml"
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(preset)]
+        command += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
+        command += [str(ROOT / "tests" / "sharded_on_cpu.py"), *script, "--per_device_train_batch_size", "4"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=ROOT)
+    assert result.returncode == 0, result.stderr[-4000:]
+    (output / "stderr.txt").write_text(result.stderr)
+    return output
+
+
+@pytest.fixture(scope="module")
+def runs(arguments, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return {layout: run(layout, arguments, folder / layout) for layout in ("one", "ddp", "fsdp2")}
+
+
+def logged(output: Path, name: str) -> list[float]:
+    history = json.loads((output / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())["log_history"]
+    return [float(entry[name]) for entry in history if name in entry]
+
+
+@pytest.mark.parametrize("layout", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("name", ["loss", "eval_loss", "grad_norm"])
+def test_two_processes_log_what_one_logs(runs, layout, name):
+    expected = logged(runs["one"], name)
+    assert len(expected) == (2 if name == "eval_loss" else STEPS)
+    assert logged(runs[layout], name) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["ddp", "fsdp2"])
+def test_two_processes_learn_what_one_learns(runs, layout):
+    expected, found = (load_file(runs[name] / "model.safetensors") for name in ("one", layout))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: name + text)
+
+
+def test_each_part_is_a_shard_of_its_own_and_the_head_takes_the_reassociated_order(runs):
+    sharded = (runs["fsdp2"] / "stderr.txt").read_text().rpartition("sharded:")[2].split()
+    for kind in ("LangBridgeMultiModalProjector", "LangBridgeVocabularyHead", "Qwen2DecoderLayer"):
+        assert f"FSDP{kind}" in sharded
+    model = AutoModelForImageTextToText.from_pretrained(runs["fsdp2"]).requires_grad_(True)
+    assert model.model.vocabulary_head.reassociation_pays(4 * 16, 32)
+
+
+@pytest.mark.parametrize(("written_by", "read_by"), [("one", "fsdp2"), ("fsdp2", "one"), ("ddp", "fsdp2")])
+def test_a_checkpoint_of_one_layout_is_resumed_in_another(runs, arguments, tmp_path, written_by, read_by):
+    shutil.copytree(runs[written_by] / "checkpoint-2", tmp_path / "out" / "checkpoint-2")
+    run(read_by, arguments, tmp_path / "out", "--resume_from_checkpoint", "last")
+    assert logged(tmp_path / "out", "loss") == pytest.approx(logged(runs["one"], "loss"), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_lora_is_resumed_when_sharded(arguments, tmp_path):
+    lora = ["--train_language_model", "lora", "--lora_dropout", "0"]
+    run("one", arguments, tmp_path / "one", *lora)
+    shutil.copytree(tmp_path / "one" / "checkpoint-2", tmp_path / "sharded" / "checkpoint-2")
+    run("fsdp2", arguments, tmp_path / "sharded", *lora, "--resume_from_checkpoint", "last")
+    assert logged(tmp_path / "sharded", "loss") == pytest.approx(logged(tmp_path / "one", "loss"), abs=1e-4)
+    expected, found = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "sharded"))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_words_beside_captions_are_learnt_alike_in_two_processes(arguments, vision, text, tmp_path):
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text)
+    base = save_langbridge(vision, text, processor, tmp_path / "base", coefficient_activation="gated_softmax")
+    words = ["--model", base, "--word_prediction_weight", "1", "--entropy_weight", "0.1"]
+    for layout in ("one", "ddp"):
+        run(layout, arguments, tmp_path / layout, *words)
+    for name in ("loss", "word_prediction", "word_entropy", "grad_norm"):
+        assert logged(tmp_path / "ddp", name) == pytest.approx(logged(tmp_path / "one", name), abs=1e-3)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples to a batch: conversations encoded and padded, images opened and processed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
+
+from ..objectives.objective import Objective
+from .conversations import ConversationEncoder
+from .images import open_image
+from .samples import naming
+
+
+@dataclass
+class ConversationCollator:
+    """
+    Data collator for rows of any form that [`~trainer.data.samples.read_sample`] knows, with several images or none.
+
+    Args:
+        encoder ([`~trainer.data.conversations.ConversationEncoder`]):
+            What makes tokens and targets of a conversation.
+        objectives (`Sequence` of [`~trainer.objectives.objective.Objective`], *optional*):
+            What is learnt beside the caption loss; each adds a `dict` of what it needs, under its name.
+
+    Returns, when called with a list of rows:
+        `dict` with `input_ids`, `attention_mask` and `labels`, `(batch, sequence)`; `pixel_values`
+        `(images, channels, height, width)`, with no image where the batch is text alone, which keeps several processes
+        in step (see `LangBridgeModel.get_image_features`); and `sample_ids`, their names.
+
+    Raises:
+        `ValueError`: names the sample and what is wrong with it.
+    """
+
+    encoder: ConversationEncoder
+    objectives: Sequence[Objective] = ()
+
+    def __post_init__(self):
+        blank = Image.new("RGB", (64, 64))
+        self.no_images = self.process_images([blank])[:0]  # (0, channels, height, width)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        samples, images = [], []
+        for row in rows:
+            with naming(row):
+                sample = self.encoder.encode(row)
+            with naming(sample):
+                images += [open_image(image) for image in sample["images"]]
+            samples.append(sample)
+        input_ids = [torch.tensor(sample["input_ids"]) for sample in samples]
+        labels = [torch.tensor(sample["labels"]) for sample in samples]
+        pad_token_id = self.encoder.tokenizer.pad_token_id
+        batch = {
+            "input_ids": pad_sequence(input_ids, batch_first=True, padding_value=pad_token_id),  # (batch, sequence)
+            "attention_mask": pad_sequence([torch.ones_like(ids) for ids in input_ids], batch_first=True),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
+            "pixel_values": self.process_images(images) if images else self.no_images,
+            "sample_ids": [sample["id"] for sample in samples],
+        }
+        return batch | {objective.name: objective.collate(samples) for objective in self.objectives}
+
+    def process_images(self, images: list[Image.Image]) -> torch.Tensor:
+        return self.encoder.processor.image_processor(images, return_tensors="pt")["pixel_values"]

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples that are too long are found before training, by name; nothing is ever cut."""
+
+import logging
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+
+from .conversations import ConversationEncoder
+from .samples import SampleError, naming
+
+
+logger = logging.getLogger(__name__)
+
+
+def without_too_long(
+    dataset: Dataset | IterableDataset,
+    encoder: ConversationEncoder,
+    max_length: int,
+    too_long: str,
+    num_proc: int | None = None,
+) -> Dataset | IterableDataset:
+    """
+    Sees that no sample has more than `max_length` tokens, those of its images counted.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): rows as the collator reads them; a stream is checked as it flows.
+        encoder ([`~trainer.data.conversations.ConversationEncoder`]): what counts the tokens.
+        max_length (`int`): the most tokens a sample may have.
+        too_long (`str`): `"drop"` leaves longer ones out, and says which; `"error"` refuses them.
+        num_proc (`int`, *optional*): processes to count with.
+
+    Raises:
+        [`SampleError`]: with `"error"`, names a sample that is too long.
+    """
+
+    def count(row: dict[str, Any]) -> dict[str, Any]:
+        with naming(row):
+            sample = encoder.encode(row)
+        return {"sample": sample["id"], "num_tokens": len(sample["input_ids"])}
+
+    def refuse(sample: str, num_tokens: int, more: int) -> None:
+        others = f", and {more} more samples are too long" if more else ""
+        raise SampleError(
+            "too long",
+            f"sample {sample} has {num_tokens} tokens, more than `max_length` {max_length}{others}: set `too_long` to "
+            "drop, or raise `max_length`.",
+        )
+
+    num_dropped = 0
+
+    def fits(row: dict[str, Any]) -> bool:
+        nonlocal num_dropped
+        counted = count(row)
+        if counted["num_tokens"] <= max_length:
+            return True
+        if too_long == "error":
+            refuse(**counted, more=0)
+        num_dropped += 1
+        logger.warning(
+            "Dropped sample %s: it has %s tokens, more than %s (%s dropped so far).",
+            *(counted["sample"], counted["num_tokens"], max_length, num_dropped),
+        )
+        return False
+
+    if isinstance(dataset, IterableDataset):
+        return dataset.filter(fits)
+    counted = dataset.map(count, remove_columns=dataset.column_names, num_proc=num_proc, desc="Counting tokens")
+    lengths = counted["num_tokens"]
+    dropped = [index for index, num_tokens in enumerate(lengths) if num_tokens > max_length]
+    if not dropped:
+        return dataset
+    if too_long == "error":
+        refuse(**counted[dropped[0]], more=len(dropped) - 1)
+    if len(dropped) == len(dataset):
+        raise ValueError(f"All {len(dataset)} samples have more than `max_length` {max_length} tokens: raise it.")
+    names = ", ".join(f"sample {name}" for name in counted[dropped[:5]]["sample"])
+    logger.warning(
+        "Dropped %s of %s samples, longer than %s tokens: %s%s.",
+        *(len(dropped), len(dataset), max_length, names, ", ..." if len(dropped) > 5 else ""),
+    )
+    return dataset.select([index for index, num_tokens in enumerate(lengths) if num_tokens <= max_length])

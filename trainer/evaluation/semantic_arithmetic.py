@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Semantic arithmetic: photos and words added and subtracted, as visual tokens or as words, and read again.
+
+VLAP (Park et al., arXiv 2404.09632) shows such results without saying how they are made; the rules here are our own.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
+
+from ..data.caption_words import CaptionWords
+from .word_scores import (
+    pixel_batches,
+    pool_photos,
+    score_means,
+    visual_tokens,
+)
+
+
+WORDS_TOLD = 10  # how many words stand for a photo where a caption is made of words
+TEXT_WEIGHT = 0.5  # of a text beside a photo: at 1, captions say little but the text
+NOTHING = 1e-6  # what rounding may leave of a photo taken from itself
+
+
+def add_tokens(photos: Sequence[tuple[int, Tensor]], texts: Sequence[tuple[int, Tensor]] = ()) -> Tensor:
+    """
+    Adds and subtracts photos patch by patch, and texts to every patch.
+
+    A text is given half the length of the first photo's visual token at each patch: raw visual tokens grow many times
+    longer than words, which would not be seen beside them. The sum is divided by how much more is added than
+    subtracted, a text counting half, so that two photos give their mean, and a - a + b gives b.
+
+    Args:
+        photos (`Sequence[tuple[int, torch.Tensor]]`): 1 or -1, and visual tokens `(tokens, d)`; at least one.
+        texts (`Sequence[tuple[int, torch.Tensor]]`, *optional*): 1 or -1, and a direction `(d,)`.
+
+    Returns:
+        `torch.Tensor` of shape `(tokens, d)`.
+
+    Raises:
+        `ValueError`: the terms cancel.
+    """
+    lengths = TEXT_WEIGHT * photos[0][1].norm(dim=-1, keepdim=True)  # (tokens, 1)
+    total = sum(sign * tokens for sign, tokens in photos)  # (tokens, d)
+    total = total + sum(sign * lengths * F.normalize(direction, dim=-1) for sign, direction in texts)
+    if total.norm() <= NOTHING * photos[0][1].norm():
+        raise ValueError("Nothing is left: what is added and what is subtracted are the same.")
+    surplus = sum(sign for sign, _ in photos) + TEXT_WEIGHT * sum(sign for sign, _ in texts)
+    return total / max(surplus, 1)
+
+
+def add_words(terms: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """
+    Adds and subtracts distributions over the words; what falls below zero is cut off, the rest sums to 1 again.
+
+    Args:
+        terms (`Sequence[tuple[int, torch.Tensor]]`): 1 or -1, and a distribution `(V,)`, of a photo or a text.
+
+    Returns:
+        `torch.Tensor` of shape `(V,)`.
+
+    Raises:
+        `ValueError`: nothing above zero is left.
+    """
+    total = sum(sign * distribution for sign, distribution in terms).clamp(min=0)  # (V,)
+    if total.sum() <= NOTHING:
+        raise ValueError("Nothing is left: what is added and what is subtracted are the same.")
+    return total / total.sum()
+
+
+@torch.no_grad()
+def read_tokens(
+    model: LangBridgeForConditionalGeneration,
+    processor: LangBridgeProcessor,
+    embeddings: Tensor,
+    photos: Sequence[tuple[int, Any]],
+    texts: Sequence[tuple[int, str]] = (),
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    Adds and subtracts on visual tokens, with an adapter of any type.
+
+    Args:
+        model ([`LangBridgeForConditionalGeneration`]), processor ([`LangBridgeProcessor`]): a checkpoint's.
+        embeddings (`torch.Tensor` of shape `(V, d)`): the language model's, of the words to read the sum in.
+        photos (`Sequence[tuple[int, Any]]`):
+            1 or -1, and what [`~trainer.data.images.open_image`] opens; at least one.
+        texts (`Sequence[tuple[int, str]]`, *optional*): 1 or -1, and any words.
+
+    Returns:
+        Of the sum: its cosine with each word, `(V,)`, and its mean, `(d,)`, both in float32 on the CPU; itself, the
+        visual tokens `(tokens, d)`.
+    """
+    batches = pixel_batches(model.model, processor.image_processor, [photo for _, photo in photos])
+    tokens = torch.cat([visual_tokens(model, pixel_values) for pixel_values in batches])  # (photos, tokens, d)
+    total = add_tokens(
+        [(sign, one) for (sign, _), one in zip(photos, tokens, strict=True)],
+        [(sign, embed_text(model, processor.tokenizer, text)) for sign, text in texts],
+    )
+    mean = total.float().mean(0).cpu()  # (d,)
+    return score_means(mean[None], embeddings)[0], mean, total
+
+
+@torch.no_grad()
+def read_words(
+    model: LangBridgeForConditionalGeneration,
+    processor: LangBridgeProcessor,
+    vocabulary: SharedVocabulary,
+    photos: Sequence[tuple[int, Any]],
+    texts: Sequence[tuple[int, str]] = (),
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    Adds and subtracts on words, with an adapter whose coefficients are distributions over the `vocabulary`.
+
+    Args: as for [`read_tokens`].
+
+    Returns:
+        The sum, a distribution `(V,)`; its root, since distributions are compared by the cosine of their roots; and
+        the embeddings of its strongest words as visual tokens `(tokens, d)`, one a word, the strongest first.
+    """
+    pooled = pool_photos(model.model, processor.image_processor, [photo for _, photo in photos])  # (photos, V)
+    words = CaptionWords(vocabulary)
+    total = add_words(
+        [(sign, one) for (sign, _), one in zip(photos, pooled, strict=True)]
+        + [(sign, text_distribution(words, text)) for sign, text in texts]
+    )
+    strongest = total.topk(min(WORDS_TOLD, int((total > 0).sum()))).indices.to(model.device)
+    return total, total.sqrt(), model.model.get_word_embeddings()[strongest]
+
+
+@torch.no_grad()
+def embed_text(model: LangBridgeForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    """The mean of the language model's embeddings of a text's tokens, `(d,)`, with a space before the first."""
+    # Behind an anchor, since SentencePiece puts a space of its own before what comes first.
+    anchor, anchored = (tokenizer(words, add_special_tokens=False)["input_ids"] for words in ("a", f"a {text}"))
+    token_ids = torch.tensor(anchored[len(anchor) :], dtype=torch.long, device=model.device)  # (tokens,)
+    if not text.strip():
+        raise ValueError("A text to add or subtract is empty: give words.")
+    return model.get_input_embeddings()(token_ids).mean(0)
+
+
+def text_distribution(words: CaptionWords, text: str) -> Tensor:
+    """
+    A text as words, all of them alike: `(V,)`.
+
+    Raises:
+        `ValueError`: the adapter has none of its words.
+    """
+    found = words.find(text)
+    if not found:
+        raise ValueError(f"The adapter has no word of {text!r}: give others, or add on visual tokens.")
+    distribution = torch.zeros(words.size)  # (V,)
+    distribution[found] = 1 / len(found)
+    return distribution
+
+
+@torch.no_grad()
+def caption_tokens(
+    model: LangBridgeForConditionalGeneration,
+    processor: LangBridgeProcessor,
+    visual_tokens: Tensor,
+    question: str,
+    max_new_tokens: int = 30,
+) -> str:
+    """
+    The language model's greedy answer about visual tokens in a photo's place.
+
+    Args:
+        model ([`LangBridgeForConditionalGeneration`]): in eval mode.
+        processor ([`LangBridgeProcessor`]): the model's.
+        visual_tokens (`torch.Tensor` of shape `(tokens, d)`): as many as one likes.
+        question (`str`): asked about them, by the chat template.
+        max_new_tokens (`int`, *optional*, defaults to 30): length at which the answer is cut.
+    """
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    prompt = prompt.replace(processor.image_token, processor.image_token * len(visual_tokens), 1)
+    # A template writes the special tokens itself.
+    inputs = processor.tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
+    encoded = BaseModelOutputWithPooling(pooler_output=[visual_tokens])
+    output = model.generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        mm_encoder_outputs={"image": encoded},
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+    )
+    answer = output[0, inputs["input_ids"].shape[1] :]
+    return " ".join(processor.tokenizer.decode(answer, skip_special_tokens=True).split())

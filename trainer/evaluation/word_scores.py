@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Photos and captions as words: what an adapter says of a photo, with its language model or without any."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import (
+    PreTrainedTokenizerBase,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+
+from modeling_langbridge import (
+    LangBridgeConfig,
+    LangBridgeForConditionalGeneration,
+    LangBridgeModel,
+    SharedVocabulary,
+)
+
+from ..data.images import open_image
+from ..objectives.transport import word_scores
+
+
+PHOTOS_AT_ONCE, CAPTIONS_AT_ONCE = 16, 64
+TEMPERATURE = 0.01  # VLAP's
+
+
+@torch.no_grad()
+def find_words(
+    model: LangBridgeForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    path: str | None = None,
+    size: int | None = None,
+) -> tuple[SharedVocabulary, Tensor]:
+    """
+    The words to read a model in: its own, or, where the adapter has none, a vocabulary's that its tokenizer has.
+
+    Args:
+        model ([`LangBridgeForConditionalGeneration`]): of any adapter type.
+        tokenizer ([`PreTrainedTokenizerBase`]): of its language model.
+        path (`str`, *optional*), size (`int`, *optional*): as for [`SharedVocabulary.load`].
+
+    Returns:
+        The V words, and the language model's embeddings of them, `(V, d)`.
+
+    Raises:
+        `ValueError`: a vocabulary is given for an adapter that has its own.
+    """
+    if model.config.adapter_type != "langbridge":
+        vocabulary = SharedVocabulary.load(path, size).restricted_to(tokenizer)
+        token_ids = torch.tensor(vocabulary.token_ids(tokenizer), device=model.device)  # (V,)
+        return vocabulary, model.get_input_embeddings()(token_ids)
+    if path is not None or size is not None:
+        raise ValueError("This adapter is made of words of its own: leave out --vocabulary and --vocab_size.")
+    token_ids = model.model.vocabulary_head.token_ids.tolist()
+    return SharedVocabulary.from_token_ids(tokenizer, token_ids), model.model.get_word_embeddings()
+
+
+def gives_distributions(config: LangBridgeConfig) -> bool:
+    """Whether the coefficients are a distribution over the words, which can be read without a language model."""
+    return config.adapter_type == "langbridge" and config.coefficient_activation != "linear"
+
+
+@torch.no_grad()
+def pool_photos(bridge: LangBridgeModel, image_processor: BaseImageProcessor, photos: Sequence[Any]) -> Tensor:
+    """
+    Each photo's coefficients, pooled over its patches by their gates, as grounding trains them.
+
+    Args:
+        bridge ([`LangBridgeModel`]): with coefficients that are distributions.
+        image_processor ([`BaseImageProcessor`]): of its vision tower.
+        photos (`Sequence`): anything that [`~trainer.data.images.open_image`] opens.
+
+    Returns:
+        `torch.Tensor` of shape `(photos, V)`, float32 on the CPU; every row sums to 1.
+    """
+    pooled = []
+    for pixel_values in pixel_batches(bridge, image_processor, photos):
+        hidden_states = bridge.multi_modal_projector(bridge.get_vision_features(pixel_values).pooler_output)
+        pooled.append(bridge.vocabulary_head.pool(hidden_states).distribution.cpu())
+    return torch.cat(pooled)
+
+
+@torch.no_grad()
+def mean_tokens(
+    model: LangBridgeForConditionalGeneration, image_processor: BaseImageProcessor, photos: Sequence[Any]
+) -> Tensor:
+    """
+    The mean of each photo's visual tokens, with an adapter of any type.
+
+    Args: as for [`pool_photos`], but for the whole model.
+
+    Returns:
+        `torch.Tensor` of shape `(photos, d)`, float32 on the CPU.
+    """
+    batches = pixel_batches(model.model, image_processor, photos)
+    return torch.cat([visual_tokens(model, pixel_values).float().mean(1).cpu() for pixel_values in batches])
+
+
+def visual_tokens(model: LangBridgeForConditionalGeneration, pixel_values: Tensor) -> Tensor:
+    """What the language model is handed of each photo, `(photos, tokens, d)`."""
+    return torch.stack(model.get_image_features(pixel_values).pooler_output)
+
+
+def score_means(means: Tensor, embeddings: Tensor) -> Tensor:
+    """Cosine of each mean visual token `(photos, d)` with each word `(V, d)`: `(photos, V)` on the CPU."""
+    states = means[:, None].to(embeddings.device)  # (photos, 1, d)
+    return word_scores(states, torch.ones(states.shape[:2]).to(states.device), embeddings).cpu()
+
+
+@torch.no_grad()
+def score_captions(
+    model: LangBridgeForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    captions: Sequence[str],
+    embeddings: Tensor,
+) -> Tensor:
+    """
+    Cosine between the mean of the language model's states of each caption, read alone, and each word.
+
+    Returns:
+        `torch.Tensor` of shape `(captions, V)`, float32 on the CPU.
+
+    Source: Park et al., "VLAP", arXiv 2404.09632.
+    """
+    scores = []
+    for start in tqdm(
+        range(0, len(captions), CAPTIONS_AT_ONCE), desc="captions", unit=f" x {CAPTIONS_AT_ONCE}", delay=1
+    ):
+        batch = list(captions[start : start + CAPTIONS_AT_ONCE])
+        inputs = tokenizer(batch, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt")
+        ids, mask = inputs["input_ids"].to(model.device), inputs["attention_mask"].to(model.device)
+        states = model.model.language_model(input_ids=ids, attention_mask=mask).last_hidden_state
+        scores.append(word_scores(states, mask, embeddings).cpu())
+    return torch.cat(scores)
+
+
+def assign(scores: Tensor) -> Tensor:
+    """VLAP's assignment of photos or captions to the words, `(..., V)`, of their cosines with them."""
+    return (scores.float() / TEMPERATURE).softmax(-1)
+
+
+def pixel_batches(
+    bridge: LangBridgeModel, image_processor: BaseImageProcessor, photos: Sequence[Any]
+) -> Iterator[Tensor]:
+    """The photos' pixels `(photos, channels, height, width)`, a few at a time, as and where the tower wants them."""
+    with tqdm(total=len(photos), desc="photos", unit=" photos", delay=1) as progress:
+        for start in range(0, len(photos), PHOTOS_AT_ONCE):
+            images = [open_image(photo) for photo in photos[start : start + PHOTOS_AT_ONCE]]
+            pixel_values = image_processor(images, return_tensors="pt")["pixel_values"]
+            yield pixel_values.to(bridge.vision_tower.device, bridge.vision_tower.dtype)
+            progress.update(len(images))

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Word prediction: an image's coefficients, pooled over its patches, predict the words of its caption.
+
+The objective that grounds an adapter. It needs no language model: the coefficients run over words, and the words of a
+caption are known.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, IterableDataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from modeling_langbridge import SharedVocabulary
+from modeling_langbridge.vocabulary_head import LangBridgeVocabularyHead
+
+from ..data.caption_words import CaptionWords, caption_of
+from ..data.samples import read_sample
+from .objective import Objective
+
+
+@dataclass
+class WordPredictionArguments:
+    """What the objective weighs, the same in the grounding stage and beside the caption loss."""
+
+    entropy_weight: float = field(
+        default=0.0,
+        metadata={"help": "In word prediction, weight of the patches' entropy: the more, the fewer words a patch."},
+    )
+    frequency_power: float = field(
+        default=0.0,
+        metadata={"help": "In word prediction, how much less frequent words count: 0 alike, 1 by inverse use."},
+    )
+
+
+def word_weights(counts: torch.Tensor, power: float = 0.0) -> torch.Tensor:
+    """
+    Weights that let frequent words count less: the inverse of how many captions use a word, to a power.
+
+    Args:
+        counts (`torch.Tensor` of shape `(V,)`): what [`CaptionWords.count`] gives.
+        power (`float`, *optional*, defaults to 0.0): 0 lets every word count alike, 1 every use of any word.
+
+    Returns:
+        `torch.Tensor` of shape `(V,)`, 0 for words that are never used.
+    """
+    return torch.where(counts > 0, counts.clamp(min=1) ** -power, 0)
+
+
+def weigh_words(words: CaptionWords, dataset: Dataset, power: float) -> torch.Tensor:
+    """
+    The weights `(V,)` of the words, by how many of a dataset's captions use them.
+
+    Raises:
+        `ValueError`: no caption uses any.
+    """
+    rows = logging.tqdm(dataset, desc="counting words", unit=" captions", delay=2)
+    counts = words.count(caption_of(read_sample(row)) for row in rows)
+    if not counts.any():
+        raise ValueError("No caption has a word of the vocabulary: was it made for another language?")
+    return word_weights(counts, power)
+
+
+def word_targets(found: list[list[int]], weights: torch.Tensor) -> torch.Tensor:
+    """
+    What an image's pooled coefficients are to be: its caption's words by their weights.
+
+    Args:
+        found (`list[list[int]]`):
+            For each image, its caption's words as [`CaptionWords.find`] gives them, or those of several captions.
+        weights (`torch.Tensor` of shape `(V,)`): from [`word_weights`].
+
+    Returns:
+        `torch.Tensor` of shape `(images, V)`: each row sums to 1, or to 0 where the caption has no shared word.
+    """
+    targets = weights.new_zeros(len(found), len(weights))  # (images, V)
+    for row, positions in zip(targets, found, strict=True):
+        row.index_add_(0, torch.tensor(positions, dtype=torch.long), weights[positions])
+    return targets / targets.sum(-1, keepdim=True).clamp(min=torch.finfo(targets.dtype).tiny)
+
+
+def has_words(targets: torch.Tensor) -> torch.Tensor:
+    """Which images `(images,)` have a caption with a shared word."""
+    return targets.sum(-1) > 0
+
+
+def word_prediction_loss(pooled: torch.Tensor, targets: torch.Tensor, num_images: int | None = None) -> torch.Tensor:
+    """
+    Cross-entropy between captions' words and pooled coefficients, in nats, mean over images whose caption has a word.
+
+    Args:
+        pooled (`torch.Tensor` of shape `(images, V)`): from the vocabulary head's `pool`.
+        targets (`torch.Tensor` of shape `(images, V)`): from [`word_targets`].
+        num_images (`int`, *optional*): how many images to take the mean over, where these are a part of a step's;
+            those among them whose caption has a word when left out.
+
+    Returns:
+        `torch.Tensor` of shape `()`; 0 where no caption has a word.
+    """
+    num_images = int(has_words(targets).sum()) if num_images is None else num_images
+    log_pooled = pooled.clamp(min=torch.finfo(pooled.dtype).tiny).log()
+    return -(targets * log_pooled).sum() / max(num_images, 1)
+
+
+class WordPredictionObjective(Objective):
+    """
+    Word prediction: an image's pooled coefficients are to be the words of its caption.
+
+    A hook on the vocabulary head notes the projected visual tokens that it is given; the coefficients are pooled from
+    them when the loss is asked for.
+
+    Args:
+        weight (`float`): of word prediction beside the caption loss.
+        frequency_power (`float`): how much less frequent words count.
+        entropy_weight (`float`): weight of the patches' mean entropy in the objective.
+        model (`PreTrainedModel`): a LangBridge with `coefficient_activation` softmax or gated_softmax.
+        tokenizer (`PreTrainedTokenizerBase`): its tokenizer, which names its words.
+        dataset (`Dataset`): the training rows, whose words are counted.
+
+    Raises:
+        `ValueError`: the adapter's coefficients are no distributions over words, or the rows are a stream.
+    """
+
+    name = "word_prediction"
+
+    def __init__(
+        self,
+        weight: float,
+        frequency_power: float,
+        entropy_weight: float,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset | IterableDataset,
+    ):
+        super().__init__(weight)
+        model.config.require_words("`word_prediction_weight`")
+        if model.config.coefficient_activation == "linear":
+            raise ValueError("`word_prediction_weight` needs a softmax adapter: make one by scripts/ground.py.")
+        if isinstance(dataset, IterableDataset):
+            raise ValueError("`word_prediction_weight` counts the captions' words first: leave `streaming` out.")
+        token_ids = model.model.vocabulary_head.token_ids.tolist()
+        self.words = CaptionWords(SharedVocabulary.from_token_ids(tokenizer, token_ids))
+        self.weights = weigh_words(self.words, dataset, frequency_power)
+        self.entropy_weight = entropy_weight
+        self.seen: tuple[LangBridgeVocabularyHead, torch.Tensor] | None = None
+
+    def attach(self, model: nn.Module) -> None:
+        """Watches whatever vocabulary head runs, PEFT's trained copy among them."""
+        for module in model.modules():
+            if isinstance(module, LangBridgeVocabularyHead):
+                module.register_forward_hook(self._note)
+
+    def _note(self, head: LangBridgeVocabularyHead, inputs: tuple, output: torch.Tensor) -> None:
+        # With label smoothing, TRL follows a training step's forward pass by one without gradients.
+        if torch.is_grad_enabled() or not head.training:
+            self.seen = head, inputs[0].to(head.weight.dtype)
+
+    def targets(self, samples: list[dict[str, Any]]) -> torch.Tensor:
+        """The words of each image's sample, `(images, V)`; a sample of several images has its words for each."""
+        found = [self.words.find(caption_of(sample)) for sample in samples for _ in sample["images"]]
+        return word_targets(found, self.weights)
+
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return {"targets": self.targets(samples)}
+
+    def count(self, batch: dict[str, torch.Tensor]) -> int:
+        return int(has_words(batch["targets"]).sum())
+
+    def sums(
+        self, model: PreTrainedModel, batch: dict[str, torch.Tensor], accelerator: Accelerator
+    ) -> dict[str, torch.Tensor]:
+        (head, hidden_states), self.seen = self.seen, None
+        pooled, entropy, _ = head.pool(hidden_states)  # (images, V), (images,)
+        targets = batch["targets"]
+        if not len(targets):  # a batch of text alone, for which a blank image ran
+            targets = pooled.new_zeros(pooled.shape)
+        assignment = word_prediction_loss(pooled, targets, num_images=1)
+        entropy = (has_words(targets) * entropy).sum()
+        loss = assignment + self.entropy_weight * entropy
+        return {"loss": loss, "word_prediction": assignment, "word_entropy": entropy}
