@@ -126,7 +126,7 @@ def test_what_the_hub_refuses_is_told_in_one_sentence(client, hub, published, fo
         f"other/open {TOKEN} public mit": ("PermissionError", "may not write"),
         f"user/name.ipynb {TOKEN} public mit": ("ValueError", 'cannot end with ".ipynb"'),
     }
-    expected[f"user/new {TOKEN} public unheard-of"] = ("ValueError", "does not take the card")
+    expected[f"user/new {TOKEN} public unheard-of"] = ("ValueError", "does not accept the card")
     secret = f"user/secret {TOKEN} private mit"
     printed = client.load(PUSHES, folders / "vocabulary", *expected, secret, with_project=True).splitlines()
     assert len(printed) == len(expected)

@@ -190,7 +190,7 @@ def test_what_a_visitor_does_wrong_is_told_in_a_sentence(grounded, visit, tmp_pa
     page.locator("input[type=file]").set_input_files(tmp_path / "photo.png")
     expect(page.get_by_label("Caption")).to_have_value("")
     expect(page.get_by_alt_text("words on its patches")).not_to_be_visible()
-    expect(page.get_by_text("cannot be opened as a picture")).to_have_count(1)
+    expect(page.get_by_text("cannot be opened as an image")).to_have_count(1)
 
 
 @needs_chromium
@@ -215,12 +215,12 @@ def space_modules(monkeypatch):
 
 def test_an_answer_is_streamed_as_it_is_written_and_a_failure_ends_it(vision, text, space_modules):
     model, processor = compose(vision, text)
-    texts = list(space_modules.write(model, processor, make_image(), "what?"))
+    texts = list(space_modules.stream_answer(model, processor, make_image(), "what?"))
     assert texts[-1] == answer(model, processor, "what?")
     assert len(set(texts)) > 100
     assert all(later.startswith(earlier) for earlier, later in zip(texts, texts[1:], strict=False))
     with pytest.raises((NotImplementedError, RuntimeError)):
-        list(space_modules.write(model.to("meta"), processor, make_image(), "what?"))
+        list(space_modules.stream_answer(model.to("meta"), processor, make_image(), "what?"))
 
 
 @needs_chromium

@@ -92,7 +92,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
 def test_what_is_no_record_is_refused_by_name(content, tmp_path):
     path = tmp_path / TRAINING_RECORD
     path.write_text(content)
-    with pytest.raises(ValueError, match=f"{TRAINING_RECORD} is no training record") as error:
+    with pytest.raises(ValueError, match=f"{TRAINING_RECORD} is not a training record") as error:
         read_training_records(path)
     assert "\n" not in str(error.value)
 
@@ -102,7 +102,7 @@ def test_a_record_has_its_own_fields_and_types_and_no_other(changed, tmp_path):
     path = tmp_path / TRAINING_RECORD
     write_training_records(path, [RECORD])
     path.write_text(json.dumps([{**json.loads(path.read_text())[0], **changed}]))
-    with pytest.raises(ValueError, match="is no training record"):
+    with pytest.raises(ValueError, match="is not a training record"):
         read_training_records(path)
 
 
