@@ -26,7 +26,7 @@ def fenced(text: str) -> str:
 
 
 def link(name: str, kind: str = "") -> str:
-    """A link to a model on the Hub, or with `kind="datasets/"` to a dataset; the plain name where it is not a Hub id."""
+    """A link to a model on the Hub, or with `kind="datasets/"` to a dataset; the plain name where it is no Hub id."""
     return code(name) if hub_id(name) is None else f"[{code(name)}](https://huggingface.co/{kind}{name})"
 
 

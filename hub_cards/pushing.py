@@ -168,8 +168,8 @@ def hub_error_message(error: BaseException, repo_id: str) -> tuple[type[Exceptio
         return ConnectionError, "HF_HUB_OFFLINE is set, so nothing can be published: unset it."
     if not isinstance(error, HfHubHTTPError):
         return ConnectionError, (
-            f"The connection to the Hub broke off ({one_line(str(error))}): run the same command again; files that were "
-            "uploaded completely are not uploaded again."
+            f"The connection to the Hub broke off ({one_line(str(error))}): run the same command again; files that "
+            "were uploaded completely are not uploaded again."
         )
     status, says = error.response.status_code, one_line(error.server_message or "no reason given")
     if status == 401:

@@ -137,7 +137,7 @@ def draw_words(words: PatchWords) -> Image.Image:
 
 
 def draw_heat(words: PatchWords, word: str) -> Image.Image:
-    """Highlights the patches of a word in proportion to its coefficient: orange where positive, blue where negative."""
+    """Highlights the patches of a word by its coefficient: orange where it is positive, blue where negative."""
     coefficients = words.coefficients[..., words.names.index(word)]  # (rows, columns)
     strength = coefficients / coefficients.abs().max().clamp(min=1e-12)
     photo = enlarge(words.view, words)

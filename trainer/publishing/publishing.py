@@ -15,7 +15,7 @@ from transformers.trainer_utils import HubStrategy
 
 from hub_cards.cards import find_base_models
 from hub_cards.facts import CardFacts
-from hub_cards.pushing import push_folder, explain_hub_errors
+from hub_cards.pushing import explain_hub_errors, push_folder
 
 
 logger = logging.getLogger(__name__)
