@@ -30,8 +30,8 @@ TASK = "image-text-to-text"
 SHAPE = ("projector_hidden_size", "bridge_vocab_size", "coefficient_activation")
 FRONT_AND_BODY = "---\n{{ card_data }}\n---\n\n{{ body }}"
 
-# LangBridge's own package loads an adapter and a vocabulary: with transformers as their library, the Hub would show code
-# for them that cannot work.
+# LangBridge's own package loads an adapter and a vocabulary: with transformers as their library, the Hub would show
+# code that cannot work.
 LIBRARIES = {
     "model": "transformers",
     "llava": "transformers",

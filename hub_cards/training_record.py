@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a model was trained: the file `training_record.json` beside its weights, from which its card is written.
 
-A record holds the fields below and nothing else. No arguments are dumped into it, so it cannot leak a path, host, user or
-token.
+A record holds the fields below and nothing else. No arguments are dumped into it, so it cannot leak a path, host, user
+or token.
 """
 
 import json
