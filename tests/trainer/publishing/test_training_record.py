@@ -160,7 +160,7 @@ def test_the_adapter_alone_has_a_record_and_a_card_of_its_own(base, processor, s
         record_of(tmp_path / "out"), seconds=record_of(tmp_path / "out" / "adapter").seconds
     )
     card = ModelCard.load(tmp_path / "out" / "adapter" / "README.md")
-    assert "The adapter of a [LangBridge]" in card.text and "3 steps of 3 samples" in card.text
+    assert "adapter without a vision tower and a language model" in card.text and "3 steps of 3 samples" in card.text
 
 
 def test_each_checkpoint_has_the_record_of_its_step_and_trl_writes_no_card(model, processor, samples, tmp_path):
