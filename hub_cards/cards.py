@@ -11,8 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import StrictDataclassError
 from transformers import LlavaConfig
 
-from modeling_langbridge import LangBridgeConfig, SharedVocabulary
-from modeling_langbridge.adapter.adapter import LangBridgeAdapter, LangBridgeAdapterConfig
+from modeling_langbridge import LangBridgeAdapter, LangBridgeAdapterConfig, LangBridgeConfig, SharedVocabulary
 
 from .facts import CardFacts, check_facts
 from .markdown import one_line, render

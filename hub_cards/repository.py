@@ -6,8 +6,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from modeling_langbridge import LangBridgeConfig
-from modeling_langbridge.adapter.adapter import FILES, LangBridgeAdapterConfig
+from transformers.dynamic_module_utils import get_relative_imports
+
+from modeling_langbridge import LangBridgeAdapterConfig, LangBridgeConfig
+from modeling_langbridge.adapter.adapter import FILES
 from modeling_langbridge.vocabulary.shared_vocabulary import VOCABULARY_FILE
 
 
@@ -19,7 +21,13 @@ OF_MODEL_TYPE: dict[str, Kind] = {
     "llava": "llava",
 }
 
-CODE = ["configuration_langbridge.py", "modeling_langbridge.py", "processing_langbridge.py", "vocabulary_head.py"]
+CODE = [
+    "configuration_langbridge.py",
+    "folded_adapter.py",
+    "modeling_langbridge.py",
+    "processing_langbridge.py",
+    "vocabulary_head.py",
+]
 
 # An allowlist of names: nothing else is uploaded.
 CARD_AND_ITS_SOURCES = ["README.md", "LICENSE", "training_record.json", "words.png"]
@@ -51,7 +59,8 @@ NEEDED: dict[Kind, dict[str, str]] = {
     "model": {
         "processor_config.json": "`processor.save_pretrained`",
         "tokenizer.json": "`processor.save_pretrained`",
-        **dict.fromkeys(CODE, "`model.save_pretrained`"),
+        "modeling_langbridge.py": "`model.save_pretrained`",
+        "processing_langbridge.py": "`processor.save_pretrained`",
     },
     "adapter": dict.fromkeys(FILES, "`LangBridgeAdapter.save_pretrained`"),
     "vocabulary": {},
@@ -121,6 +130,13 @@ def files_to_push(folder: Path, kind: Kind) -> list[str]:
     for name, writer in NEEDED[kind].items():
         if name not in files:
             raise ValueError(f"There is no {name} in {folder}, without which it cannot be loaded: {writer} writes it.")
+    if kind == "model":
+        for module in get_relative_imports(folder / "modeling_langbridge.py"):
+            if f"{module}.py" not in files:
+                raise ValueError(
+                    f"There is no {module}.py in {folder}, which modeling_langbridge.py imports: "
+                    "`model.save_pretrained` writes it."
+                )
     if kind in ("model", "llava"):
         require_weights(folder, files)
     return sorted(files)

@@ -3,7 +3,8 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
 
-from .adapter.adapter import LangBridgeAdapter, LangBridgeAdapterConfig
+from .adapter.adapter import LangBridgeAdapter
+from .adapter.configuration import LangBridgeAdapterConfig
 from .adapter.transfer import transfer
 from .configuration_langbridge import LangBridgeConfig
 from .conversion.from_llava import lift
@@ -26,6 +27,7 @@ LangBridgeProcessor.register_for_auto_class()
 
 __all__ = [
     "LangBridgeAdapter",
+    "LangBridgeAdapterConfig",
     "LangBridgeConfig",
     "LangBridgeForConditionalGeneration",
     "LangBridgeModel",

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     GenerationMixin,
@@ -36,8 +35,9 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import select_hidden_states
 
 from .configuration_langbridge import LangBridgeConfig
-from .processing_langbridge import LangBridgeProcessor, find_vision_config, measure_vision_tower
-from .vocabulary_head import FoldedAdapter, LangBridgeVocabularyHead, first_token_ids, pack_token_ids
+from .folded_adapter import FoldedAdapter
+from .processing_langbridge import LangBridgeProcessor, load_vision_tower, measure_vision_tower
+from .vocabulary_head import LangBridgeVocabularyHead, first_token_ids, pack_token_ids
 
 
 class LangBridgeMultiModalProjector(nn.Module):
@@ -183,42 +183,19 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
 
     def adapt(self, image_features: torch.Tensor) -> torch.Tensor:
         """The adapter: visual features `(images, tokens, d_v)` to visual tokens `(images, tokens, d)`."""
-        if self.can_fold():
-            folded = self.folded_adapter.refresh(
-                self.multi_modal_projector.linear_2, self.vocabulary_head, self.get_input_embeddings()
-            )
-            return F.linear(self.multi_modal_projector.activate(image_features), folded.weight, folded.bias)
-        if self.vocabulary_head is None:
-            return self.multi_modal_projector(image_features)  # (images, tokens, d)
-        return self.vocabulary_head(self.multi_modal_projector(image_features), self.get_word_embeddings())
+        projector, head, embedding = self.multi_modal_projector, self.vocabulary_head, self.get_input_embeddings()
+        plain = not self.training and type(projector) is LangBridgeMultiModalProjector
+        if plain and self.folded_adapter.is_possible(projector, head, embedding):
+            folded = self.folded_adapter.refresh(projector.linear_2, head, embedding)
+            return F.linear(projector.activate(image_features), folded.weight, folded.bias)
+        if head is None:
+            return projector(image_features)  # (images, tokens, d)
+        return head(projector(image_features), self.get_word_embeddings())
 
     def get_word_embeddings(self) -> torch.Tensor:
-        """Returns the language model's embeddings E of the shared words, `(V, d)`, through which no gradient flows.
-
-        Raises `ValueError` where the adapter is not made of words.
-        """
+        """Returns the language model's embeddings E of the shared words, `(V, d)`, through which no gradient flows."""
         self.config.require_words("`get_word_embeddings`")
         return self.vocabulary_head.embed_words(self.get_input_embeddings()).detach()  # (V, d)
-
-    def can_fold(self) -> bool:
-        """Whether the adapter may run folded: of linear coefficients, in inference, and made of plain modules and
-        tensors, which neither PEFT, a quantiser, sharding, offloading nor anyone's forward hooks have touched."""
-        projector, head, embedding = self.multi_modal_projector, self.vocabulary_head, self.get_input_embeddings()
-        if self.training or torch.compiler.is_compiling():
-            return False
-        if not isinstance(projector, LangBridgeMultiModalProjector) or not isinstance(head, LangBridgeVocabularyHead):
-            return False
-        if not isinstance(embedding, nn.Embedding) or type(projector.linear_2) is not nn.Linear:
-            return False
-        if head.activation != "linear":
-            return False
-        modules = (projector, projector.linear_2, head, embedding)
-        tensors = [*projector.linear_2.parameters(), *head.parameters(), *embedding.parameters()]
-        return (
-            not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
-            and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
-            and not any(type(t) is not nn.Parameter or t.is_meta or t.is_inference() for t in tensors)
-        )
 
 
 @auto_docstring(custom_intro="The LangBridge model: a vision tower, an adapter made of words and a language model.")
@@ -245,12 +222,8 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
     def save_pretrained(self, save_directory, **kwargs):
         # transformers itself writes only the entry of the one Auto class that the class was registered for.
         name = "modeling_langbridge.LangBridgeForConditionalGeneration"
-        self.config.auto_map = {
-            "AutoConfig": "configuration_langbridge.LangBridgeConfig",
-            "AutoModel": name,
-            "AutoModelForImageTextToText": name,
-            "AutoModelForMultimodalLM": name,
-        }
+        models = dict.fromkeys(("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"), name)
+        self.config.auto_map = {"AutoConfig": "configuration_langbridge.LangBridgeConfig", **models}
         super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
@@ -268,30 +241,26 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
 
         Args:
             vision (`str` or `PreTrainedModel`):
-                Hub id, folder or loaded model: a tower (CLIP, SigLIP, DINOv2, ViT, MobileNetV2, ConvNeXt, ResNet …)
-                or a whole CLIP or SigLIP, whose tower is taken.
+                Hub id, folder or loaded model of a tower (CLIP, SigLIP, DINOv2, ViT, MobileNetV2, ConvNeXt, ResNet …),
+                or of a whole CLIP or SigLIP, whose tower is taken.
             text (`str` or `PreTrainedModel`):
-                Hub id, folder or loaded model: a causal language model. A loaded one becomes part of the result.
+                Hub id, folder or loaded model of a causal language model. A loaded one becomes part of the result.
             vocabulary (`SharedVocabulary`, `list[int]` or `list[list[int]]`, *optional*):
                 The shared words, in the order that makes a transfer meaningful, or their token ids in the language
                 model (of split words, the ids of their pieces). Adapters without words ignore it.
             processor (`LangBridgeProcessor`, *optional*):
-                The processor the model will be used with, whose `words_per_image` becomes the model's. Composed from
-                `vision` and `text` when left out.
-            adapter_type (`str`, *optional*, defaults to `"langbridge"`):
-                `"langbridge"`, `"mlp"` or `"linear"`, see [`LangBridgeConfig`].
+                The model's processor, which also says `words_per_image`. Composed of `vision` and `text` by default.
             split_words (`str`, *optional*):
-                What to do with words that the tokenizer splits: `"leave_out"` or `"mean"`, see [`LangBridgeConfig`].
-                When left out, such words raise an error.
-            config_fields:
+                What to do with words that the tokenizer splits: `"leave_out"` or `"mean"`. An error by default.
+            adapter_type, config_fields:
                 Fields of [`LangBridgeConfig`], such as `projector_hidden_size` or `coefficient_activation`.
 
         Returns:
             `LangBridgeForConditionalGeneration` in eval mode, in the language model's dtype and on its device.
 
         Raises:
-            `ValueError`: the vocabulary is missing, a word is not in the language model's vocabulary, or the language
-            model transforms its logits in a way that this class does not.
+            `ValueError`: the vocabulary is missing or not the language model's, or the language model transforms its
+            logits in a way that this class does not.
         """
         if adapter_type != "langbridge":
             vocabulary = []
@@ -301,19 +270,20 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         vision_tower = load_vision_tower(vision)
         language_model = text if isinstance(text, PreTrainedModel) else AutoModelForCausalLM.from_pretrained(text)
         if language_model.config.get_text_config() is not language_model.config:
-            raise ValueError(
-                f"`{language_model.config.model_type}` is itself a multimodal model: give its language model alone as "
-                "`text`."
-            )
+            name = language_model.config.model_type
+            raise ValueError(f"`{name}` is itself a multimodal model: give its language model alone as `text`.")
         head = language_model.get_output_embeddings()
         num_tokens = language_model.get_input_embeddings().num_embeddings
         if not isinstance(vocabulary, list):
             vocabulary = vocabulary.locate(processor.tokenizer, split_words)
         token_ids = pack_token_ids(vocabulary)  # (V,) or (V, pieces)
-        check_token_ids(token_ids, num_tokens)
-        if (
-            "hidden_size" not in vision_tower.config.to_dict()
-        ):  # convolutional towers do not state their output's width
+        outside = token_ids[(token_ids < (0 if token_ids.dim() == 1 else -1)) | (token_ids >= num_tokens)]
+        if len(outside):
+            raise ValueError(
+                f"`vocabulary` holds {len(outside)} token ids outside the language model's {num_tokens} embeddings, "
+                f"the first is {outside[0]}: it was made for another language model."
+            )
+        if "hidden_size" not in vision_tower.config.to_dict():  # convolutional towers do not state it
             _, features = measure_vision_tower(vision_tower.config, processor.image_processor)
             vision_tower.config.hidden_size = features[1]
         config = LangBridgeConfig(
@@ -338,16 +308,14 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         model.model.vision_tower = vision_tower
         model.model.language_model = language_model.base_model
         model.lm_head.weight, model.lm_head.bias = head.weight, head.bias
-        adapter = nn.ModuleDict({"multi_modal_projector": LangBridgeMultiModalProjector(config)})
-        if adapter_type == "langbridge":
-            adapter["vocabulary_head"] = LangBridgeVocabularyHead(config)
-        for module in adapter.modules():
-            model._init_weights(module)
-        for name, part in adapter.items():
-            setattr(model.model, name, part)
+        adapter = [
+            part for part in (model.model.multi_modal_projector, model.model.vocabulary_head) if part is not None
+        ]
+        for part in adapter:
+            part.to_empty(device="cpu").apply(model._init_weights)
         if adapter_type == "langbridge":
             model.model.vocabulary_head.token_ids.copy_(token_ids)
-        for part in (vision_tower, adapter):
+        for part in (vision_tower, *adapter):
             part.to(device=language_model.device, dtype=language_model.dtype)
         model.generation_config = language_model.generation_config
         model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
@@ -362,23 +330,6 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
             for weight in (model.get_input_embeddings().weight, model.lm_head.weight):
                 weight.data[num_tokens:] = weight.data[:num_tokens].mean(0, dtype=torch.float32)
         return model
-
-
-def load_vision_tower(vision: str | PreTrainedModel) -> PreTrainedModel:
-    """Loads a vision tower, or takes it out of a model that joins it with a text encoder, as CLIP and SigLIP do."""
-    if isinstance(vision, PreTrainedModel):
-        return vision if find_vision_config(vision.config) is vision.config else vision.vision_model
-    return AutoModel.from_pretrained(vision, config=find_vision_config(AutoConfig.from_pretrained(vision)))
-
-
-def check_token_ids(token_ids: torch.Tensor, num_tokens: int) -> None:
-    """Refuses ids `(V,)` or `(V, pieces)` of words that the language model does not have."""
-    outside = token_ids[(token_ids < (0 if token_ids.dim() == 1 else -1)) | (token_ids >= num_tokens)]
-    if len(outside):
-        raise ValueError(
-            f"`vocabulary` holds {len(outside)} token ids outside the language model's {num_tokens} embeddings, the "
-            f"first is {outside[0]}: it was made for another language model."
-        )
 
 
 @torch.no_grad()

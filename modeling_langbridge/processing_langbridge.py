@@ -61,6 +61,13 @@ def find_vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return config.vision_config if "vision_config" in config.sub_configs else config
 
 
+def load_vision_tower(vision: str | PreTrainedModel) -> PreTrainedModel:
+    """Loads a vision tower, or takes it out of a model that joins it with a text encoder, as CLIP and SigLIP do."""
+    if isinstance(vision, PreTrainedModel):
+        return vision if find_vision_config(vision.config) is vision.config else vision.vision_model
+    return AutoModel.from_pretrained(vision, config=find_vision_config(AutoConfig.from_pretrained(vision)))
+
+
 def measure_vision_tower(
     vision_config: PreTrainedConfig, image_processor: BaseImageProcessor
 ) -> tuple[torch.Size, torch.Size]:

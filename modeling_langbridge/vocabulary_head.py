@@ -13,7 +13,6 @@ from .configuration_langbridge import LangBridgeConfig
 
 
 COEFFICIENTS_AT_ONCE = 2**24  # 64 MB of them in float32
-WORDS_AT_ONCE = 2048
 
 
 def first_token_ids(num_words: int, pieces: int = 1) -> torch.Tensor:
@@ -211,46 +210,3 @@ class LangBridgeVocabularyHead(nn.Module):
         if self.reassociation_pays(hidden_states.shape[:-1].numel(), embeddings.shape[1]):
             return F.linear(hidden_states, embeddings.T @ self.weight, self.bias @ embeddings)  # (..., d)
         return F.linear(hidden_states, self.weight, self.bias) @ embeddings  # (..., d)
-
-
-class FoldedAdapter:
-    """The adapter after its activation, `W3 (W2 a + b2) + b3` times E, as one affine map `a Wᵀ + b` for inference.
-
-    Folding takes as long as a few images. It is done in float64, and so is more exact than the products it replaces.
-    The map is kept until a tensor it came from is replaced, moved or edited, which PyTorch's version counters tell.
-    They miss edits through `.data`: call `model.train().eval()` after these, which drops the map.
-    """
-
-    def __init__(self):
-        self.drop()
-
-    def drop(self) -> None:
-        self.versions = self.weight = self.bias = None
-
-    # What is kept must not become an inference tensor, which a later gradient could not pass.
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def refresh(self, linear: nn.Linear, head: LangBridgeVocabularyHead, embedding: nn.Embedding) -> "FoldedAdapter":
-        """Folds anew where a tensor has changed. `weight` `(d, H)` and `bias` `(d,)` are the map."""
-        tensors = [head.token_ids, head.weight, head.bias, embedding.weight, *linear.parameters()]
-        versions = [(id(tensor), tensor.data_ptr(), tensor.dtype, tensor._version) for tensor in tensors]
-        if versions != self.versions:
-            self.fold(linear, head, embedding)
-            self.versions = versions
-        return self
-
-    def fold(self, linear: nn.Linear, head: LangBridgeVocabularyHead, embedding: nn.Embedding) -> None:
-        # Metal has no float64.
-        exact = torch.float32 if head.weight.device.type == "mps" else torch.float64
-        words = head.weight.new_zeros(embedding.embedding_dim, linear.out_features, dtype=exact)  # (d, H)
-        constant = head.bias.new_zeros(embedding.embedding_dim, dtype=exact)  # (d,)
-        # In blocks of words: at the paper's sizes W3 and E would take 0.9 GB in float64.
-        for start in range(0, len(head.weight), WORDS_AT_ONCE):
-            block = slice(start, start + WORDS_AT_ONCE)
-            embeddings = head.embed_words(embedding, block).to(words)  # (block, d)
-            words += embeddings.T @ head.weight[block].to(exact)
-            constant += head.bias[block].to(exact) @ embeddings
-        if linear.bias is not None:
-            constant += words @ linear.bias.to(words)
-        self.weight = (words @ linear.weight.to(words)).to(linear.weight)  # (d, H)
-        self.bias = constant.to(linear.weight)  # (d,)

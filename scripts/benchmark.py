@@ -18,8 +18,9 @@ from tqdm import trange
 from transformers import CLIPVisionConfig, Qwen2Config
 
 from modeling_langbridge import LangBridgeConfig
+from modeling_langbridge.folded_adapter import FoldedAdapter
 from modeling_langbridge.modeling_langbridge import LangBridgeMultiModalProjector
-from modeling_langbridge.vocabulary_head import FoldedAdapter, LangBridgeVocabularyHead
+from modeling_langbridge.vocabulary_head import LangBridgeVocabularyHead
 
 
 def compare(title: str, ways: dict[str, Callable], rounds: int) -> None:

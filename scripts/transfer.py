@@ -15,7 +15,7 @@ from modeling_langbridge import (
     LangBridgeAdapter,
     transfer,
 )
-from modeling_langbridge.adapter.adapter import is_adapter
+from modeling_langbridge.adapter.configuration import is_adapter
 from modeling_langbridge.adapter.loading import open_model
 from modeling_langbridge.adapter.transfer_diagnosis import diagnose_transfer
 from modeling_langbridge.adapter.word_space import clean_null_space

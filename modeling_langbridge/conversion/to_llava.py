@@ -18,9 +18,9 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProces
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from ..configuration_langbridge import LangBridgeConfig
+from ..folded_adapter import FoldedAdapter
 from ..modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeLMHead
 from ..processing_langbridge import LangBridgeProcessor, measure_vision_tower
-from ..vocabulary_head import FoldedAdapter
 
 
 @torch.no_grad()
