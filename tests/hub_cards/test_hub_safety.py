@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading runs no code but the four files and reads no pickle; publishing tells nothing about this machine."""
+"""Loading runs no code but the model's own files and reads no pickle; publishing tells nothing about this machine."""
 
 import getpass
 import json

@@ -57,6 +57,7 @@ def test_a_model_is_published_whole_and_nothing_else_with_it(hub, published, fol
         "tokenizer.json",
         "tokenizer_config.json",
         "configuration_langbridge.py",
+        "folded_adapter.py",
         "modeling_langbridge.py",
         "processing_langbridge.py",
         "vocabulary_head.py",

@@ -356,7 +356,7 @@ def no_folder(copy, request):
 
 
 def a_language_model(copy, request):
-    return request.getfixturevalue("text"), "is a model of type qwen2: only LLaVA as of 1.5"
+    return request.getfixturevalue("text"), "is a model of type qwen2: only the architecture of LLaVA 1.5"
 
 
 def tiny_of(config_class, model_class, folder: Path, checkpoint: Path) -> Path:
@@ -368,12 +368,12 @@ def tiny_of(config_class, model_class, folder: Path, checkpoint: Path) -> Path:
 
 def a_llava_next(copy, request):
     folder = tiny_of(LlavaNextConfig, LlavaNextForConditionalGeneration, copy.parent / "next", copy)
-    return folder, "is a model of type llava_next: only LLaVA as of 1.5"
+    return folder, "is a model of type llava_next: only the architecture of LLaVA 1.5"
 
 
 def a_llava_onevision(copy, request):
     folder = tiny_of(LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, copy.parent / "one", copy)
-    return folder, "is a model of type llava_onevision: only LLaVA as of 1.5"
+    return folder, "is a model of type llava_onevision: only the architecture of LLaVA 1.5"
 
 
 def a_langbridge_already(copy, request):
