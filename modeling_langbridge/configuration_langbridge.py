@@ -23,7 +23,7 @@ class LangBridgeConfig(LlavaConfig):
         Number V of shared words, which is the number of coefficients of a visual token.
     coefficient_activation (`str`, *optional*, defaults to `"linear"`):
         `"linear"`: raw signed coefficients, as in the published code. `"softmax"`: a distribution over the words.
-        `"gated_softmax"`: a distribution times a gate in (0, 1), so that a patch can have small coefficients only.
+        `"gated_softmax"`: a distribution times a gate in (0, 1), so that all coefficients of a patch can be small.
     words_per_image (`int`, *optional*):
         Number of visual tokens per image: the strongest words over all its patches, each once, instead of a visual
         token per patch. It needs coefficients that are distributions.

@@ -9,7 +9,7 @@ from PIL import Image
 
 
 EVERY_WORD = "every patch's strongest"
-CLICK = "Click on a patch to read all that it says."
+CLICK = "Click on a patch to list its words."
 CSS = """
 .bar { display: grid; grid-template-columns: 1fr auto; margin: 10px 0 }
 .bar i { font-style: normal; opacity: 0.7 }
@@ -39,7 +39,7 @@ def add_words_panel(opened: gr.State, model, processor) -> None:
             with gr.Column(scale=1):
                 gr.Markdown("#### A patch")
                 listed = gr.HTML(CLICK)
-                other = gr.Textbox(label="Where is another word said?", placeholder="dog", submit_btn="Show")
+                other = gr.Textbox(label="Show another word", placeholder="dog", submit_btn="Show")
 
     def look(image: Image.Image | None):
         if image is None:
@@ -88,8 +88,8 @@ def picture_heading(words: PatchWords, shown: str, signed: bool) -> str:
         return "#### The photo as the vision tower sees it"
     coefficients = words.coefficients[..., words.names.index(shown)]  # (rows, columns)
     if signed:
-        return f"#### Where this word is said: {coefficients.min():+.4g} to {coefficients.max():+.4g}"
-    return f"#### Where this word is said: up to {coefficients.max():.1%} of a patch"
+        return f"#### Coefficients of this word: {coefficients.min():+.4g} to {coefficients.max():+.4g}"
+    return f"#### Coefficients of this word: up to {coefficients.max():.1%} of a patch"
 
 
 def draw_picture(words: PatchWords, shown: str, patch: tuple[int, int] | None) -> Image.Image:

@@ -206,7 +206,7 @@ def require_llava(config: PreTrainedConfig, name: str):
         # Checkpoints of the original LLaVA repository have the same type; transformers would initialise them randomly.
         raise ValueError(
             f"{name} holds a {config.architectures[0]}, not transformers' LlavaForConditionalGeneration: convert it "
-            "first, or take a converted one (llava-hf/llava-1.5-7b-hf, say)."
+            "first, or use a converted one, such as llava-hf/llava-1.5-7b-hf."
         )
     if "quantization_config" in config.to_dict():
         raise ValueError(f"{name} is quantised: give the same LLaVA in floating point.")

@@ -181,7 +181,7 @@ def read_tensors(path: Path):
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except UnpicklingError as error:  # torch's own message tells how to run the code
+    except UnpicklingError as error:  # torch's own message explains how to run the code
         raise ValueError(
             f"{path} holds objects other than tensors, which could run code and are not loaded: use safetensors."
         ) from error

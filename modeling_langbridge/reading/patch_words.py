@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the words of each patch of a photo from a LangBridge model, and draws them.
+"""The words that each patch of a photo is made of, read from a LangBridge model, and pictures of them.
 
-This module needs only torch, transformers and PIL, so that a copy of it can be uploaded with a Space.
+It needs torch, transformers and PIL alone, so that a Space can carry it.
 """
 
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 
-PICTURE = 960  # minimum width of a picture, in pixels
-SMALLEST_PATCH = 64  # in pixels, so that a word fits
+PICTURE = 960  # pixels, at least, of a picture's width
+SMALLEST_PATCH = 64  # pixels; what a word on it needs
 
 
 @dataclass(frozen=True, eq=False)
 class PatchWords:
-    """The words of a photo, by patch and in total.
+    """What a model says of a photo.
 
     Args:
         view (`PIL.Image.Image`): The photo as the vision tower sees it, cropped to its patches.
         names (`list[str]`): The V words, as [`name_words`] writes them.
         coefficients (`torch.Tensor` of shape `(rows, columns, V)`): Each patch's, float32 on the CPU.
         patches (`list[list[list[tuple[str, float]]]]`): For every row and column its strongest words with their
-            coefficients, the strongest first; raw ones are ranked by magnitude.
-        photo (`list[tuple[str, float]]`): The strongest words of all patches together, with their shares of the total.
-            Where the model has `words_per_image`, exactly the words that the language model reads.
+            coefficients, the strongest first; raw ones count by their size, whatever their sign.
+        photo (`list[tuple[str, float]]`): The words that the patches together say most, with their shares of all that
+            is said. Where the model has `words_per_image`, exactly the words that the language model is handed.
     """
 
     view: Image.Image
@@ -37,7 +37,7 @@ class PatchWords:
 
     @property
     def patch_width(self) -> int:
-        """Width and height of a patch in a picture, in pixels."""
+        """Pixels of a patch's sides in a picture."""
         return max(SMALLEST_PATCH, PICTURE // self.coefficients.shape[1])
 
     @property
@@ -48,14 +48,14 @@ class PatchWords:
 
 @torch.no_grad()
 def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image, top: int = 5) -> PatchWords:
-    """Reads the words of a photo with a model.
+    """Reads the words of a photo.
 
     Args:
         model (`LangBridgeForConditionalGeneration`): With an adapter made of words, whatever its activation.
         processor (`LangBridgeProcessor`): The model's.
         image (`PIL.Image.Image`): The photo.
-        top (`int`, *optional*, defaults to 5): Number of words per patch. The whole photo has `2 * top`, or the
-            model's `words_per_image`.
+        top (`int`, *optional*, defaults to 5): How many words to name of each patch; of the whole photo `2 * top`,
+            or the model's `words_per_image`.
 
     Returns:
         [`PatchWords`].
@@ -78,10 +78,10 @@ def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: Im
     def name(numbers: torch.Tensor, words: torch.Tensor) -> list[tuple[str, float]]:
         return [(names[word], number) for word, number in zip(words.tolist(), numbers.tolist(), strict=True)]
 
-    # A coefficient is a word's probability times its patch's gate, so that these sums are what the model pools.
+    # A coefficient is a word's probability times its patch's gate, so that their sums are what the model pools.
     total = coefficients.abs().sum(0)  # (V,)
     photo = (total / total.sum()).topk(min(len(names), model.config.words_per_image or 2 * top))
-    # Registers, which some towers put before the patches, have no place in the photo.
+    # Registers, which some towers put before the patches, lie nowhere in the photo.
     coefficients = coefficients[-rows * columns :].unflatten(0, (rows, columns))  # (rows, columns, V)
     words = coefficients.abs().topk(min(len(names), top)).indices  # (rows, columns, top)
     numbers = coefficients.gather(-1, words)
@@ -95,12 +95,12 @@ def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: Im
 
 
 def name_words(tokenizer: PreTrainedTokenizerBase, token_ids: torch.Tensor) -> list[str]:
-    """Unique names for the words of a vocabulary head's `token_ids`, `(V,)` or `(V, pieces)`.
+    """The words of a vocabulary head's `token_ids`, `(V,)` or `(V, pieces)`, each by a name of its own.
 
-    A name is the word without the space before it. Where an earlier word already has that name, or the word is not
-    printable, the name is its `repr`.
+    A name is the word without the space before it. Where an earlier word has that name already, or nothing is left to
+    read, it is the word in quotation marks with its spaces and escapes.
     """
-    # Decoded behind another token, since some tokenizers drop a leading space.
+    # Behind another token, since some tokenizers drop the space with which a text begins.
     anchor = tokenizer.encode("a", add_special_tokens=False)
     tokens = [[i for i in word if i >= 0] for word in token_ids.view(len(token_ids), -1).tolist()]
     start = len(tokenizer.decode(anchor, clean_up_tokenization_spaces=False))
@@ -137,7 +137,7 @@ def draw_words(words: PatchWords) -> Image.Image:
 
 
 def draw_heat(words: PatchWords, word: str) -> Image.Image:
-    """Highlights the patches of a word by its coefficient: orange where it is positive, blue where negative."""
+    """Lights the photo up where a word is said, the more the larger its coefficient; blue where that is negative."""
     coefficients = words.coefficients[..., words.names.index(word)]  # (rows, columns)
     strength = coefficients / coefficients.abs().max().clamp(min=1e-12)
     photo = enlarge(words.view, words)
@@ -162,6 +162,6 @@ def enlarge(image: Image.Image, words: PatchWords) -> Image.Image:
 
 
 def fit(word: str, width: int, size: float) -> ImageFont.FreeTypeFont:
-    """The font at a size in pixels, or smaller where the word would be wider than its patch."""
+    """The font of a size in pixels, or of a smaller one in which the word is no wider than its patch."""
     length = ImageFont.load_default(size).getlength(word)
     return ImageFont.load_default(min(size, size * 0.92 * width / length))

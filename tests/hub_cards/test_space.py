@@ -152,7 +152,7 @@ def test_a_visitor_picks_a_photo_and_reads_caption_answer_and_words(grounded, vi
     before = page.get_by_alt_text("words on its patches").get_attribute("src")
     page.get_by_label(labels[1]).check()
     largest = words.coefficients[..., words.names.index(words.photo[1][0])].max()
-    expect(page.get_by_text(f"Where this word is said: up to {largest:.1%}")).to_be_visible()
+    expect(page.get_by_text(f"Coefficients of this word: up to {largest:.1%}")).to_be_visible()
     expect(page.get_by_alt_text("words on its patches")).not_to_have_attribute("src", before)
 
     unsaid = next(name for name in words.names if name not in dict(words.photo))
@@ -234,7 +234,7 @@ def test_an_answer_is_streamed_as_it_is_written_and_a_failure_ends_it(vision, te
 def test_a_page_says_what_its_model_cannot(fields, sentence, vision, text, visit, space_modules, tmp_path):
     model, processor = compose(vision, text, **fields)
     page = space_modules.build_page(model, processor, "user/name")
-    assert ("Where is another word said?" in str(page.config)) == (not fields)
+    assert ("Show another word" in str(page.config)) == (not fields)
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     try:
         seen = visit(address.rstrip("/"))
