@@ -167,4 +167,4 @@ def read_json(path: Path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # both what is not JSON and what is not UTF-8
-        raise ValueError(f"{path} is damaged, it is not JSON ({error}): save it again.") from None
+        raise ValueError(f"{path} is damaged, it is not JSON ({error}): save it anew.") from None

@@ -64,7 +64,7 @@ PREFIXES = OriginalWeights("model.mm_projector.", "model.vision_tower.vision_tow
 
 
 def read_config(path: Path) -> dict:
-    """Reads a checkpoint's `config.json`; raises `ValueError` for settings that this package does not support."""
+    """A checkpoint's `config.json`, which must ask for the forward pass that this package has."""
     config = read_json(path)
     if config.get("model_type") not in LANGUAGE_MODELS:
         raise ValueError(
@@ -89,7 +89,7 @@ def read_text_config(config: dict) -> PreTrainedConfig:
 
 
 def read_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase, size: int) -> dict[str, int]:
-    """The first V words of a vocabulary file, from spelling to token id; the ids must be the tokenizer's."""
+    """The first V words of a vocabulary file, spelling to token id, which must be the tokenizer's."""
     words = dict(list(read_json(path).items())[:size])
     if len(words) < size:
         raise ValueError(f"{path} holds {len(words)} words, fewer than `mm_vocab_size` in the checkpoint ({size}).")
@@ -174,7 +174,7 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def read_tensors(path: Path):
-    """Loads a file of tensors without running code."""
+    """What a file of tensors holds, without running code."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
@@ -186,9 +186,7 @@ def read_tensors(path: Path):
             f"{path} holds objects other than tensors, which could run code and are not loaded: use safetensors."
         ) from error
     except (SafetensorError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} is damaged, or of unknown format ({first_line(error)}): download it again."
-        ) from error
+        raise ValueError(f"{path} is damaged, or of an unknown form ({first_line(error)}): get it anew.") from error
 
 
 def read_json(path: Path) -> dict:
@@ -197,7 +195,7 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # both what is not JSON and what is not UTF-8
-        raise ValueError(f"{path} is damaged, it is not JSON ({error}): download it again.") from error
+        raise ValueError(f"{path} is damaged, it is not JSON ({error}): get it anew.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, not a {type(content).__name__}: download it again.")
     return content

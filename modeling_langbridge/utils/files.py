@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files in local folders and on the Hub: finding, atomic writing, and uploading."""
+"""Files of a repository: found in a folder here, or on the Hub by way of transformers' cache, and pushed there."""
 
 import os
 import shutil
