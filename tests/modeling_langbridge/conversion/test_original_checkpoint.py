@@ -186,7 +186,7 @@ def a_projector_with_code(sources):
 def weights_in_a_list(sources):
     remove_weights(sources["--model"])
     torch.save([torch.zeros(2)], sources["--model"] / "pytorch_model.bin")
-    return "pytorch_model.bin must hold tensors under their names"
+    return "pytorch_model.bin must hold only named tensors"
 
 
 def remove_weights(checkpoint: Path) -> None:
