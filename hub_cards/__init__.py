@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Hub's face of LangBridge: model cards, publishing, and a Space."""
+"""LangBridge on the Hugging Face Hub: model cards, publishing, and a Space."""
 
 from .cards import make_card
 from .facts import CardFacts, Result

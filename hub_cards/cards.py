@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model cards: the README.md of a model, an adapter alone, a shared vocabulary, a stock-LLaVA export, or a LoRA.
 
-A card says what the folder's own files and the given facts say, and leaves out what they do not.
+A card holds what the folder's own files and the given facts state, and nothing else.
 """
 
 from pathlib import Path
@@ -29,8 +29,8 @@ TASK = "image-text-to-text"
 SHAPE = ("projector_hidden_size", "bridge_vocab_size", "coefficient_activation")
 FRONT_AND_BODY = "---\n{{ card_data }}\n---\n\n{{ body }}"
 
-# An adapter and a vocabulary are loaded by LangBridge's package: named as transformers', the Hub would show lines for
-# them that cannot work.
+# LangBridge's own package loads an adapter and a vocabulary: with transformers as their library, the Hub would show
+# code that cannot work.
 LIBRARIES = {
     "model": "transformers",
     "llava": "transformers",
@@ -46,16 +46,16 @@ def make_card(folder: Path, facts: CardFacts) -> ModelCard:
 
     Args:
         folder (`Path`):
-            A model, an adapter, a vocabulary, an exported LLaVA or a LoRA; its `training_record.json` and `words.png`
-            are told of where they are.
+            A model, an adapter, a vocabulary, an exported LLaVA or a LoRA. The card uses its `training_record.json`
+            and shows its `words.png` where it has them.
         facts ([`CardFacts`]):
-            The rest.
+            What the folder's files do not state.
 
     Returns:
-        `ModelCard`, whose metadata the Hub's rules were applied to as far as they are known offline.
+        `ModelCard`, whose metadata follows the Hub's rules as far as they can be checked offline.
 
     Raises:
-        `ValueError`: a fact is not of the form that the Hub takes, no base model is known, or a file is damaged.
+        `ValueError`: a fact does not have the form that the Hub takes, no base model is known, or a file is damaged.
     """
     check_facts(facts)
     kind = "lora" if (folder / "adapter_config.json").is_file() else kind_of(folder)
@@ -63,18 +63,18 @@ def make_card(folder: Path, facts: CardFacts) -> ModelCard:
     base_models = facts.base_models
     if kind == "vocabulary":
         if base_models:
-            raise ValueError(f"{folder} holds a vocabulary, which is made from no model: name no base model.")
+            raise ValueError(f"{folder} holds a vocabulary, which has no base model: name no base model.")
         base_models = []
     elif base_models is None:
         base_models = find_base_models(folder)
         if not base_models:
             raise ValueError(
-                f"No file in {folder} names what the {kind} was made from by its Hub id, and a card has to: give "
-                "the ids of its base models (--base_model)."
+                f"No file in {folder} names the base models of the {kind} by Hub id, and a card must: give the ids of "
+                "its base models (--base_model)."
             )
     if kind == "adapter" and len(base_models) > 1:
         raise ValueError(
-            f"The adapter alone in {folder} belongs to no language model: name its vision tower alone as its base "
+            f"The adapter in {folder} does not depend on a language model: name its vision tower alone as its base "
             f"model, not {' and '.join(base_models)}."
         )
     card_data = make_metadata(kind, facts, base_models, records)
@@ -98,10 +98,10 @@ def make_card(folder: Path, facts: CardFacts) -> ModelCard:
 
 def find_base_models(folder: Path) -> list[str]:
     """
-    Hub ids of what a folder's model was made from, as its own files name them; an empty list where they name none.
+    The Hub ids of a folder's base models, as its own files name them; an empty list where they name none.
 
-    That is the LangBridge that its last training went on from, or else its language model and its vision tower; of an
-    adapter alone, the vision tower.
+    The base model is the LangBridge that the last training started from, or else the language model and the vision
+    tower; for an adapter, the vision tower.
     """
     config = folder / "config.json"
     content = read_json(config) if config.is_file() else {}
@@ -126,7 +126,7 @@ def read_records(folder: Path) -> list[TrainingRecord]:
 
 
 def read_folder(folder: Path, kind: str) -> dict[str, Any]:
-    """What a template reads of the folder's own files."""
+    """The template variables that come from the folder's own files."""
     if kind == "lora":
         return {}
     if kind == "vocabulary":
@@ -138,11 +138,11 @@ def read_folder(folder: Path, kind: str) -> dict[str, Any]:
         return {"config": config_class.from_pretrained(folder)}
     except (StrictDataclassError, AttributeError, TypeError) as error:
         reason = one_line(str(error.__cause__ or error))
-        raise ValueError(f"{folder / 'config.json'} is damaged ({reason}): save it anew.") from error
+        raise ValueError(f"{folder / 'config.json'} is damaged ({reason}): save it again.") from error
 
 
 def make_metadata(kind: str, facts: CardFacts, base_models: list[str], records: list[TrainingRecord]) -> ModelCardData:
-    """The front matter. Text from outside is brought to one line, which YAML cannot take for an end of the block."""
+    """The YAML front matter. Outside text is reduced to one line, so that it cannot end the block."""
     datasets = facts.datasets or [name for record in records for name in record.datasets if hub_id(name)]
     results = [
         EvalResult(
@@ -160,7 +160,7 @@ def make_metadata(kind: str, facts: CardFacts, base_models: list[str], records: 
         library_name=LIBRARIES[kind],
         pipeline_tag=None if kind == "vocabulary" else TASK,
         base_model=base_models or None,
-        base_model_relation=relate(kind, base_models),
+        base_model_relation=choose_base_model_relation(kind, base_models),
         datasets=list(dict.fromkeys(datasets)) or None,
         license=facts.license,
         language=facts.language or None,
@@ -170,14 +170,14 @@ def make_metadata(kind: str, facts: CardFacts, base_models: list[str], records: 
     )
 
 
-def relate(kind: str, base_models: list[str]) -> str | None:
+def choose_base_model_relation(kind: str, base_models: list[str]) -> str | None:
     """The Hub's `base_model_relation`, one of adapter, finetune, merge and quantized."""
     if not base_models:
         return None
     if kind in ("adapter", "lora"):
         return "adapter"
-    # Two models joined into one are a merge, as the Hub takes several base models to be and InternVL's cards say; a
-    # LangBridge that was trained further, or rewritten as a LLaVA, is a finetune, the Hub's default.
+    # The Hub treats several base models as a merge, as InternVL's cards do; a LangBridge that was trained further or
+    # exported as a LLaVA is a finetune, the Hub's default.
     return "merge" if len(base_models) > 1 else "finetune"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cards' Jinja templates, and text from outside put so that markdown reads it as text and nothing else."""
+"""The Jinja templates of the cards, and filters that escape outside text for Markdown."""
 
 import re
 from pathlib import Path
@@ -11,22 +11,22 @@ from .training_record import hub_id
 
 
 def code(text: object, in_table: bool = False) -> str:
-    """A code span, in which markdown and HTML mean nothing, on one line."""
+    """A code span on one line, in which Markdown and HTML have no effect."""
     text = one_line(str(text)) or "–"
     ticks = "`" * (longest_run(text) + 1)
     if in_table:
-        text = text.replace("|", "\\|")  # a table's cells are cut before code spans are found
+        text = text.replace("|", "\\|")  # table cells are split before code spans are parsed
     return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{text}{ticks}"
 
 
 def fenced(text: str) -> str:
-    """A block of code."""
+    """A fenced shell code block."""
     ticks = "`" * max(3, longest_run(text) + 1)
     return f"{ticks}shell\n{text.strip()}\n{ticks}"
 
 
 def link(name: str, kind: str = "") -> str:
-    """A link to a model on the Hub, or with `kind` `"datasets/"` to a dataset; the name alone where it is no id."""
+    """A link to a model on the Hub, or with `kind="datasets/"` to a dataset; the plain name where it is no Hub id."""
     return code(name) if hub_id(name) is None else f"[{code(name)}](https://huggingface.co/{kind}{name})"
 
 
@@ -35,7 +35,7 @@ def link_dataset(name: str) -> str:
 
 
 def name_part(config: PreTrainedConfig) -> str:
-    """A part of a model: its Hub id where its configuration keeps one, and its type."""
+    """A part of a model: its Hub id where its configuration has one, and its type."""
     of_type = f"of type {code(config.model_type)}"
     return f"{link(config._name_or_path)}, {of_type}" if hub_id(config._name_or_path) else of_type
 
@@ -53,7 +53,7 @@ def one_line(text: str) -> str:
 
 
 def longest_run(text: str) -> int:
-    """The most backticks in a row."""
+    """The length of the longest run of backticks."""
     return max(map(len, re.findall("`+", text)), default=0)
 
 
@@ -62,7 +62,7 @@ ENVIRONMENT = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
-    keep_trailing_newline=True,  # of templates that another includes
+    keep_trailing_newline=True,  # for templates that are included
     autoescape=False,  # markdown, not HTML
 )
 ENVIRONMENT.filters.update(
@@ -71,5 +71,5 @@ ENVIRONMENT.filters.update(
 
 
 def render(template: str, **context: object) -> str:
-    """Fills a template; no more than one empty line in a row is left outside of its code, which has none."""
+    """Fills a template and collapses runs of empty lines."""
     return re.sub(r"\n{3,}", "\n\n", ENVIRONMENT.get_template(template).render(context)).strip() + "\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder published on the Hub: checked first, sent in one commit, then its card, which names that commit."""
+"""Publishes a folder on the Hub: checks it, uploads it in one commit, then the card, which names that commit."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +41,7 @@ MADE_BY_THE_HUB = {".gitattributes"}
 
 @dataclass(frozen=True)
 class Publication:
-    """A folder that has passed every check that needs no network: what it is, what is sent, and a first card."""
+    """A folder that has passed every offline check: its kind, the files to upload, and a first card."""
 
     folder: Path
     kind: Kind
@@ -52,7 +52,7 @@ class Publication:
 
 def prepare(folder: Path, repo_id: str, facts: CardFacts) -> Publication:
     """
-    Checks all that can be checked before anything is sent.
+    Checks everything that can be checked before anything is uploaded.
 
     Args:
         folder (`Path`):
@@ -60,11 +60,11 @@ def prepare(folder: Path, repo_id: str, facts: CardFacts) -> Publication:
         repo_id (`str`):
             The repository's name on the Hub, `user/name` or `name`.
         facts ([`~hub_cards.facts.CardFacts`]):
-            What the card says beside what it reads in the folder.
+            What the card states beside the folder's own files.
 
     Raises:
-        `ValueError`: the folder is none of these or is not whole, a setting names a path of this machine, the Hub
-        takes no such name, or the card lacks a fact.
+        `ValueError`: the folder is none of these or is incomplete, a setting holds a local path, the repository name
+        is not valid, or the card lacks a fact.
     """
     try:
         validate_repo_id(repo_id)
@@ -76,7 +76,7 @@ def prepare(folder: Path, repo_id: str, facts: CardFacts) -> Publication:
     card = make_card(folder, replace(facts, repo_id=repo_id))
     if local := find_local(str(card)):
         raise ValueError(
-            f"The card would say {local!r}, which belongs to this machine: name it as others can find it."
+            f"The card would say {local!r}, which is local to this machine: give a name that others can find."
         )
     top = {name.split("/")[0] for name in files}
     left_out = sorted(path.name for path in folder.iterdir() if path.name not in {*top, CARD})
@@ -93,9 +93,9 @@ def push_folder(
     exist_ok: bool = False,
 ) -> CommitInfo:
     """
-    Publishes a folder: everything in one commit, then the card, whose loading lines are pinned to that commit.
+    Publishes a folder: everything in one commit, then the card, whose loading code is pinned to that commit.
 
-    Run again after an interruption, it goes on: what has arrived whole is not sent again.
+    Run it again after an interruption: files that were uploaded completely are not uploaded again.
 
     Args:
         folder, repo_id, facts:
@@ -103,19 +103,19 @@ def push_folder(
         private (`bool`, *optional*):
             Whether a new repository is private. The account's default when left out.
         token (`str`, *optional*):
-            A token that may write. The one that `hf auth login` has kept when left out.
+            A token with write access. The one saved by `hf auth login` when left out.
         exist_ok (`bool`, *optional*, defaults to `False`):
-            Whether to write into a repository that holds files. Those of an earlier push that are not in this one are
-            deleted, since loading might prefer them.
+            Whether to write into a repository that holds files. Model files of an earlier push that are not in this
+            one are deleted, since loading might prefer them.
 
     Returns:
-        `CommitInfo`: the commit that holds the files, `oid` being what `revision=` takes.
+        `CommitInfo`: the commit that holds the files; its `oid` is a `revision`.
 
     Raises:
         `ValueError`: as for [`prepare`]; or the Hub refuses the name, or there is no token.
         `FileExistsError`: the repository holds files, or is public where `private` is asked for.
-        `PermissionError`: the token is wrong or may not write there.
-        `FileNotFoundError`: the repository is not to be seen with this token.
+        `PermissionError`: the token is wrong or has no write access to the repository.
+        `FileNotFoundError`: this token cannot see the repository.
         `ConnectionError`: the network or the Hub failed.
     """
     publication = prepare(folder, repo_id, facts)
@@ -123,11 +123,11 @@ def push_folder(
     if token is None:
         raise ValueError("There is no token to push with: run `hf auth login`, or give one (--token, or HF_TOKEN).")
     api = HfApi(token=token)
-    with told_in_one_sentence(repo_id):
+    with explain_hub_errors(repo_id):
         try:
             publication.card.validate()
         except ValueError as error:
-            raise ValueError(f"The Hub does not take the card: {one_line(str(error))}") from error
+            raise ValueError(f"The Hub does not accept the card: {one_line(str(error))}") from error
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         info = api.model_info(repo_id)
         held = {file.rfilename for file in info.siblings} - MADE_BY_THE_HUB
@@ -135,7 +135,7 @@ def push_folder(
             raise FileExistsError(f"{repo_id} exists and is public: make it private in its settings first.")
         if held and not exist_ok:
             raise FileExistsError(
-                f"{repo_id} exists and holds files: name another repository, or give --exist_ok to write over them."
+                f"{repo_id} exists and holds files: name another repository, or give --exist_ok to overwrite them."
             )
         stale = sorted(name for name in held - {*publication.files, CARD} if may_be_loaded(name))
         commit = api.create_commit(
@@ -145,42 +145,43 @@ def push_folder(
             commit_message=f"Upload a LangBridge {publication.kind}",
         )
     card = make_card(folder, replace(facts, repo_id=repo_id, revision=commit.oid))
-    so_far = f"The files are there, in commit {commit.oid}, but not the card, for which add --exist_ok. "
-    with told_in_one_sentence(repo_id, so_far):
+    so_far = f"The files are uploaded, in commit {commit.oid}, but the card is not: add --exist_ok for it. "
+    with explain_hub_errors(repo_id, so_far):
         api.create_commit(repo_id, [CommitOperationAdd(CARD, str(card).encode())], commit_message="Write the card")
     return commit
 
 
 @contextmanager
-def told_in_one_sentence(repo_id: str, so_far: str = "") -> Iterator[None]:
-    """Says what an error of the Hub or the network means and what to do, instead of what was requested."""
+def explain_hub_errors(repo_id: str, so_far: str = "") -> Iterator[None]:
+    """Re-raises an error of the Hub or the network with a message that explains it and what to do."""
     try:
         yield
-    # What befalls a large file is a RuntimeError, or with Xet Python's own ConnectionError.
+    # The upload of a large file raises a RuntimeError, or with Xet Python's own ConnectionError.
     except (HTTPError, RuntimeError, ConnectionError) as error:
-        kind, sentence = explain(error, repo_id)
+        kind, sentence = hub_error_message(error, repo_id)
         raise kind(so_far + sentence) from error
 
 
-def explain(error: BaseException, repo_id: str) -> tuple[type[Exception], str]:
+def hub_error_message(error: BaseException, repo_id: str) -> tuple[type[Exception], str]:
+    """The exception class and the message that explain an error of the Hub or the network."""
     if isinstance(error, OfflineModeIsEnabled):
         return ConnectionError, "HF_HUB_OFFLINE is set, so nothing can be published: unset it."
     if not isinstance(error, HfHubHTTPError):
         return ConnectionError, (
-            f"The connection to the Hub broke off ({one_line(str(error))}): run the same command again, what "
-            "has arrived whole is not sent again."
+            f"The connection to the Hub broke off ({one_line(str(error))}): run the same command again; files that "
+            "were uploaded completely are not uploaded again."
         )
     status, says = error.response.status_code, one_line(error.server_message or "no reason given")
     if status == 401:
         return PermissionError, (
-            f"The Hub does not accept the token ({says}): make one with write access at "
+            f"The Hub does not accept the token ({says}): create one with write access at "
             "https://huggingface.co/settings/tokens, then `hf auth login`."
         )
     if status == 403:
-        return PermissionError, f"This token may not write to {repo_id} ({says}): take one that may, or another name."
+        return PermissionError, f"This token may not write to {repo_id} ({says}): use one that may, or another name."
     if isinstance(error, RepositoryNotFoundError):
         return FileNotFoundError, (
-            f"There is no repository {repo_id} that this token can see: it is somebody else's, or the name is wrong."
+            f"There is no repository {repo_id} that this token can see: it is private, or the name is wrong."
         )
     if status == 400:
         return ValueError, f"The Hub refuses this push to {repo_id}: {says}"

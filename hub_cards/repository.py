@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a folder is, told from its files alone, and which of them belong in a repository on the Hub."""
+"""The kind of a folder, told from its files alone, and the files that belong in a repository on the Hub."""
 
 import json
 from fnmatch import fnmatchcase
@@ -29,7 +29,7 @@ CODE = [
     "vocabulary_head.py",
 ]
 
-# Names, not endings: what is not listed stays behind, whatever it is called.
+# An allowlist of names: nothing else is uploaded.
 CARD_AND_ITS_SOURCES = ["README.md", "LICENSE", "training_record.json", "words.png"]
 WEIGHTS = ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
 PROCESSOR = [
@@ -53,7 +53,7 @@ BELONGS: dict[Kind, list[str]] = {
     "llava": [*CARD_AND_ITS_SOURCES, *LLAVA],
 }
 
-# What loading cannot do without, and what writes it.
+# Files that loading needs, and what writes them.
 LORA = {"adapter_config.json", "adapter_model.*"}
 NEEDED: dict[Kind, dict[str, str]] = {
     "model": {
@@ -70,14 +70,14 @@ NEEDED: dict[Kind, dict[str, str]] = {
 
 def kind_of(folder: Path) -> Kind:
     """
-    Tells what a folder is: a whole `"model"`, an `"adapter"` alone, a shared `"vocabulary"`, or a stock `"llava"`.
+    The kind of a folder: a whole `"model"`, an `"adapter"` alone, a shared `"vocabulary"`, or a stock `"llava"`.
 
     Args:
         folder (`Path`):
             The folder, as `save_pretrained`, the trainer or scripts/export.py wrote it.
 
     Raises:
-        `ValueError`: it is none of these; the sentence says what it is instead, and what to do.
+        `ValueError`: it is none of these; the message names what it is instead, and what to do.
     """
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}: name one that holds a model, an adapter or a vocabulary.")
@@ -100,8 +100,8 @@ def kind_of(folder: Path) -> Kind:
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type not in OF_MODEL_TYPE:
         raise ValueError(
-            f"`model_type` in {path} is {model_type!r}, but must be one of {', '.join(OF_MODEL_TYPE)}: other models "
-            "are published by other means."
+            f"`model_type` in {path} is {model_type!r}, but must be one of {', '.join(OF_MODEL_TYPE)}: only these "
+            "can be published."
         )
     return OF_MODEL_TYPE[model_type]
 
@@ -110,16 +110,16 @@ def files_to_push(folder: Path, kind: Kind) -> list[str]:
     """
     The files of a folder that belong in a repository, by their paths inside it, sorted.
 
-    Everything else stays behind: pickles, the optimizer's state, logs, hidden files, other code.
+    Everything else is left out: pickles, the optimizer's state, logs, hidden files, other code.
 
     Args:
         folder (`Path`):
             The folder.
         kind (`Kind`):
-            What it is, see [`kind_of`].
+            Its kind, see [`kind_of`].
 
     Raises:
-        `ValueError`: a file is missing or cut short that loading cannot do without.
+        `ValueError`: a file that loading needs is missing or damaged.
     """
     files = {
         path.relative_to(folder).as_posix()
@@ -143,7 +143,7 @@ def files_to_push(folder: Path, kind: Kind) -> list[str]:
 
 
 def may_be_loaded(path: str) -> bool:
-    """Whether loading might read a file of this path: what some push puts there, or a LoRA, which comes first."""
+    """Whether loading might read a file of this path: one that a push uploads, or a LoRA, which takes precedence."""
     patterns = {pattern for kind in BELONGS for pattern in BELONGS[kind]} - set(CARD_AND_ITS_SOURCES) | LORA
     return any(fnmatchcase(path, pattern) for pattern in patterns)
 
@@ -158,9 +158,9 @@ def require_weights(folder: Path, files: set[str]) -> None:
     try:
         shards = set(index["weight_map"].values())
     except (TypeError, KeyError, AttributeError):
-        raise ValueError(f"{path} is damaged, it has no `weight_map`: save the model anew.") from None
+        raise ValueError(f"{path} is damaged, it has no `weight_map`: save the model again.") from None
     if missing := sorted(shards - files):
-        raise ValueError(f"There is no {missing[0]} in {folder}, which its index names: save the model anew.")
+        raise ValueError(f"There is no {missing[0]} in {folder}, which its index names: save the model again.")
 
 
 def read_json(path: Path):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a model was trained: what `training_record.json` beside its weights says, for its card and for whoever asks.
+"""How a model was trained: the file `training_record.json` beside its weights, from which its card is written.
 
-A record holds the fields below and nothing else: no arguments are dumped into it, so no path, host, user or token can
-get there.
+A record holds the fields below and nothing else. No arguments are dumped into it, so it cannot leak a path, host, user
+or token.
 """
 
 import json
@@ -29,13 +29,13 @@ TRAINING_RECORD = "training_record.json"
 @dataclass(kw_only=True)
 class TrainedPart:
     """
-    What one part of a model did in a run.
+    How one part of a model was trained in a run.
 
     Args:
         mode (`str`): `"frozen"`, trained in `"full"`, or by `"lora"`.
-        learning_rate (`float`, *optional*): the highest it had; `None` for a frozen part.
-        lora_rank (`int`, *optional*): of a part trained by LoRA.
-        hub_id (`str`, *optional*): the model on the Hub that the part was taken from.
+        learning_rate (`float`, *optional*): The peak learning rate; `None` for a frozen part.
+        lora_rank (`int`, *optional*): The rank, for a part trained by LoRA.
+        hub_id (`str`, *optional*): The model on the Hub that the part comes from.
     """
 
     mode: Literal["frozen", "full", "lora"]
@@ -48,31 +48,31 @@ class TrainedPart:
 @dataclass(kw_only=True)
 class TrainingRecord:
     """
-    One training run, as far as it had got when it was saved.
+    One training run, as of the save.
 
     Args:
         stage (`str`): `"finetuning"` on answers and captions, or `"grounding"` in words without a language model.
-        parts (`dict[str, TrainedPart]`): what each part of the model did, by its name.
-        objectives (`dict[str, float]`): weights of what was learnt beside the stage's own objective.
-        started_from (`str`, *optional*): the whole LangBridge on the Hub that the run went on from.
-        datasets, eval_datasets (`list[str]`): Hub ids of what it learnt from, and was evaluated on.
-        local_data, local_eval_data (`list[str]`): names, without their folders, of data that lay on the machine.
-        steps (`int`): optimizer steps.
-        samples (`int`): samples seen, repeated ones counted again; to within one step's.
-        batch_size (`int`): samples of a step, over all processes and accumulated batches.
-        epochs (`float`, *optional*): passes through the data; `None` where its length is not known.
-        optimizer, schedule (`str`): the optimizer's class and the learning rate's schedule.
-        precision (`str`): what was computed in: `"bfloat16"`, `"float16"` (both mixed) or `"float32"`.
-        quantization (`str`, *optional*): how the frozen weights were quantised.
-        seed (`int`): of the run.
-        first_loss, last_loss (`float`, *optional*): the first and the last training loss that was logged.
-        eval_loss (`float`, *optional*): the last evaluation's.
-        hardware (`str`): name of the GPU or of the processor; of process zero.
-        processes (`int`): how many there were, one a GPU where there are GPUs.
-        seconds (`float`, *optional*): time trained, evaluation and saving included, those of resumed runs added up;
+        parts (`dict[str, TrainedPart]`): How each part of the model was trained, by its name.
+        objectives (`dict[str, float]`): Weights of the objectives beside the stage's own.
+        started_from (`str`, *optional*): The whole LangBridge on the Hub that the run started from.
+        datasets, eval_datasets (`list[str]`): Hub ids of the training and evaluation data.
+        local_data, local_eval_data (`list[str]`): File names, without folders, of local data.
+        steps (`int`): Optimizer steps.
+        samples (`int`): Samples seen, repeats included; accurate to one step.
+        batch_size (`int`): Samples per step, over all processes and accumulated batches.
+        epochs (`float`, *optional*): Passes through the data; `None` where its length is unknown.
+        optimizer, schedule (`str`): The optimizer's class and the learning rate schedule.
+        precision (`str`): Compute precision: `"bfloat16"`, `"float16"` (both mixed) or `"float32"`.
+        quantization (`str`, *optional*): How the frozen weights were quantised.
+        seed (`int`): The random seed.
+        first_loss, last_loss (`float`, *optional*): The first and the last logged training loss.
+        eval_loss (`float`, *optional*): The loss of the last evaluation.
+        hardware (`str`): Name of the GPU or CPU of process 0.
+        processes (`int`): Number of processes, one per GPU where there are GPUs.
+        seconds (`float`, *optional*): Training time in seconds, with evaluation and saving, summed over resumed runs;
             `None` where an earlier part was not measured.
-        date (`str`): of the save, UTC, `2026-11-25`.
-        versions (`dict[str, str]`): of the libraries.
+        date (`str`): Date of the save, UTC, such as `2026-11-25`.
+        versions (`dict[str, str]`): Versions of the libraries, by name.
     """
 
     stage: Literal["finetuning", "grounding"]
@@ -104,14 +104,14 @@ class TrainingRecord:
 
 def read_training_records(path: str | Path) -> list[TrainingRecord]:
     """
-    The runs that made a model, in their order.
+    Reads the runs that trained a model, oldest first.
 
     Args:
-        path (`str` or `Path`): the file `training_record.json`.
+        path (`str` or `Path`): The file `training_record.json`.
 
     Raises:
         `FileNotFoundError`: there is no such file.
-        `ValueError`: it is no training record.
+        `ValueError`: the file is not a training record.
     """
     path = Path(path)
     try:
@@ -119,35 +119,35 @@ def read_training_records(path: str | Path) -> list[TrainingRecord]:
     except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{path} is no training record ({reason}): remove it, or take that of the model anew."
+            f"{path} is not a training record ({reason}): remove it, or copy the model's own again."
         ) from None
 
 
 def write_training_records(path: str | Path, records: list[TrainingRecord]) -> None:
-    """Writes the runs that made a model, in their order, to the file `training_record.json`."""
+    """Writes the runs that trained a model, oldest first, to the file `training_record.json`."""
     text = json.dumps([asdict(record) for record in records], indent=2, ensure_ascii=False, allow_nan=False)
     Path(path).write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def find_record(name: str) -> Path | None:
-    """Where the record of a model lies, given by its folder or Hub id; `None` where it has none to be had."""
+    """The path of a model's record, given the model's folder or Hub id; `None` where no record is available."""
     if hub_id(name) is None:
         path = Path(name, TRAINING_RECORD)
         return path if name and path.is_file() else None
     try:
         return Path(hf_hub_download(name, TRAINING_RECORD))
-    except (HfHubHTTPError, LocalEntryNotFoundError):  # there is none, or no connection to ask
+    except (HfHubHTTPError, LocalEntryNotFoundError):  # there is no record, or no connection
         return None
 
 
 def carry_record(name: str, folder: Path) -> None:
-    """Copies the record of the model, given by its folder or Hub id, that the one in `folder` was made from."""
+    """Copies the record of a model, given by its folder or Hub id, into the folder of one that is made from it."""
     if path := find_record(name):
         shutil.copyfile(path, folder / TRAINING_RECORD)
 
 
 def hub_id(name: str | None) -> str | None:
-    """The Hub id that a name is; `None` where it names something on this machine, or nothing."""
+    """The name where it is a Hub id; `None` where it is a local path, or empty."""
     if not name or Path(name).exists():
         return None
     try:
@@ -158,7 +158,7 @@ def hub_id(name: str | None) -> str | None:
 
 
 def file_name(name: str | None) -> str | None:
-    """What may be told of data on this machine, the last part of its path; `None` for the Hub's, and for nothing."""
+    """The file name of local data, without its folder; `None` for a Hub id, and for an empty name."""
     return Path(name).name if name and hub_id(name) is None else None
 
 

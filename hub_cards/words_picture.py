@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture for the card: photos with the strongest words of each patch written on them."""
+"""A picture for the card: photos with the strongest word of each patch written on it."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from modeling_langbridge.reading.patch_words import draw_words, strongest_words
 
 def draw_words_picture(folder: Path, photos: list[Path]) -> Image.Image:
     """
-    Has a model read photos, and writes on each of their patches the strongest word it is made of.
+    Reads photos with a model and writes on each of their patches its strongest word.
 
     Args:
         folder (`Path`):
-            The folder of the model, with its processor. Only this project's own code is run, not the folder's.
+            The folder of the model, with its processor. The package's own code is run, not the folder's.
         photos (`list[Path]`):
             The photos.
 
@@ -33,7 +33,7 @@ def draw_words_picture(folder: Path, photos: list[Path]) -> Image.Image:
         try:
             upright = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{photo} cannot be opened as a picture ({error}).") from error
+            raise ValueError(f"{photo} cannot be opened as an image ({error}).") from error
         drawn.append(draw_words(strongest_words(model, processor, upright)))
     picture = Image.new("RGB", (sum(one.width for one in drawn), max(one.height for one in drawn)), "white")
     left = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 (trf-ignore: TRF028)
-"""LangBridge model configuration: LLaVA's, plus the type of adapter and the sizes and form of the one of words."""
+"""LangBridge model configuration: LLaVA's, plus the type and the shape of the adapter."""
 
 from typing import Literal
 
@@ -13,31 +13,31 @@ from transformers.utils import auto_docstring
 class LangBridgeConfig(LlavaConfig):
     r"""
     adapter_type (`str`, *optional*, defaults to `"langbridge"`):
-        What joins the vision tower to the language model. `"langbridge"`: a projector and a vocabulary head. The two
-        others are there to compare with, straight to the language model's width and without words: `"mlp"`, LLaVA's
-        two layers (arXiv 2310.03744), and `"linear"`, VLAP's single one (arXiv 2404.09632). They read none of
-        the fields from `projector_hidden_size` to `split_words`, whatever these say.
+        The adapter between the vision tower and the language model. `"langbridge"`: a projector and a vocabulary head.
+        The two others are baselines without words: `"mlp"`, LLaVA's two layers (arXiv 2310.03744), and `"linear"`,
+        VLAP's single layer (arXiv 2404.09632). They ignore the fields from `projector_hidden_size` to `split_words`.
     projector_hidden_size (`int`, *optional*, defaults to 5120):
-        Width H of the projector (paper section 3: 5120). An H up to the language model's width lets the trained
-        adapter fold into a stock LLaVA projector.
+        Width H of the projector (paper section 3: 5120). With an H up to the language model's width, the trained
+        adapter can be exported as a stock LLaVA projector.
     bridge_vocab_size (`int`, *optional*, defaults to 19200):
-        Number V of shared words that the coefficients run over.
+        Number V of shared words, which is the number of coefficients of a visual token.
     coefficient_activation (`str`, *optional*, defaults to `"linear"`):
         `"linear"`: raw signed coefficients, as in the published code. `"softmax"`: a distribution over the words.
-        `"gated_softmax"`: a distribution times a gate in (0, 1), so that a patch with nothing to say can be silent.
+        `"gated_softmax"`: a distribution times a gate in (0, 1), so that all coefficients of a patch can be small.
     words_per_image (`int`, *optional*):
-        Hands the language model that many words of an image, the strongest of all its patches together and each once,
-        in place of a visual token for every patch. Takes coefficients that are distributions.
+        Number of visual tokens per image: the strongest words over all its patches, each once, instead of a visual
+        token per patch. It needs coefficients that are distributions.
     linear_remainder (`bool`, *optional*, defaults to `False`):
-        Adds to what an adapter of distributions makes of words a linear map of the projector's output, straight to
-        the language model's width, for what words do not say. It begins as nothing, and belongs to one language model:
-        neither an adapter saved alone nor a transfer has it. With `words_per_image` it reads, for each word, the
-        patches that say it.
+        Adds to visual tokens made of distributions a linear map from the projector's output to the language model's
+        width, which can learn what the words leave out. It starts at zero and belongs to one language model: an
+        adapter saved alone does not hold it, and a transfer drops it. With `words_per_image` its input for a word
+        is the mean of the patches, weighted by their share of the word.
     pieces_per_word (`int`, *optional*, defaults to 1):
-        The most tokens that the language model's tokenizer cuts a shared word into; 1 where it has them all whole.
+        The largest number of pieces that the language model's tokenizer splits a shared word into; 1 where all words
+        are single tokens.
     split_words (`str`, *optional*, defaults to `"leave_out"`):
-        What becomes of words that are cut: `"leave_out"`, their coefficients are nothing and distributions run over
-        the others; `"mean"`, the mean of their pieces' embeddings stands for them.
+        How to treat words that are split. `"leave_out"`: their coefficients are 0 and distributions run over the other
+        words. `"mean"`: their embedding is the mean of their pieces' embeddings.
     lm_head_bias (`bool`, *optional*, defaults to `False`):
         Whether the language model's output layer has a bias (Phi's has).
 
@@ -69,7 +69,7 @@ class LangBridgeConfig(LlavaConfig):
     lm_head_bias: bool = False
 
     def validate_architecture(self):
-        """Refuses sizes that cannot be built, naming the field. Called by `PreTrainedConfig` after initialisation."""
+        """Raises `ValueError` for invalid fields. `PreTrainedConfig` calls it after initialisation."""
         super().validate_architecture()
         if self.adapter_type != "langbridge":
             return
@@ -77,34 +77,34 @@ class LangBridgeConfig(LlavaConfig):
             raise ValueError(f"`projector_hidden_size` must be at least 1, but is {self.projector_hidden_size}.")
         if not 1 <= self.bridge_vocab_size <= self.text_config.vocab_size:
             raise ValueError(
-                f"`bridge_vocab_size` is {self.bridge_vocab_size}, but must lie between 1 and the language model's "
+                f"`bridge_vocab_size` is {self.bridge_vocab_size}, but must be between 1 and the language model's "
                 f"vocabulary size ({self.text_config.vocab_size}): every shared word is one of its tokens."
             )
         if self.pieces_per_word < 1:
             raise ValueError(f"`pieces_per_word` must be at least 1, but is {self.pieces_per_word}.")
         if self.linear_remainder and self.coefficient_activation == "linear":
             raise ValueError(
-                "`linear_remainder` stands beside coefficients that are distributions: raw ones "
-                "(`coefficient_activation` linear) leave nothing out that it could add."
+                "`linear_remainder` needs coefficients that are distributions: with raw ones "
+                "(`coefficient_activation` linear) a linear map adds nothing."
             )
         if self.words_per_image is None:
             return
         if self.coefficient_activation == "linear":
             raise ValueError(
-                "`words_per_image` takes coefficients that are distributions over the words: set "
+                "`words_per_image` needs coefficients that are distributions over the words: set "
                 "`coefficient_activation` to gated_softmax or softmax."
             )
         if not 1 <= self.words_per_image <= self.bridge_vocab_size:
             raise ValueError(
-                f"`words_per_image` is {self.words_per_image}, but must lie between 1 and `bridge_vocab_size` "
+                f"`words_per_image` is {self.words_per_image}, but must be between 1 and `bridge_vocab_size` "
                 f"({self.bridge_vocab_size})."
             )
 
     def require_words(self, what: str):
-        """Raises `ValueError` where the adapter is not made of words, which `what` is about."""
+        """Raises `ValueError` where the adapter is not made of words; `what` names the function that needs it."""
         if self.adapter_type != "langbridge":
             raise ValueError(
-                f"{what} takes an adapter made of words, `adapter_type` 'langbridge', but this model's `adapter_type` "
+                f"{what} needs an adapter made of words, `adapter_type` 'langbridge', but this model's `adapter_type` "
                 f"is {self.adapter_type!r}."
             )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 (trf-ignore: TRF028)
-"""LangBridge processor: LLaVA's, composed from the parts' own image processor and tokenizer."""
+"""LangBridge processor: LLaVA's, composed of the image processor and the tokenizer of its parts."""
 
 import torch
 from PIL import Image
@@ -19,7 +19,7 @@ from transformers.processing_utils import MultiModalData
 from transformers.utils import auto_docstring
 
 
-# Turns content blocks into the plain strings that a language model's own template expects.
+# Converts content blocks into the plain strings that a language model's own template expects.
 FLATTEN_CONTENT = """\
 {%- set flat = namespace(messages=[]) -%}
 {%- for message in messages -%}
@@ -41,7 +41,7 @@ FLATTEN_CONTENT = """\
 {%- set messages = flat.messages -%}
 """
 
-# For tokenizers without a template of their own.
+# For tokenizers without a chat template.
 PLAIN_TEMPLATE = """\
 {%- for message in messages -%}
     {%- if not loop.first -%}{{- '\\n' -}}{%- endif -%}
@@ -57,7 +57,7 @@ PLAIN_TEMPLATE = """\
 
 
 def find_vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The vision tower's configuration inside that of a model which joins it with a text encoder (CLIP, SigLIP)."""
+    """The vision tower's configuration, also inside that of a model with a text encoder (CLIP, SigLIP)."""
     return config.vision_config if "vision_config" in config.sub_configs else config
 
 
@@ -71,21 +71,21 @@ def load_vision_tower(vision: str | PreTrainedModel) -> PreTrainedModel:
 def measure_vision_tower(
     vision_config: PreTrainedConfig, image_processor: BaseImageProcessor
 ) -> tuple[torch.Size, torch.Size]:
-    """Finds how a tower lays an image out, by running its architecture on the meta device, without weights or work.
+    """Finds the input and output shapes of a vision tower by running its architecture on the meta device.
 
     Returns:
         The shapes of its input `(1, channels, height, width)` and of its output: `(1, tokens, d_v)`, or
         `(1, d_v, rows, columns)` from a convolutional tower.
 
     Raises:
-        `ValueError`: where the tower reads more than pixels.
+        `ValueError`: the tower has other inputs than `pixel_values`.
     """
     inputs = image_processor(Image.new("RGB", (64, 64)), return_tensors="pt")
     others = sorted(inputs.keys() - {"pixel_values"})
     if others:
         raise ValueError(
-            f"The vision tower `{vision_config.model_type}` needs {others} beside `pixel_values`: take a "
-            "fixed-resolution checkpoint instead (of SigLIP 2, say, google/siglip2-base-patch16-224)."
+            f"The vision tower `{vision_config.model_type}` needs {others} beside `pixel_values`: use a "
+            "fixed-resolution checkpoint instead (for SigLIP 2, such as google/siglip2-base-patch16-224)."
         )
     pixel_values = inputs["pixel_values"]
     with torch.device("meta"):
@@ -94,13 +94,13 @@ def measure_vision_tower(
 
 
 def add_missing_tokens(tokenizer: PreTrainedTokenizerBase):
-    """Gives a language model's tokenizer an image token, and a pad token and a chat template where it has none."""
+    """Adds to a tokenizer, in place, an image token, and a pad token and a chat template where it has none."""
     tokenizer.add_tokens(["<image>"], special_tokens=True)
     if tokenizer.pad_token is None:
-        # Not the end-of-turn token: a model trained with that as padding never learns to stop.
+        # Not the end-of-turn token: a model trained with it as padding never learns to stop.
         tokenizer.add_special_tokens({"pad_token": "<pad>"})
     if tokenizer.chat_template is None:
-        # Training renders without special tokens, inference with: the template makes both begin alike.
+        # Training renders without special tokens, inference with them: the template makes both start the same.
         begins_with_bos = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
         tokenizer.chat_template = ("{{- bos_token -}}\n" if begins_with_bos else "") + PLAIN_TEMPLATE
     if isinstance(tokenizer.chat_template, dict):
@@ -112,17 +112,17 @@ def add_missing_tokens(tokenizer: PreTrainedTokenizerBase):
 
 
 def read_image_blocks(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """Extends a chat template that expects strings so that it takes `{"type": "image"}` blocks too."""
+    """Extends a chat template that expects strings so that it also accepts `{"type": "image"}` blocks."""
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}
     try:
         rendered = tokenizer.apply_chat_template([message], chat_template=template, tokenize=False)
-    except Exception:  # a template may fail in as many ways as there are templates; it then expects strings
+    except Exception:  # a template may raise anything; it then expects strings
         rendered = ""
     return template if rendered.count("<image>") == 1 else FLATTEN_CONTENT + template
 
 
 def read_image(image):
-    """Loads an image that is given by path, URL or base64 text, and says which one cannot be read."""
+    """Loads an image that is given by path, URL or base64 text; `ValueError` names one that cannot be read."""
     if isinstance(image, (list, tuple)):
         return [read_image(one) for one in image]
     try:
@@ -133,7 +133,7 @@ def read_image(image):
 
 @auto_docstring
 class LangBridgeProcessor(LlavaProcessor):
-    # Loading keeps those settings alone that are named here.
+    # Loading keeps only settings that are named here.
     def __init__(
         self,
         image_processor=None,
@@ -152,9 +152,9 @@ class LangBridgeProcessor(LlavaProcessor):
         vision_feature_select_strategy (`str`, *optional*):
             As of the model's [`LangBridgeConfig`].
         image_token (`str`, *optional*, defaults to `"<image>"`):
-            The token that stands where an image does.
+            The token that marks the place of an image.
         num_additional_image_tokens (`int`, *optional*, defaults to 0):
-            How many tokens the vision tower gives beside its patches', such as CLS.
+            Number of tokens of the vision tower beside its patches, such as CLS.
         words_per_image (`int`, *optional*):
             As of the model's [`LangBridgeConfig`].
         """
@@ -179,7 +179,7 @@ class LangBridgeProcessor(LlavaProcessor):
 
     @property
     def num_image_tokens(self) -> int:
-        """Visual tokens of one image; every image is brought to one size."""
+        """Number of visual tokens per image, the same for every image."""
         images = self.image_processor(Image.new("RGB", (64, 64)), return_tensors="pt")
         return self.replace_image_token(images, 0).count(self.image_token)
 
@@ -201,15 +201,18 @@ class LangBridgeProcessor(LlavaProcessor):
     ) -> "LangBridgeProcessor":
         r"""Composes the processor of a vision tower and a language model.
 
-        The tokenizer is given an `<image>` token and, where it has none, a pad token and a chat template; its own
-        template is extended so that messages may hold `{"type": "image"}` blocks.
+        It adds an `<image>` token to the tokenizer and, where they are missing, a pad token and a chat template. An
+        existing template is extended so that messages can hold `{"type": "image"}` blocks.
 
         Args:
             vision (`str` or `PreTrainedModel`): Hub id, folder or loaded model of the vision tower.
             text (`str` or `PreTrainedModel`): Hub id, folder or loaded model of the language model.
-            image_processor (`BaseImageProcessor`, *optional*): Taken from where `vision` came from when left out.
-            tokenizer (`PreTrainedTokenizerBase`, *optional*): Taken from where `text` came from when left out.
+            image_processor (`BaseImageProcessor`, *optional*): Loaded from the source of `vision` when left out.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): Loaded from the source of `text` when left out.
             words_per_image (`int`, *optional*): As of the model's [`LangBridgeConfig`].
+
+        Raises:
+            `ValueError`: the vision tower is not supported, or the source of a loaded model is unknown.
         """
         vision_config = vision.config if isinstance(vision, PreTrainedModel) else AutoConfig.from_pretrained(vision)
         vision_config = find_vision_config(vision_config)
@@ -226,7 +229,7 @@ class LangBridgeProcessor(LlavaProcessor):
         if num_tokens < num_patches or (is_map and num_tokens > num_patches):
             raise ValueError(
                 f"The vision tower `{vision_config.model_type}` gives {num_tokens} tokens for an image of {height} x "
-                f"{width} pixels, no grid of {patch_size}-pixel patches: give the image processor another size."
+                f"{width} pixels, not a grid of {patch_size}-pixel patches: give the image processor another size."
             )
         return cls(
             image_processor,
@@ -241,10 +244,10 @@ class LangBridgeProcessor(LlavaProcessor):
 
 
 def source_of(model: str | PreTrainedModel, argument: str) -> str:
-    """The Hub id or folder that a model came from, for the files that lie beside it."""
+    """The Hub id or folder that a model was loaded from."""
     source = model.name_or_path if isinstance(model, PreTrainedModel) else model
     if not source:
-        raise ValueError(f"A model that was not loaded from the Hub or a folder needs `{argument}=` to be given.")
+        raise ValueError(f"A model that was not loaded from the Hub or a folder needs the argument `{argument}`.")
     return source
 
 

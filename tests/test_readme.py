@@ -20,6 +20,7 @@ def code_blocks(language: str) -> list[str]:
 def test_the_five_minute_path_runs_as_written(tmp_path):
     save_vision_tower("clip", tmp_path / "demo_output" / "tower")
     save_language_model("qwen2", tmp_path / "demo_output" / "language_model_a")
+    save_language_model("llama3", tmp_path / "demo_output" / "language_model_b")
     SharedVocabulary([" dog", " ball", " a"]).save(tmp_path / "demo_output" / "vocabulary" / "vocabulary.json")
     make_image().save(tmp_path / "photo.png")
     question = {"from": "human", "value": "<image>\nwhat?"}
@@ -33,9 +34,9 @@ def test_the_five_minute_path_runs_as_written(tmp_path):
         assert result.returncode == 0, result.stderr[-3000:]
         return result.stdout
 
-    compose, *use = code_blocks("python")
+    compose, *use, move = code_blocks("python")
     (train,) = [block for block in code_blocks("shell") if "train.py" in block]
-    run(sys.executable, "-c", compose)
+    run(sys.executable, "-c", f"{compose}\n{move}")
     for command in train.replace("\\\n", "").splitlines():
         run(sys.executable, *shlex.split(command)[1:])
     assert len(use) == 2

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Space that shows a LangBridge at work. On the Hub this folder stands alone."""
+"""A Gradio Space that demonstrates a LangBridge. It is uploaded alone, so it imports nothing of this project."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Space that shows a LangBridge at work: its captions, its answers, and the words that each patch is made of.
+"""A Gradio Space that demonstrates a LangBridge: captions, answers, and the words that each patch is made of.
 
-The environment variables MODEL_ID and MODEL_REVISION name the model; CAPTION_PROMPT is what asks it for a caption.
+The environment variables MODEL_ID and MODEL_REVISION name the model; CAPTION_PROMPT is the prompt for captions.
 """
 
 import os
@@ -11,22 +11,22 @@ from pathlib import Path
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
-from captioning import load_model, write
+from captioning import load_model, stream_answer
 from PIL import Image, ImageOps
 from transformers import PreTrainedConfig
-from words_panel import CSS, show_words
+from words_panel import CSS, add_words_panel
 
 
 PHOTOS = Path(__file__).with_name("photos")
-# Fonts of the visitor's own: the page asks no other host for anything.
+# System fonts: the page makes no request to another host.
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
 THEME = gr.themes.Default(primary_hue="amber", neutral_hue="stone", **FONTS)
 
 
 def open_photo(file: dict | None, last: str | None):
-    """Opens the picture that was uploaded or picked; where it is none, says so and empties the photo again.
+    """Opens the image that was uploaded or picked; warns and clears the photo where it is not an image.
 
-    The browser may report one photo twice: where its path is the `last` one, nothing changes.
+    The browser may report one photo twice: nothing changes where its path is the `last` one.
     """
     path = file and file["path"]
     if path == last:
@@ -36,37 +36,37 @@ def open_photo(file: dict | None, last: str | None):
     try:
         return path, ImageOps.exif_transpose(Image.open(path)).convert("RGB"), gr.skip()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # a damaged PNG is a SyntaxError to PIL
-        gr.Warning("This file cannot be opened as a picture: give a JPEG, PNG or WebP file.")
+        gr.Warning("This file cannot be opened as an image: give a JPEG, PNG or WebP file.")
         return path, None, None
 
 
-def describe(name: str, config: PreTrainedConfig) -> str:
-    """What is special about a model, in a few sentences of Markdown."""
+def summarize_model(name: str, config: PreTrainedConfig) -> str:
+    """A short description of a model, as Markdown."""
     if config.adapter_type != "langbridge":
         return (
             f"`{name}` captions photos and answers questions. Its adapter ({config.adapter_type}) is not made of "
             "words, so there are none to show."
         )
-    text = f"`{name}` reads every patch of a photo as a mixture of {config.bridge_vocab_size:,} words, and hands its "
+    text = f"`{name}` reads every patch of a photo as a mixture of {config.bridge_vocab_size:,} words. Its language "
     if config.words_per_image is None:
-        text += "language model that mixture of the words' own embeddings."
+        text += "model reads that mixture of the words' own embeddings."
     else:
-        text += f"language model the {config.words_per_image} strongest words of the whole photo."
+        text += f"model reads the {config.words_per_image} strongest words of the whole photo."
     if config.linear_remainder:
-        text += " A linear remainder adds what words do not say."
+        text += " A linear remainder adds what the words leave out."
     if config.coefficient_activation == "linear":
         text += " Its coefficients are raw: they have signs and cancel out, so a single word holds little meaning."
     return text
 
 
 def build_page(model, processor, name: str, caption_prompt: str = "Describe the image.") -> gr.Blocks:
-    """The page that shows a model; `name` is what it is called there."""
+    """The page for a model; `name` is its title there."""
 
     def caption(image: Image.Image | None):
         if image is None:
             yield ""
         else:
-            yield from write(model, processor, image, caption_prompt)
+            yield from stream_answer(model, processor, image, caption_prompt)
 
     def answer(image: Image.Image | None, question: str):
         if image is None:
@@ -76,10 +76,10 @@ def build_page(model, processor, name: str, caption_prompt: str = "Describe the 
             gr.Warning("The question is empty: write one first.")
             yield gr.skip()
         else:
-            yield from write(model, processor, image, question.strip())
+            yield from stream_answer(model, processor, image, question.strip())
 
     with gr.Blocks(title="LangBridge", analytics_enabled=False) as page:
-        gr.Markdown(f"# A photo, made of words\n{describe(name, model.config)}")
+        gr.Markdown(f"# A photo, made of words\n{summarize_model(name, model.config)}")
         with gr.Row():
             with gr.Column():
                 photo = gr.Image(label="Photo", sources=["upload", "webcam", "clipboard"], height=340)
@@ -90,13 +90,13 @@ def build_page(model, processor, name: str, caption_prompt: str = "Describe the 
                 asked = gr.Textbox(label="Question", placeholder="What is in the picture?", submit_btn="Ask")
                 answered = gr.Textbox(label="Answer", lines=2, interactive=False)
         last, opened = gr.State(), gr.State()
-        # Not preprocessed: gradio's own opening of a file that is no picture ends in a traceback.
+        # Not preprocessed: gradio fails with a traceback on a file that is not an image.
         photo.change(open_photo, [photo, last], [last, opened, photo], preprocess=False, show_progress="hidden")
         opened.change(lambda: "", None, answered, show_progress="hidden")
         opened.change(caption, opened, captioned)
         asked.submit(answer, [opened, asked], answered)
         if model.config.adapter_type == "langbridge":
-            show_words(opened, model, processor)
+            add_words_panel(opened, model, processor)
     return page
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads a LangBridge by its name on the Hub, and streams what it writes about a photo."""
+"""Loads a LangBridge by its Hub id, and streams its answers about a photo."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,14 +20,14 @@ MAX_NEW_TOKENS = 128
 
 
 def load_model(name: str, revision: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Loads a model, on the GPU where there is one, and its processor.
+    """Loads a model, onto the GPU where there is one, and its processor.
 
     Args:
         name (`str`): Hub id or folder.
         revision (`str`, *optional*): Commit, tag or branch on the Hub.
 
     Raises:
-        `ValueError`: there is no name, or it is not that of a LangBridge model.
+        `ValueError`: the name is empty, or does not name a LangBridge model.
     """
     if not name:
         raise ValueError("Set the variable MODEL_ID to the Hub id of a LangBridge model.")
@@ -44,8 +44,8 @@ def load_model(name: str, revision: str | None = None) -> tuple[PreTrainedModel,
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
 
 
-def write(model: PreTrainedModel, processor: ProcessorMixin, photo: Image.Image, prompt: str) -> Iterator[str]:
-    """What the model writes about a photo, asked the `prompt`: each time all of it so far."""
+def stream_answer(model: PreTrainedModel, processor: ProcessorMixin, photo: Image.Image, prompt: str) -> Iterator[str]:
+    """Yields the text that the model generates for a photo and a prompt, each time all of it so far."""
     content = [{"type": "image", "image": photo}, {"type": "text", "text": prompt}]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": content}],
@@ -61,7 +61,7 @@ def write(model: PreTrainedModel, processor: ProcessorMixin, photo: Image.Image,
         writing = executor.submit(
             model.generate, **inputs, streamer=streamer, do_sample=False, max_new_tokens=MAX_NEW_TOKENS
         )
-        writing.add_done_callback(lambda _: streamer.end())  # where it fails, it does not end the stream itself
+        writing.add_done_callback(lambda _: streamer.end())  # `generate` does not end the stream where it fails
         for piece in streamer:
             text += piece
             yield text.strip()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of the page about words: each patch's, all that one patch says, and where a word is said."""
+"""The words panel of the page: the word of each patch, all words of one patch, and a heat map of one word."""
 
 import html
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 EVERY_WORD = "every patch's strongest"
-CLICK = "Click on a patch to read all that it says."
+CLICK = "Click on a patch to list its words."
 CSS = """
 .bar { display: grid; grid-template-columns: 1fr auto; margin: 10px 0 }
 .bar i { font-style: normal; opacity: 0.7 }
@@ -17,15 +17,15 @@ CSS = """
 """
 
 
-def show_words(opened: gr.State, model, processor) -> None:
-    """Adds the part to the page that is being built; it shows itself once there is an `opened` photo."""
+def add_words_panel(opened: gr.State, model, processor) -> None:
+    """Adds the panel to the page that is being built; it becomes visible once there is an `opened` photo."""
     signed = model.config.coefficient_activation == "linear"
     words, patch = gr.State(), gr.State()
     with gr.Column(visible=False) as part:
-        handed_over = model.config.words_per_image is not None
+        as_words = model.config.words_per_image is not None
         shown = gr.Radio(
-            label="Words handed to the language model" if handed_over else "The photo's strongest words",
-            info="With their shares of all that its patches say. Choose one to see where it is said.",
+            label="Words that the language model reads" if as_words else "The photo's strongest words",
+            info="With their shares of all coefficients. Choose one to see its patches.",
         )
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
@@ -39,7 +39,7 @@ def show_words(opened: gr.State, model, processor) -> None:
             with gr.Column(scale=1):
                 gr.Markdown("#### A patch")
                 listed = gr.HTML(CLICK)
-                other = gr.Textbox(label="Where is another word said?", placeholder="dog", submit_btn="Show")
+                other = gr.Textbox(label="Show another word", placeholder="dog", submit_btn="Show")
 
     def look(image: Image.Image | None):
         if image is None:
@@ -50,24 +50,24 @@ def show_words(opened: gr.State, model, processor) -> None:
             words: seen,
             patch: None,
             shown: offer_words(seen, EVERY_WORD),
-            heading: head(seen, EVERY_WORD, signed),
-            picture: draw(seen, EVERY_WORD, None),
+            heading: picture_heading(seen, EVERY_WORD, signed),
+            picture: draw_picture(seen, EVERY_WORD, None),
             listed: CLICK,
         }
 
     def choose(seen: PatchWords, word: str, place: tuple[int, int] | None):
-        return head(seen, word, signed), draw(seen, word, place)
+        return picture_heading(seen, word, signed), draw_picture(seen, word, place)
 
     def pick(seen: PatchWords, word: str, event: gr.SelectData):
         column, row = (int(place) // seen.patch_width for place in event.index)
-        return (row, column), draw(seen, word, (row, column)), list_words(seen, (row, column), signed)
+        return (row, column), draw_picture(seen, word, (row, column)), list_words(seen, (row, column), signed)
 
     def find(seen: PatchWords, word: str, place: tuple[int, int] | None):
         word = word.strip()
         if word not in seen.names:
-            gr.Warning(f"“{html.escape(word)}” is none of this model's {len(seen.names):,} words: try another.")
+            gr.Warning(f"“{html.escape(word)}” is not one of this model's {len(seen.names):,} words: try another.")
             return gr.skip()
-        return offer_words(seen, word), head(seen, word, signed), draw(seen, word, place)
+        return offer_words(seen, word), picture_heading(seen, word, signed), draw_picture(seen, word, place)
 
     opened.change(look, opened, [part, words, patch, shown, heading, picture, listed])
     shown.input(choose, [words, shown, patch], [heading, picture], show_progress="hidden")
@@ -76,29 +76,29 @@ def show_words(opened: gr.State, model, processor) -> None:
 
 
 def offer_words(words: PatchWords, shown: str) -> gr.Radio:
-    """The photo's words to choose from, and the word that is `shown` if it is another."""
+    """The words of the photo to choose from, and the word that is `shown` if it is another one."""
     choices = {EVERY_WORD: EVERY_WORD} | {word: f"{word} {share:.1%}" for word, share in words.photo}
     choices.setdefault(shown, shown)
     return gr.Radio([(label, word) for word, label in choices.items()], value=shown)
 
 
-def head(words: PatchWords, shown: str, signed: bool) -> str:
+def picture_heading(words: PatchWords, shown: str, signed: bool) -> str:
     """The picture's heading, as Markdown."""
     if shown == EVERY_WORD:
         return "#### The photo as the vision tower sees it"
     coefficients = words.coefficients[..., words.names.index(shown)]  # (rows, columns)
     if signed:
-        return f"#### Where this word is said: {coefficients.min():+.4g} to {coefficients.max():+.4g}"
-    return f"#### Where this word is said: up to {coefficients.max():.1%} of a patch"
+        return f"#### Coefficients of this word: {coefficients.min():+.4g} to {coefficients.max():+.4g}"
+    return f"#### Coefficients of this word: up to {coefficients.max():.1%} of a patch"
 
 
-def draw(words: PatchWords, shown: str, patch: tuple[int, int] | None) -> Image.Image:
+def draw_picture(words: PatchWords, shown: str, patch: tuple[int, int] | None) -> Image.Image:
     picture = draw_words(words) if shown == EVERY_WORD else draw_heat(words, shown)
     return picture if patch is None else draw_frame(picture, words, patch)
 
 
 def list_words(words: PatchWords, patch: tuple[int, int], signed: bool) -> str:
-    """A patch's strongest words as HTML, with bars as long as their coefficients are large."""
+    """The strongest words of a patch as HTML, with a bar for each coefficient."""
     row, column = patch
     strongest = words.patches[row][column]
     total = words.coefficients[row, column].sum()

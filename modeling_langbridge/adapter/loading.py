@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint loaded for inference, or one sentence that says why not."""
+"""Loads a checkpoint for inference, with a readable error."""
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
@@ -16,13 +16,13 @@ def open_model(
 
     Args:
         name (`str`): Hub id or folder.
-        device_map (`str`, *optional*, defaults to `"auto"`): where it is put, as of transformers; `None` is the CPU.
+        device_map (`str`, *optional*, defaults to `"auto"`): As of `from_pretrained`; `None` is the CPU.
 
     Raises:
-        `ValueError`: `name` is no folder or Hub id of one.
+        `ValueError`: `name` is not the folder or Hub id of a LangBridge checkpoint.
     """
     try:
-        AutoConfig.from_pretrained(name, trust_remote_code=False)  # says so where it is an adapter alone
+        AutoConfig.from_pretrained(name, trust_remote_code=False)  # raises an error for an adapter alone
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
         model = AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=False, device_map=device_map)
     except (OSError, ValueError) as error:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be said of a change of the language model before anything is trained or captioned.
+"""Predicts the quality of a transfer to another language model, before anything is trained or captioned.
 
-The words' embeddings E (V, d) of the two language models, and the coefficients c (tokens, V) that the adapter gives:
+It compares the word embeddings E (V, d) of the two language models and the adapter's coefficients c (tokens, V):
 
-- how many of the words the new tokenizer has, and how long they are in either model;
-- how well a linear map carries one model's words to the other's. Raw coefficients that were learnt with one language
-  model work with another as far as the words lie alike there;
-- how much of raw coefficients is nothing to the old model (`c E = 0`). Training left it there unseen; to every other
+- how many of the words the new tokenizer has, and the length of their embeddings in both models;
+- how well a linear map predicts one model's embeddings from the other's. Raw coefficients that were trained with one
+  language model work with another only as well as this map does;
+- the share of raw coefficients in the null space of the old model (`c E = 0`). Training cannot see it; in every other
   model it is noise;
-- how long the visual tokens are, beside a word. Language models have read words only;
-- of how many words a patch is made. A few are words, thousands are coordinates.
+- the length of visual tokens relative to a word's embedding. Language models were trained on words only;
+- how many words a patch is made of. A few are words, thousands are coordinates.
 """
 
 from typing import NamedTuple
@@ -21,23 +21,23 @@ from .word_space import null_space_share, word_map_r2
 
 
 FEW_WORDS = 8
-PATCHES = 1000  # to measure on, of all photos' together
+PATCHES = 1000  # measured at most, over all photos
 
 
 class TransferDiagnosis(NamedTuple):
     """
-    What is known of an adapter's change from one language model to another; see [`diagnose_transfer`].
+    The measurements of [`diagnose_transfer`].
 
     Args:
         activation (`str`): `coefficient_activation`.
-        words_per_image (`int`, *optional*): what the new model is handed, as of [`LangBridgeConfig`].
+        words_per_image (`int`, *optional*): The number of words that the new model reads, as of [`LangBridgeConfig`].
         num_words (`int`): V.
-        num_left_out (`int`), num_in_pieces (`int`): how many of them the new tokenizer cuts, by what becomes of them.
-        old_length (`float`, *optional*), new_length (`float`): median length of a word's embedding in either model.
-        map_r2 (`float`, *optional*): how well the old model's words tell where the new one's are, 1 at best.
-        null_share (`float`, *optional*): share of raw coefficients' energy that is nothing to the old model.
-        token_length (`float`, *optional*): mean of visual tokens on the new model, in mean lengths of its words.
-        few_words (`float`, *optional*): share of a patch's coefficients in its eight largest, by magnitude.
+        num_left_out (`int`), num_in_pieces (`int`): How many of them the new tokenizer splits, by `split_words`.
+        old_length (`float`, *optional*), new_length (`float`): Median norm of a word's embedding in each model.
+        map_r2 (`float`, *optional*): R² of `word_map_r2`, 1 at best.
+        null_share (`float`, *optional*): Share of raw coefficients in the old model's null space.
+        token_length (`float`, *optional*): Mean norm of visual tokens, relative to that of the new model's words.
+        few_words (`float`, *optional*): Share of a patch's eight largest coefficients, by magnitude.
     """
 
     activation: str
@@ -55,13 +55,13 @@ class TransferDiagnosis(NamedTuple):
     def __str__(self) -> str:
         whole = self.num_words - self.num_left_out - self.num_in_pieces
         table = {
-            "words that the new tokenizer has whole": f"{whole:,} of {self.num_words:,}",
+            "words that are single tokens of the new tokenizer": f"{whole:,} of {self.num_words:,}",
             "words left out": f"{self.num_left_out:,}",
             "words made of their pieces": f"{self.num_in_pieces:,}",
             "length of a word's embedding, old model": number(self.old_length),
             "length of a word's embedding, new model": number(self.new_length),
             "map of the old model's words to the new one's, R² on words held out": number(self.map_r2),
-            "coefficients that are nothing to the old model, share of energy": number(self.null_share),
+            "coefficients in the old model's null space, share of energy": number(self.null_share),
             "length of a visual token, in lengths of a word": number(self.token_length),
             f"share of the {FEW_WORDS} largest coefficients of a patch": number(self.few_words),
         }
@@ -69,23 +69,23 @@ class TransferDiagnosis(NamedTuple):
         return "\n".join([*(f"{name:<{width}}  {value}" for name, value in table.items()), self.conclude()])
 
     def conclude(self) -> str:
-        """One sentence on what the numbers mean."""
+        """The conclusion, in one sentence."""
         if self.words_per_image is not None:
             return (
-                "Usable at once: what the language model is handed of an image are words of its own. Whether they are "
-                "the right ones, captions tell."
+                "Usable at once: an image becomes words of the language model's own. Look at captions to see "
+                "whether they are the right ones."
             )
         if self.activation != "linear":
             if self.few_words is None:
-                return "Usable at once if a patch is made of few words: give photos to see whether it is."
+                return "Usable at once if a patch is made of few words: give photos to measure it."
             if self.few_words >= 0.5:
                 return "Usable at once: a patch is made of few words, which any language model has."
             return (
-                "Needs finetuning, or grounding first: a patch is a mixture of very many words. A grounded adapter's "
-                "strongest ones can be handed over instead (`words_per_image`)."
+                "Needs finetuning, or grounding first: a patch is a mixture of very many words. A grounded adapter "
+                "can pass its strongest words instead (`words_per_image`)."
             )
         if self.map_r2 is not None and self.map_r2 >= 0.5 and (self.token_length is None or self.token_length < 4):
-            return "May be usable at once: the two models' words lie alike. Look at captions before relying on it."
+            return "May be usable at once: the two models' word embeddings are similar. Look at captions first."
         return (
             "Needs finetuning: raw coefficients are coordinates in the old model's space, not words; until then the "
             "new model will not see what is in the image."
@@ -103,18 +103,18 @@ def diagnose_transfer(
     pixel_values: torch.Tensor | None = None,
 ) -> TransferDiagnosis:
     """
-    Foretells what a transfer is worth.
+    Predicts the quality of a transfer to another language model.
 
     Args:
         old (`LangBridgeForConditionalGeneration`, *optional*):
-            The model as it was trained. Of an adapter alone, without it, less is known.
+            The model as it was trained; `None` for an adapter alone, of which less can be measured.
         new (`LangBridgeForConditionalGeneration`):
             The same adapter on the new language model.
         pixel_values (`torch.Tensor` of shape `(images, channels, height, width)`, *optional*):
             Photos to measure coefficients and visual tokens on.
 
     Returns:
-        [`TransferDiagnosis`], in which what cannot be known of what was given is `None`.
+        [`TransferDiagnosis`]; measurements that need a missing argument are `None`.
     """
     head, bridge = new.model.vocabulary_head, new.model
     words = bridge.get_word_embeddings().float()  # (V, d)

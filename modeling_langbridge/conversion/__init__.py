@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""To and from the checkpoints of others: stock LLaVA, and the published LangBridge code."""
+"""Conversion from and to stock LLaVA, and from checkpoints of the published LangBridge code."""

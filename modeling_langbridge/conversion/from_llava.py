@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stock LLaVA lifted into a LangBridge that computes the same function, its visual tokens now made of words.
+"""Lifting: converts a stock LLaVA into a LangBridge that computes the same function.
 
-LLaVA's projector, which ends as wide as the language model, is kept as it is (so H = d). The vocabulary head is put
-between the visual tokens x `(d,)` that it gives and the language model, and has nothing to learn:
+LLaVA's projector, whose output is as wide as the language model, is kept (so H = d). The vocabulary head is inserted
+between its visual tokens x `(d,)` and the language model, and is computed, not trained:
 
     c = x E⁺    E⁺ (d, V): the pseudo-inverse of the language model's embeddings E (V, d) of the shared words
 
-Where the words span all d dimensions, c E = x, and of all coefficients with that product these are the shortest.
-Elsewhere c E is what of x the words can say.
+Where the words span all d dimensions, c E = x, and c is the solution of smallest norm. Elsewhere c E is the projection
+of x onto the span of the words.
 """
 
 from typing import NamedTuple
@@ -25,8 +25,14 @@ from ..vocabulary.shared_vocabulary import SharedVocabulary
 
 
 class LiftingLoss(NamedTuple):
-    """What becomes of visual tokens that are made of words: of how many, how many dimensions these span, out of how
-    many, and the relative error `‖x - c E‖ / ‖x‖` over the columns x of the projector's last layer, `[W2 b2]`."""
+    """The approximation error of [`lift`].
+
+    Args:
+        words (`int`): V, the number of words.
+        rank (`int`): How many dimensions the words span.
+        width (`int`): d, the width of the language model.
+        error (`float`): Relative error `‖x - c E‖ / ‖x‖` over the columns x of the projector's last layer, `[W2 b2]`.
+    """
 
     words: int
     rank: int
@@ -41,7 +47,7 @@ class LiftingLoss(NamedTuple):
         if self.rank == self.width:
             return f"{sentence}."
         advice = f"at least {self.width}" if self.words < self.width else "others or more"
-        return f"{sentence}: the model only approximates the LLaVA, take {advice} words to lose less."
+        return f"{sentence}: the model only approximates the LLaVA; use {advice} words for a smaller error."
 
 
 @torch.no_grad()
@@ -49,29 +55,30 @@ def lift(
     llava: LlavaForConditionalGeneration, processor: LlavaProcessor, vocabulary: SharedVocabulary, ridge: float = 0.0
 ) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor, LiftingLoss]:
     """
-    Turns a LLaVA into a LangBridge with linear coefficients, whose logits are the LLaVA's where its words span the
+    Converts a LLaVA into a LangBridge with linear coefficients, which has the same logits where the words span the
     language model's embedding space.
 
     Args:
         llava (`LlavaForConditionalGeneration`):
-            The LLaVA, in floating point. Its weights become the result's too, they are not copied; it stays usable.
+            The LLaVA, in floating point. The result shares its weights, they are not copied; it stays usable.
         processor (`LlavaProcessor`):
-            Its processor. How many tokens an image takes is asked of the vision tower anew, since old processors do
-            not say.
+            Its processor. The number of tokens per image is measured on the vision tower, since old processors lack
+            it.
         vocabulary (`SharedVocabulary`):
-            The V shared words, all of them single tokens of the tokenizer. Fewer than the language model is wide
-            cannot span its embedding space.
+            The V shared words, all of them single tokens of the tokenizer. Fewer words than the width of the language
+            model cannot span its embedding space.
         ridge (`float`, *optional*, defaults to 0.0):
             Makes coefficients smaller at the cost of accuracy: E⁺ becomes `(EᵀE + λI)⁻¹ Eᵀ` with λ = `ridge` times
             the mean squared singular value of E.
 
     Returns:
         `tuple(LangBridgeForConditionalGeneration, LangBridgeProcessor, LiftingLoss)`: the model in eval mode, in the
-        LLaVA's dtype and on its device; its processor; and how much is lost, weights rounded to that dtype included.
+        LLaVA's dtype and on its device; its processor; and the approximation error, including the rounding of the
+        weights to that dtype.
 
     Raises:
-        `ValueError`: the model is no LLaVA as of 1.5, is quantised or is a LangBridge already; the processor has no
-        chat template; a word is not in the tokenizer or has no embedding; or `ridge` is negative.
+        `ValueError`: the model lacks the architecture of LLaVA 1.5, is quantised or is already a LangBridge; the
+        processor has no chat template; a word is not in the tokenizer or has no embedding; or `ridge` is negative.
     """
     if not isinstance(llava, LlavaForConditionalGeneration):
         raise ValueError(f"The model is a {type(llava).__name__}: give a whole LlavaForConditionalGeneration.")
@@ -101,7 +108,7 @@ def lift(
 
 
 def take_over(llava: LlavaForConditionalGeneration, num_words: int) -> LangBridgeForConditionalGeneration:
-    """A LangBridge around the LLaVA's own modules and weights; only its vocabulary head is new, and still empty."""
+    """A LangBridge around the LLaVA's own modules and weights. Its vocabulary head is not initialised."""
     config = LangBridgeConfig(
         vision_config=llava.config.vision_config,
         text_config=llava.config.text_config,
@@ -114,7 +121,7 @@ def take_over(llava: LlavaForConditionalGeneration, num_words: int) -> LangBridg
         tie_word_embeddings=llava.config.tie_word_embeddings,
         projector_hidden_size=llava.config.text_config.hidden_size,
         bridge_vocab_size=num_words,
-        # The parts' own, in configurations that stay the LLaVA's too, are left as they are.
+        # The settings of the parts, whose configurations are shared with the LLaVA, stay as they are.
         attn_implementation={"": llava.config._attn_implementation},
     )
     with torch.device("meta"):
@@ -134,7 +141,7 @@ def take_over(llava: LlavaForConditionalGeneration, num_words: int) -> LangBridg
 
 
 def convert_processor(processor: LlavaProcessor, config: PreTrainedConfig) -> LangBridgeProcessor:
-    """The LLaVA's own image processor, tokenizer and chat template, and the sizes that its vision tower has."""
+    """A LangBridge processor from the LLaVA's image processor, tokenizer and chat template."""
     chat_template = processor.chat_template or processor.tokenizer.chat_template
     if chat_template is None:
         raise ValueError(
@@ -156,14 +163,14 @@ def convert_processor(processor: LlavaProcessor, config: PreTrainedConfig) -> La
 
 def load_llava(name: str, dtype: torch.dtype | str = "auto") -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """
-    Loads a LLaVA and its processor from a folder or the Hub, whole or not at all.
+    Loads a LLaVA and its processor from a folder or the Hub, and checks that no weight is missing.
 
     Args:
         name (`str`): Folder or Hub id.
-        dtype (`torch.dtype` or `str`, *optional*, defaults to `"auto"`): What to load it in; its own by default.
+        dtype (`torch.dtype` or `str`, *optional*, defaults to `"auto"`): Its dtype; the checkpoint's by default.
 
     Raises:
-        `ValueError`: there is no model, it is not what [`lift`] takes, or the weights or the processor are not whole.
+        `ValueError`: there is no model, [`lift`] does not support it, or weights or processor are incomplete.
     """
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -187,19 +194,19 @@ def load_llava(name: str, dtype: torch.dtype | str = "auto") -> tuple[LlavaForCo
 
 
 def require_llava(config: PreTrainedConfig, name: str):
-    """Raises `ValueError` where a model, called `name`, is none that can be lifted."""
+    """Raises `ValueError` where a model, called `name` in the message, cannot be lifted."""
     if config.model_type == "langbridge":
         raise ValueError(f"{name} is a LangBridge already: it needs no lifting.")
     if config.model_type != "llava":
         raise ValueError(
-            f"{name} is a model of type {config.model_type}: only LLaVA as of 1.5 (type llava), where nothing but a "
-            "projector lies between the vision tower and the language model, can be lifted."
+            f"{name} is a model of type {config.model_type}: only the architecture of LLaVA 1.5 (type llava), with "
+            "nothing but a projector between vision tower and language model, can be lifted."
         )
     if config.architectures not in (None, ["LlavaForConditionalGeneration"]):
-        # The first LLaVA project's own checkpoints claim the same type; transformers would fill them with noise.
+        # Checkpoints of the original LLaVA repository have the same type; transformers would initialise them randomly.
         raise ValueError(
             f"{name} holds a {config.architectures[0]}, not transformers' LlavaForConditionalGeneration: convert it "
-            "first, or take a converted one (llava-hf/llava-1.5-7b-hf, say)."
+            "first, or use a converted one, such as llava-hf/llava-1.5-7b-hf."
         )
     if "quantization_config" in config.to_dict():
         raise ValueError(f"{name} is quantised: give the same LLaVA in floating point.")

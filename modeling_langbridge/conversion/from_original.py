@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint of the published LangBridge code, converted into a model of this package that computes the same.
+"""Converts a checkpoint of the published LangBridge code into a model of this package with the same outputs.
 
 The original is LLaVA-1.5 with another projector. For the features v of an image's patches it computes
 
     c = W3 (W2 gelu(W1 v + b1) + b2) + b3    the layers 0, 2 and 3 of `model.mm_projector`
     x = c M                                  M (V, d): the file `mm_vocab_matrix`, which no checkpoint holds
 
-M is a copy of the words' embeddings from before the training; a model of this package reads the live ones, E. Where
-training has moved them, the head is corrected so that its coefficients c' make the same visual tokens: c' E = c M.
+M is a copy of the word embeddings from before the training; a model of this package reads the current ones, E. Where
+training has changed them, the head is corrected so that its coefficients c' give the same visual tokens: c' E = c M.
 """
 
 from pathlib import Path
@@ -45,16 +45,23 @@ LAYERS = {"0": "multi_modal_projector.linear_1", "2": "multi_modal_projector.lin
 
 
 class EmbeddingShift(NamedTuple):
-    """How far the words' embeddings E `(V, d)` have moved from the matrix M, and how well the head makes up for it."""
+    """How far the word embeddings E `(V, d)` have moved from the matrix M, and the error of the corrected head.
 
-    distance: float  # |E - M| / |M|; 0 where M rounds to E, and the head is as it was
-    rank: int  # how many of the d dimensions the words span; d where the head is as it was
-    width: int  # d
-    error: float  # of the map from the projector's output to visual tokens, relative, weights rounded as they are
+    Args:
+        distance (`float`): `|E - M| / |M|`; 0 where M rounds to E, and the head is unchanged.
+        rank (`int`): How many of the d dimensions the words span; d where the head is unchanged.
+        width (`int`): d.
+        error (`float`): Relative error of the map from the projector's output to visual tokens, with rounded weights.
+    """
+
+    distance: float
+    rank: int
+    width: int
+    error: float
 
     def __str__(self) -> str:
         if self.distance == 0:
-            return "The vocabulary matrix holds the language model's own embeddings: the head was taken as it is."
+            return "The vocabulary matrix holds the language model's own embeddings: the head was copied unchanged."
         return (
             f"The words' embeddings have moved by {self.distance:.2%} since the vocabulary matrix was taken: the head "
             f"was corrected, so that visual tokens differ from the original's by a relative error of {self.error:.1e} "
@@ -63,12 +70,19 @@ class EmbeddingShift(NamedTuple):
 
 
 class ConvertedLangBridge(NamedTuple):
-    """What [`convert_langbridge`] returns."""
+    """What [`convert_langbridge`] returns.
+
+    Args:
+        model (`LangBridgeForConditionalGeneration`): The model.
+        processor (`LangBridgeProcessor`): Its processor.
+        shift ([`EmbeddingShift`], *optional*): How the head was corrected; `None` where no matrix was given.
+        unnamed (`list[str]`): Spellings of the words that no shared vocabulary can hold, such as special tokens.
+    """
 
     model: LangBridgeForConditionalGeneration
     processor: LangBridgeProcessor
-    shift: EmbeddingShift | None  # `None` where no matrix was given
-    unnamed: list[str]  # the spellings of the words that a saved adapter could not name
+    shift: EmbeddingShift | None
+    unnamed: list[str]
 
 
 @torch.no_grad()
@@ -80,33 +94,33 @@ def convert_langbridge(
     vision_tower: str | None = None,
 ) -> ConvertedLangBridge:
     """
-    Builds the LangBridge that gives the visual tokens and the logits of a checkpoint of the published code.
+    Builds a LangBridge with the visual tokens and the logits of a checkpoint of the published code.
 
     Parts that the checkpoint does not hold (a frozen vision tower; after the first stage, the language model) are
-    loaded from where its `config.json` says. No code in `.bin` and `.pt` files is run.
+    loaded from the places that its `config.json` names. No code in `.bin` and `.pt` files is run.
 
     Args:
         folder (`str` or `Path`):
             The checkpoint: `config.json` and the weights, as safetensors or `.bin`, in one file or in shards, or the
             projector's alone (`mm_projector.bin`).
         vocabulary (`str` or `Path`):
-            The JSON file of the words, spelling to token id, whose first V are the checkpoint's.
+            The JSON file of the words, from spelling to token id, of which the checkpoint uses the first V.
         vocab_matrix (`str` or `Path`, *optional*):
-            The file M `(V, d)` that training read as `mm_vocab_matrix`. When left out, M is taken to be the language
-            model's embeddings, as it is where only the projector was trained.
+            The file of M `(V, d)` that training read as `mm_vocab_matrix`. When left out, the language model's
+            embeddings are used, which is correct where only the projector was trained.
         language_model (`str`, *optional*):
-            Folder or Hub id of the language model before training: for its tokenizer and chat template, and for its
-            weights where the checkpoint has none. When left out, the checkpoint's own tokenizer where it has one, and
-            for the rest what `_name_or_path` in its `config.json` names.
+            Folder or Hub id of the language model before training, for the tokenizer and chat template, and for the
+            weights where the checkpoint has none. When left out, the checkpoint's own tokenizer is used where it has
+            one, and `_name_or_path` in its `config.json` names the rest.
         vision_tower (`str`, *optional*):
-            Folder or Hub id of the CLIP tower. What `mm_vision_tower` names when left out.
+            Folder or Hub id of the CLIP tower. The one that `mm_vision_tower` names when left out.
 
     Returns:
         [`ConvertedLangBridge`], its model in eval mode and in the language model's dtype.
 
     Raises:
         `FileNotFoundError`: a file is missing.
-        `ValueError`: a file is damaged or does not fit the others, or the checkpoint asks for another forward pass.
+        `ValueError`: a file is damaged or does not fit the others, or the checkpoint has an unsupported architecture.
 
     Source: Liao et al., "LangBridge", arXiv 2503.19404, and its published code, github.com/CurryX-001/LangBridge.
     """
@@ -168,7 +182,7 @@ def convert_langbridge(
 
 def load(auto_class, source: str | Path | None, flag: str, **options):
     if source is None:
-        raise ValueError(f"The checkpoint's config.json does not say which {flag} it was trained with: give it.")
+        raise ValueError(f"The checkpoint's config.json does not name the {flag} of its training: give it.")
     try:
         return auto_class.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
@@ -178,29 +192,35 @@ def load(auto_class, source: str | Path | None, flag: str, **options):
 
 
 def check_order(matrix: torch.Tensor, embeddings: torch.Tensor, words: list[str], files: str) -> None:
-    """Refuses a matrix `(V, d)` whose rows are in another order than the words, whose embeddings `(V, d)` training may
-    have moved, but hardly turned by 60 degrees. The mean, which all words share, is left out of the comparison."""
+    """Raises `ValueError` where the rows of a matrix `(V, d)` are in another order than the words.
+
+    At most 1 % of the rows may differ by more than 60 degrees from the word embeddings `(V, d)`, relative to their
+    means.
+    """
     rows, live = (tensor.double() - tensor.double().mean(0) for tensor in (matrix, embeddings))  # (V, d)
     astray = (F.cosine_similarity(rows, live) < 0.5).nonzero().flatten().tolist()
     if len(astray) > len(words) // 100:
         some = ", ".join(repr(words[index]) for index in astray[:3])
         raise ValueError(
-            f"{files} do not go together: {len(astray)} of {len(words)} rows are far from their words' embeddings, "
+            f"{files} do not fit together: {len(astray)} of {len(words)} rows are far from their words' embeddings, "
             f"like those of {some}: the words are in another order, or another language model's."
         )
 
 
 def correct_head(head: LangBridgeVocabularyHead, matrix: torch.Tensor, embeddings: torch.Tensor) -> EmbeddingShift:
     """
-    Changes the head by as little as makes its words, with their embeddings E, what they were with M.
+    Applies the smallest change to the head after which its visual tokens with E are those that it had with M.
 
-    W' = W + E⁺ᵀ (M - E)ᵀ W, for the weight and likewise the bias, so that W'ᵀ E = Wᵀ E + Wᵀ (M - E) E⁺E: this is Wᵀ M
-    where the words span all d dimensions, and elsewhere as near to it as words can come.
+    W' = W + E⁺ᵀ (M - E)ᵀ W, for the weight and likewise the bias, so that W'ᵀ E = Wᵀ E + Wᵀ (M - E) E⁺E. This is Wᵀ M
+    where the words span all d dimensions, and elsewhere its projection onto their span.
 
     Args:
         head (`LangBridgeVocabularyHead`): Changed in place, unless M rounds to E.
-        matrix (`torch.Tensor` of shape `(V, d)`): M, the words' embeddings that the head was trained with.
-        embeddings (`torch.Tensor` of shape `(V, d)`): E, those that it will be used with.
+        matrix (`torch.Tensor` of shape `(V, d)`): M, the word embeddings that the head was trained with.
+        embeddings (`torch.Tensor` of shape `(V, d)`): E, the word embeddings of the language model.
+
+    Returns:
+        [`EmbeddingShift`].
     """
     width = embeddings.shape[1]
     if torch.equal(matrix.to(embeddings.dtype), embeddings):

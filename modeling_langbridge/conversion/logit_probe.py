@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture and a question by which two models are compared, and a model that is written and proven by them."""
+"""Compares the logits of two models on a fixed picture and question, and writes a model with that check."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ TOLERANCE = 1e-5
 
 
 class LogitDifference(NamedTuple):
-    """How far two models' logits lie apart on the probe, and the largest of the logits themselves."""
+    """The largest difference of two models' logits on the probe, and the largest logit by magnitude."""
 
     difference: float
     largest: float
@@ -23,7 +23,7 @@ class LogitDifference(NamedTuple):
         return TOLERANCE * max(1.0, self.largest)
 
     def is_small(self) -> bool:
-        return self.difference <= self.allowed  # false, too, where a logit is no number
+        return self.difference <= self.allowed  # false where a logit is not a number
 
     def __str__(self) -> str:
         return f"{self.difference:.2g} (the largest logit is {self.largest:.3g}, allowed is {self.allowed:.1g})"
@@ -31,7 +31,7 @@ class LogitDifference(NamedTuple):
 
 @torch.no_grad()
 def probe(model: PreTrainedModel, processor: ProcessorMixin) -> torch.Tensor:
-    """The logits `(1, tokens, words)` for a fixed question about a fixed picture of shapes."""
+    """The logits `(1, tokens, vocabulary)` for a fixed question about a fixed picture of shapes."""
     image = Image.new("RGB", (96, 64), "white")
     draw = ImageDraw.Draw(image)
     draw.ellipse((6, 10, 40, 44), fill="red")
@@ -54,24 +54,24 @@ def compare(logits: torch.Tensor, reference: torch.Tensor) -> LogitDifference:
 
 def save_in(model: PreTrainedModel, processor: ProcessorMixin, folder: Path, dtype: torch.dtype) -> LogitDifference:
     """
-    Writes a model with its processor, loads it again, and compares what lies on disk with what was meant.
+    Writes a model with its processor, loads it again, and compares the logits.
 
     Args:
         model (`PreTrainedModel`):
-            A LangBridge or a LLaVA in float32. It is in `dtype` afterwards.
+            A LangBridge or a LLaVA in float32. It is converted to `dtype`.
         processor (`ProcessorMixin`):
             Its processor.
         folder (`Path`):
-            Where to write, see [`~modeling_langbridge.utils.files.atomic_folder`].
+            The folder to write, see [`~modeling_langbridge.utils.files.atomic_folder`].
         dtype (`torch.dtype`):
-            What to write the weights in.
+            The dtype of the written weights.
 
     Returns:
-        `LogitDifference`: what rounding the weights to `dtype` did to the logits; 0 for float32.
+        `LogitDifference`: the effect of rounding the weights to `dtype`; 0 for float32.
 
     Raises:
-        `ValueError`: the weights do not fit into `dtype`, or the model that was loaded again has other logits than the
-        one that was written.
+        `ValueError`: the weights overflow in `dtype`, or the reloaded model has other logits than the one that was
+        written.
     """
     exact = probe(model, processor)
     for tensor in model.state_dict().values():
@@ -80,7 +80,7 @@ def save_in(model: PreTrainedModel, processor: ProcessorMixin, folder: Path, dty
     rounded = probe(model, processor)
     if not rounded.isfinite().all():
         raise ValueError(f"Weights or logits are too large for {dtype}: write the model in another dtype.")
-    # After the probe: this also rounds what is computed anew on loading, the frequencies of rotary embeddings.
+    # After the probe: this also rounds what loading computes again, the frequencies of rotary embeddings.
     model.to(dtype)
     for config in (model.config, model.config.text_config, model.config.vision_config):
         config.dtype = dtype

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that the published LangBridge code leaves: a checkpoint, its vocabulary, its words' embeddings.
+"""Reads the files of the published LangBridge code: a checkpoint, its vocabulary, its word embeddings.
 
-Each is proven to be whole and to fit the others when it is read. No code that lies in one is run.
+Each is checked to be complete and to fit the others. No code inside a file is run.
 """
 
 import json
@@ -30,7 +30,7 @@ LANGUAGE_MODELS = {
     "llava_mistral": MistralForCausalLM,
     "llava_qwen": Qwen2ForCausalLM,
 }
-# What can be converted; the first value is what the original takes where the field is missing.
+# Supported settings; the first value is the original's default.
 SUPPORTED = {
     "mm_projector_type": ["mm_vocab"],
     "mm_vision_select_feature": ["patch"],
@@ -44,7 +44,7 @@ WEIGHTS = (
     "model.safetensors",
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
-    "mm_projector.bin",  # all that the first stage of training leaves
+    "mm_projector.bin",  # the only weights after the first stage of training
 )
 
 
@@ -53,7 +53,7 @@ CONSTANTS = (".rotary_emb.inv_freq", ".embeddings.position_ids")
 
 
 class OriginalWeights(NamedTuple):
-    """A checkpoint's tensors under the names that each part has for them; none of a part that it does not hold."""
+    """The tensors of a checkpoint by part, under the part's own names; empty for a part that it does not hold."""
 
     projector: dict[str, torch.Tensor]
     vision_tower: dict[str, torch.Tensor]
@@ -68,7 +68,7 @@ def read_config(path: Path) -> dict:
     config = read_json(path)
     if config.get("model_type") not in LANGUAGE_MODELS:
         raise ValueError(
-            f"{path} is of `model_type` {config.get('model_type')!r}, and the original's checkpoints are of "
+            f"`model_type` in {path} is {config.get('model_type')!r}, but checkpoints of the original have "
             f"{', '.join(LANGUAGE_MODELS)}: name a folder that its training wrote."
         )
     for field, values in SUPPORTED.items():
@@ -82,7 +82,7 @@ def read_config(path: Path) -> dict:
 
 
 def read_text_config(config: dict) -> PreTrainedConfig:
-    """The language model's configuration, without what LLaVA and its training added to it."""
+    """The language model's configuration, without the fields of LLaVA and its training."""
     config_class = LANGUAGE_MODELS[config["model_type"]].config_class
     fields = config_class().to_dict().keys() - {"model_type", "transformers_version"} | {"rope_theta", "rope_scaling"}
     return config_class(**{field: config[field] for field in fields & config.keys()})
@@ -106,7 +106,7 @@ def read_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase, size: int) -
 
 
 def read_matrix(path: Path, num_words: int, width: int) -> torch.Tensor:
-    """The words' embeddings from before the training, `(V, d)`."""
+    """The word embeddings `(V, d)` from before the training."""
     matrix = read_tensors(path)
     if not isinstance(matrix, torch.Tensor) or not matrix.is_floating_point() or not matrix.isfinite().all():
         raise ValueError(f"{path} must hold one tensor of finite numbers, the training's `mm_vocab_matrix`.")
@@ -121,14 +121,14 @@ def read_matrix(path: Path, num_words: int, width: int) -> torch.Tensor:
 def read_weights(
     folder: Path, config: dict, vision_config: PreTrainedConfig, text_config: PreTrainedConfig
 ) -> OriginalWeights:
-    """A checkpoint's tensors. In the parts that it holds, none may be missing, unknown or of another shape."""
+    """Reads a checkpoint's tensors; raises `ValueError` where one is missing, unknown or of another shape."""
     weights = OriginalWeights({}, {}, {})
     for name, tensor in read_shards(folder).items():
         if not name.endswith(CONSTANTS):
             index = next(index for index, prefix in enumerate(PREFIXES) if name.startswith(prefix))
             weights[index][name.removeprefix(PREFIXES[index])] = tensor
     if text_config.tie_word_embeddings and "model.embed_tokens.weight" in weights.language_model:
-        # Saved or not, and whatever was saved: loading ties the output layer.
+        # Loading ties the output layer, whether or not it was saved.
         weights.language_model["lm_head.weight"] = weights.language_model["model.embed_tokens.weight"]
 
     d_v, H, V = config["mm_hidden_size"], config["mlp_hidden_size"], config["mm_vocab_size"]
@@ -154,7 +154,7 @@ def read_weights(
 
 
 def read_shards(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint, out of the first of the files [`WEIGHTS`] that it has."""
+    """All tensors of a checkpoint, from the first of the files `WEIGHTS` that exists."""
     path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(
@@ -168,7 +168,7 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
     for shard in shards:
         tensors = read_tensors(shard)
         if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-            raise ValueError(f"{shard} must hold tensors under their names and nothing else: get it anew.")
+            raise ValueError(f"{shard} must hold only named tensors: download it again.")
         weights.update(tensors)
     return weights
 
@@ -181,9 +181,9 @@ def read_tensors(path: Path):
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except UnpicklingError as error:  # torch's own words tell how to run the code
+    except UnpicklingError as error:  # torch's own message explains how to run the code
         raise ValueError(
-            f"{path} holds other things than tensors, which could run code and are not loaded: get it as safetensors."
+            f"{path} holds objects other than tensors, which could run code and are not loaded: use safetensors."
         ) from error
     except (SafetensorError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is damaged, or of an unknown form ({first_line(error)}): get it anew.") from error
@@ -197,5 +197,5 @@ def read_json(path: Path) -> dict:
     except ValueError as error:  # both what is not JSON and what is not UTF-8
         raise ValueError(f"{path} is damaged, it is not JSON ({error}): get it anew.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, not a {type(content).__name__}: get it anew.")
+        raise ValueError(f"{path} must hold a JSON object, not a {type(content).__name__}: download it again.")
     return content

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export: a LangBridge as a stock LLaVA, which needs none of this project's code and is served wherever LLaVA is.
+"""Export: converts a LangBridge into a stock LLaVA, which needs none of this project's code.
 
 After the projector's activation everything is affine, so the second layer, the vocabulary head and the word embeddings
-fold into one map, and LLaVA's two-layer projector can hold it:
+fold into one map, which fits into LLaVA's two-layer projector:
 
     x = E^T (W3 (W2 a + b2) + b3) = A a + b    a = act(W1 v + b1), H wide
 
-LLaVA's layers are as wide as the language model, d. W1 and b1 get d - H rows of zeros; what the activation makes of
-those, 0 or not, meets d - H columns of zeros in A.
+LLaVA's layers are as wide as the language model, d. W1 and b1 are padded with d - H rows of zeros, and A with d - H
+columns of zeros, so that the activation of the padding has no effect.
 """
 
 import copy
@@ -28,12 +28,12 @@ def to_llava(
     model: LangBridgeForConditionalGeneration, processor: LangBridgeProcessor
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """
-    Makes a stock LLaVA with the same logits. Its projector is folded in float64 and rounded once, to the model's
-    dtype; the vision tower and the language model become part of it and stay the model's too.
+    Converts a LangBridge into a stock LLaVA with the same logits. The projector is folded in float64 and rounded once,
+    to the model's dtype; the vision tower and the language model are shared with the LangBridge.
 
     Args:
         model (`LangBridgeForConditionalGeneration`):
-            A model whose adapter, of any `adapter_type`, fits stock LLaVA: see [`check_fits_llava`].
+            A model with an adapter of any `adapter_type` that stock LLaVA can hold, see [`check_fits_llava`].
         processor (`LangBridgeProcessor`):
             Its processor.
 
@@ -42,10 +42,10 @@ def to_llava(
         device, and its processor.
 
     Raises:
-        `ValueError`: the model carries a LoRA, or [`check_fits_llava`] refuses it.
+        `ValueError`: the model has a LoRA, or stock LLaVA cannot compute it (see [`check_fits_llava`]).
     """
     if not isinstance(model, LangBridgeForConditionalGeneration) or model._hf_peft_config_loaded:
-        raise ValueError("The model carries a LoRA: merge it first, with scripts/merge_lora.py.")
+        raise ValueError("The model has a LoRA: merge it first, with scripts/merge_lora.py.")
     check_fits_llava(model.config, processor)
     config = make_llava_config(model)
     with torch.device("meta"):
@@ -55,17 +55,17 @@ def to_llava(
     llava.model.multi_modal_projector.load_state_dict(fold_projector(model), assign=True)
     llava.lm_head.weight = model.lm_head.weight
     if model.config.tie_word_embeddings and not config.tie_word_embeddings:
-        # Only tensors that the class knows to be tied may be saved shared.
+        # Only weights that the class lists as tied may share memory when saved.
         llava.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
     llava.generation_config = copy.deepcopy(model.generation_config)
-    # Saved otherwise, the tower's weights lack the `vision_model.` by which published LLaVAs, and so vLLM, name them.
+    # Without it, the names of the tower's weights lack the `vision_model.` of published LLaVAs, which vLLM expects.
     llava._weight_conversions = get_model_conversion_mapping(llava, add_legacy=False)
     return llava.eval(), make_llava_processor(processor)
 
 
 def check_fits_llava(config: LangBridgeConfig, processor: LangBridgeProcessor) -> None:
     """
-    Refuses what a stock LLaVA cannot compute; no weights are needed to tell.
+    Raises an error for a model that stock LLaVA cannot compute. No weights are needed.
 
     Args:
         config (`LangBridgeConfig`):
@@ -75,13 +75,13 @@ def check_fits_llava(config: LangBridgeConfig, processor: LangBridgeProcessor) -
 
     Raises:
         `ValueError`: the model is quantised, its coefficients are distributions, its projector is wider than the
-        language model, its output layer does more than a product, or its vision tower gives a feature map. The
-        sentence says what to do.
+        language model, its output layer has a bias or caps its logits, or its vision tower returns a feature map. The
+        message names the solution.
     """
     if "quantization_config" in config.to_dict():
         raise ValueError(
             "The model is quantised: export the same LangBridge in floating point, into which scripts/merge_lora.py "
-            "merges a LoRA that was learnt on the quantised one."
+            "merges a LoRA that was trained on the quantised one."
         )
     if config.adapter_type == "langbridge":
         check_adapter_fits(config)
@@ -96,16 +96,16 @@ def check_fits_llava(config: LangBridgeConfig, processor: LangBridgeProcessor) -
     _, features = measure_vision_tower(config.vision_config, processor.image_processor)
     if len(features) == 4:
         raise ValueError(
-            f"The vision tower, of type `{config.vision_config.model_type}`, gives a feature map, which stock LLaVA "
+            f"The vision tower, of type `{config.vision_config.model_type}`, returns a feature map, which stock LLaVA "
             "cannot read: serve the model as a LangBridge, with trust_remote_code=True."
         )
 
 
 def check_adapter_fits(config: LangBridgeConfig) -> None:
     if config.coefficient_activation != "linear":
-        what = f"`coefficient_activation` is {config.coefficient_activation}, but stock LLaVA knows no distributions"
+        what = f"`coefficient_activation` is {config.coefficient_activation}, but stock LLaVA has no distributions"
         if config.words_per_image is not None:
-            what = f"`words_per_image` is {config.words_per_image}, but stock LLaVA reads a token for every patch"
+            what = f"`words_per_image` is {config.words_per_image}, but stock LLaVA reads a token per patch"
         raise ValueError(
             f"{what}: distil the adapter into linear coefficients first, with scripts/transfer.py --distill_images."
         )
@@ -119,7 +119,7 @@ def check_adapter_fits(config: LangBridgeConfig) -> None:
 
 def make_llava_config(model: LangBridgeForConditionalGeneration) -> LlavaConfig:
     config, text_config = model.config, copy.deepcopy(model.config.text_config)
-    # Stock LLaVA ties to an `embed_tokens`: beside GPT-2's `wte` it needs an output layer of its own.
+    # Stock LLaVA ties to an `embed_tokens`: a language model with GPT-2's `wte` needs an output layer of its own.
     has_embed_tokens = model._tied_weights_keys == LlavaForConditionalGeneration._tied_weights_keys
     text_config.tie_word_embeddings = config.tie_word_embeddings and has_embed_tokens
     return LlavaConfig(
@@ -130,14 +130,14 @@ def make_llava_config(model: LangBridgeForConditionalGeneration) -> LlavaConfig:
         projector_hidden_act="linear" if config.adapter_type == "linear" else config.projector_hidden_act,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         vision_feature_layer=config.vision_feature_layer,
-        # One flag for both layers, and the folded one needs its bias whatever `multimodal_projector_bias` says.
+        # One flag for both layers, and the folded one always needs its bias.
         multimodal_projector_bias=True,
         tie_word_embeddings=text_config.tie_word_embeddings,
     )
 
 
 def fold_projector(model: LangBridgeForConditionalGeneration) -> dict[str, torch.Tensor]:
-    """The state of a stock LLaVA projector that computes what the whole adapter does."""
+    """The state dict of a stock LLaVA projector that computes the whole adapter."""
     projector = model.model.multi_modal_projector
     first = projector.linear_1
     H, d = first.out_features, model.config.text_config.hidden_size
@@ -149,7 +149,7 @@ def fold_projector(model: LangBridgeForConditionalGeneration) -> dict[str, torch
     else:
         weight, bias = projector.linear_2.weight, projector.linear_2.bias
     return {
-        **projector.state_dict(),  # an activation may have a parameter of its own
+        **projector.state_dict(),  # an activation may have parameters
         "linear_1.weight": F.pad(first.weight, (0, 0, 0, d - H)),  # (d, d_v)
         "linear_1.bias": first.weight.new_zeros(d) if first.bias is None else F.pad(first.bias, (0, d - H)),
         "linear_2.weight": F.pad(weight, (0, d - H)),  # (d, d)
@@ -159,7 +159,7 @@ def fold_projector(model: LangBridgeForConditionalGeneration) -> dict[str, torch
 
 def make_llava_processor(processor: LangBridgeProcessor) -> LlavaProcessor:
     image_processor, tokenizer = copy.deepcopy(processor.image_processor), copy.deepcopy(processor.tokenizer)
-    # Loaded from a LangBridge, both would go on to name its code.
+    # Loaded from a LangBridge, both would still name its code.
     vars(image_processor).pop("auto_map", None)
     tokenizer.init_kwargs.pop("auto_map", None)
     return LlavaProcessor(

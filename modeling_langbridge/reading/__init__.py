@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the adapter says of an image, in words and pictures."""
+"""Reads the words of an image's patches, and draws them."""

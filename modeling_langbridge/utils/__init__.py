@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and errors."""
+"""Helpers for files, the Hub and error messages."""

@@ -14,18 +14,18 @@ from transformers.utils.hub import cached_files
 
 def find_folder(name: str | os.PathLike, files: Sequence[str], revision: str | None = None) -> Path:
     """
-    The folder that holds a repository's files.
+    The local folder that holds a repository's files, downloaded from the Hub where necessary.
 
     Args:
         name (`str` or `os.PathLike`):
-            A folder, which is returned as it is, or a Hub id.
+            A folder, which is returned unchanged, or a Hub id.
         files (`Sequence[str]`):
-            The files to fetch from the Hub, all of which it must have.
+            The files to download from the Hub. All of them must exist.
         revision (`str`, *optional*):
             Branch, tag or commit on the Hub; `main` when left out.
 
     Raises:
-        `OSError`: there is no such folder, nor a repository with these files on the Hub or, offline, in the cache.
+        `OSError`: there is no such folder, and no repository with these files on the Hub or, offline, in the cache.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -46,13 +46,13 @@ def push_saved(
     create_pr: bool = False,
 ) -> CommitInfo:
     """
-    Uploads what `save` writes into an empty folder, without a card.
+    Uploads the files that `save` writes, without a model card.
 
     Args:
         save (`Callable[[Path], None]`):
-            Writes the files into the folder it is given.
+            Called with an empty folder; writes the files into it.
         repo_id (`str`):
-            The repository, which is made where it does not exist.
+            The repository, which is created where it does not exist.
         commit_message, private, token, create_pr:
             As of [`~transformers.utils.PushToHubMixin.push_to_hub`].
 
@@ -72,13 +72,13 @@ def push_saved(
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, without the full stop."""
+    """The first line of an error's message, without the full stop."""
     return str(error).strip().splitlines()[0].rstrip(" .:")
 
 
 @contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a place beside `path` to write to, and moves what is there to `path` when the block ends without error."""
+    """Yields a temporary path beside `path`, and renames it to `path` when the block ends without an error."""
     path = Path(path)
     unfinished = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -91,11 +91,11 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
-    Gives a temporary sibling of `path` to write into, and renames it to `path` when the block ends without an error.
+    Yields a temporary folder beside `path`, and renames it to `path` when the block ends without an error.
 
     Args:
         path (`str` or `os.PathLike`):
-            The folder to be. It must not exist yet, or be empty.
+            The folder to create. It must not exist yet, or be empty.
 
     Raises:
         `FileExistsError`: `path` exists and is not an empty folder; nothing in it is touched.
@@ -107,7 +107,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield unfinished
-        unfinished.chmod(0o755)  # mkdtemp's folders are the owner's alone
+        unfinished.chmod(0o755)  # mkdtemp creates folders for the owner only
         os.replace(unfinished, path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

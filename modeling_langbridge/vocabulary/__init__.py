@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shared vocabulary: built, matched across tokenizers, saved."""
+"""The shared vocabulary."""

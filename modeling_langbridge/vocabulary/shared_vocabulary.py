@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shared vocabulary: the words an adapter speaks in, found again in the tokenizer of every language model."""
+"""The shared vocabulary: the words of an adapter, and their token ids in the tokenizer of any language model."""
 
 import json
 import os
@@ -25,21 +25,21 @@ SHIPPED = Path(__file__).with_name("qwen2_llama3.json")
 @dataclass(frozen=True)
 class SharedVocabulary:
     """
-    An ordered list of token *surfaces*: the text each token stands for, with its leading space where it has one.
+    An ordered list of token *surfaces*: the text of each token, with its leading space where it has one.
 
     Tokenizers spell the same surface differently (" dog" is `Ġdog` in byte-level BPE and `▁dog` in SentencePiece) and
-    keep it under different ids, so the surface is what they share. Its place in this list is its coefficient's place
-    in the adapter: **the same order everywhere is what lets an adapter move between language models.** Two
-    vocabularies are equal when they hold the same surfaces in the same order, and `len(vocabulary)` is V.
+    give it different ids, so the surface is what they share. The index of a surface in this list is the index of its
+    coefficient in the adapter, which therefore works with every language model. Two vocabularies are equal when they
+    hold the same surfaces in the same order, and `len(vocabulary)` is V.
 
     Source: Liao et al., "LangBridge", arXiv 2503.19404 (the 19,200 most used tokens that LLaMA 3 and Qwen share).
 
     Args:
         surfaces (`Iterable[str]`):
-            The surfaces in rank order, most used first. Kept as a tuple.
+            The surfaces in rank order, most used first. Stored as a tuple.
 
     Raises:
-        `ValueError`: if there is no surface, one is not a non-empty string, or one is there twice.
+        `ValueError`: the list is empty, an entry is not a non-empty string, or a surface occurs twice.
 
     Example:
 
@@ -63,7 +63,7 @@ class SharedVocabulary:
             if not isinstance(surface, str) or not surface:
                 raise ValueError(f"every surface must be a non-empty string, but entry {rank} is {surface!r}")
         if twice := [surface for surface, times in Counter(surfaces).items() if times > 1]:
-            raise ValueError(f"{len(twice)} surfaces are there more than once: keep one each of {_some(twice)}")
+            raise ValueError(f"{len(twice)} surfaces occur more than once: keep one each of {_some(twice)}")
         object.__setattr__(self, "surfaces", surfaces)
 
     def __len__(self) -> int:
@@ -77,23 +77,23 @@ class SharedVocabulary:
         cls, tokenizers: Iterable[PreTrainedTokenizerBase], texts: Iterable[str], size: int | None = None
     ) -> "SharedVocabulary":
         """
-        Rank the surfaces that every tokenizer has as a single ordinary token by how often the texts use them.
+        Builds a vocabulary of the surfaces that every tokenizer has as a single ordinary token, ranked by their use.
 
-        Each tokenizer cuts the texts in its own way; a surface's uses are added up over all of them, and ties
-        (never-used surfaces too) go to the smaller sum of ids, then to the smaller surface. So the order in which the
-        tokenizers are named changes nothing. Special tokens, added tokens, byte-fallback pieces and tokens that are
-        only part of a character never enter.
+        The uses of a surface are summed over the tokenizers, each of which splits the texts in its own way. Ties, and
+        surfaces that are never used, are ranked by the smaller sum of ids, then by the surface, so that the order of
+        the tokenizers does not matter. Special tokens, added tokens, byte-fallback pieces and tokens that hold only
+        part of a character are left out.
 
         Args:
             tokenizers (`Iterable[PreTrainedTokenizerBase]`):
-                The tokenizers that are to share the vocabulary.
+                The tokenizers that share the vocabulary.
             texts (`Iterable[str]`):
-                The corpus, such as captions; read once, so a generator will do.
+                The corpus, such as captions. It is read once, so it can be a generator.
             size (`int`, *optional*):
-                How many surfaces to keep. All that are shared when not given.
+                Number of surfaces to keep. All that are shared when left out.
 
         Raises:
-            `ValueError`: if there are no tokenizers, `texts` is one string, or fewer than `size` surfaces are shared.
+            `ValueError`: there are no tokenizers, `texts` is one string, or fewer than `size` surfaces are shared.
         """
         tokenizers = list(tokenizers)
         if not tokenizers:
@@ -127,8 +127,8 @@ class SharedVocabulary:
         cls, tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int] | Sequence[Sequence[int]]
     ) -> "SharedVocabulary":
         """
-        The words that a model keeps under `token_ids`, in their order: the inverse of [`~SharedVocabulary.token_ids`]
-        and of [`~SharedVocabulary.piece_ids`].
+        The words that have these token ids, in their order: the inverse of [`~SharedVocabulary.token_ids`] and of
+        [`~SharedVocabulary.piece_ids`].
 
         Args:
             tokenizer (`PreTrainedTokenizerBase`):
@@ -138,16 +138,15 @@ class SharedVocabulary:
                 `model.model.vocabulary_head.get_word_ids()`.
 
         Raises:
-            `ValueError`: if a word is there twice, or an id is not the one under which `token_ids` would find its
-            surface.
+            `ValueError`: a word occurs twice, or [`~SharedVocabulary.token_ids`] would not return this id for it.
         """
         surfaces = {token_id: surface for surface, token_id in index_surfaces(tokenizer).items()}
         words = [[word] if isinstance(word, int) else word for word in token_ids]
         if wrong := [word[0] for word in words if len(word) == 1 and word[0] not in surfaces]:
             raise ValueError(
-                f"{len(wrong)} of the {len(token_ids)} token ids are no ordinary words of the tokenizer "
+                f"{len(wrong)} of the {len(token_ids)} token ids are not ordinary words of the tokenizer "
                 f"{tokenizer.name_or_path!r}, among them {_some(wrong)}: special tokens, parts of a character and "
-                "second spellings of a word have no place in a shared vocabulary"
+                "second spellings of a word cannot be in a shared vocabulary"
             )
         joined = iter(decode_words(tokenizer, [word for word in words if len(word) > 1]))
         return cls(surfaces[word[0]] if len(word) == 1 else next(joined) for word in words)
@@ -155,11 +154,11 @@ class SharedVocabulary:
     @classmethod
     def qwen2_llama3(cls, size: int | None = 19200) -> "SharedVocabulary":
         """
-        The ranked vocabulary of Qwen2 and Llama 3 that ships with the package (how it was made: docs/vocabulary.md).
+        The ranked vocabulary of Qwen2 and Llama 3 that ships with the package (see docs/vocabulary.md).
 
         Args:
             size (`int`, *optional*, defaults to 19200):
-                How many surfaces, most used first; the default is the paper's. All 108,580 when `None`.
+                Number of surfaces, most used first; the default is the paper's. All 108,580 when `None`.
         """
         vocabulary = cls.from_file(SHIPPED)
         return vocabulary if size is None else vocabulary.first(size)
@@ -167,11 +166,11 @@ class SharedVocabulary:
     @classmethod
     def from_file(cls, path: str | os.PathLike) -> "SharedVocabulary":
         """
-        Read a vocabulary that [`~SharedVocabulary.save`] wrote: a JSON list of surfaces in rank order.
+        Reads a vocabulary that [`~SharedVocabulary.save`] wrote: a JSON list of surfaces in rank order.
 
         Raises:
-            `FileNotFoundError`: if there is no such file.
-            `ValueError`: if the file is not JSON, or not a list of distinct, non-empty strings.
+            `FileNotFoundError`: there is no such file.
+            `ValueError`: the file is not JSON, or not a list of distinct, non-empty strings.
         """
         path = Path(path)
         if not path.is_file():
@@ -181,10 +180,10 @@ class SharedVocabulary:
         except ValueError as error:  # both what is not JSON and what is not UTF-8
             raise ValueError(f"{path} is not a vocabulary file, which is JSON: {error}") from None
         if not isinstance(content, list):
-            # A dict of token to id, as the original LangBridge writes, holds one tokenizer's spellings and ids.
+            # The original LangBridge writes a dict from token to id, which belongs to one tokenizer.
             raise ValueError(
                 f"{path} must hold a JSON list of token surfaces, not a {type(content).__name__}: "
-                "write it anew with scripts/create_vocab_subset.py"
+                "create it again with scripts/create_vocab_subset.py"
             )
         try:
             return cls(content)
@@ -194,8 +193,8 @@ class SharedVocabulary:
     @classmethod
     def load(cls, path: str | os.PathLike | None = None, size: int | None = None) -> "SharedVocabulary":
         """
-        The first `size` words of a file, a folder or a repository of the Hub, by default all, or of the vocabulary
-        that ships, by default 19200.
+        Reads the first `size` words of a file, a folder or a repository on the Hub (all by default), or without a
+        `path` of the vocabulary that ships with the package (19200 by default).
 
         Raises:
             `OSError`, `ValueError`: as [`~SharedVocabulary.from_file`] and [`~SharedVocabulary.first`].
@@ -208,7 +207,7 @@ class SharedVocabulary:
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, revision: str | None = None) -> "SharedVocabulary":
         """
-        Read the vocabulary of a folder or of a repository on the Hub, which may be that of an adapter.
+        Reads the vocabulary of a folder or of a repository on the Hub, such as an adapter's.
 
         Args:
             name (`str` or `os.PathLike`):
@@ -217,21 +216,21 @@ class SharedVocabulary:
                 Branch, tag or commit on the Hub.
 
         Raises:
-            `OSError`: if there is no such folder or repository, or no vocabulary in it.
+            `OSError`: there is no such folder or repository, or no vocabulary in it.
             `ValueError`: as [`~SharedVocabulary.from_file`].
         """
         return cls.from_file(find_folder(name, [VOCABULARY_FILE], revision) / VOCABULARY_FILE)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write `vocabulary.json` into a folder."""
+        """Writes `vocabulary.json` into a folder."""
         self.save(Path(folder) / VOCABULARY_FILE)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
-        """Upload `vocabulary.json` to a repository of the Hub; `kwargs` as of [`push_adapter_to_hub`]."""
+        """Uploads `vocabulary.json` to a repository on the Hub; `kwargs` as of [`LangBridgeAdapter.push_to_hub`]."""
         return push_saved(self.save_pretrained, repo_id, **kwargs)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the surfaces to `path` as a JSON list, one a line; the file is there whole or not at all."""
+        """Writes the surfaces to the file `path` as a JSON list, one per line. The write is atomic."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -250,10 +249,10 @@ class SharedVocabulary:
 
     def token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """
-        Where this tokenizer keeps the surfaces: `ids[i]` is its token for `surfaces[i]`, so `(V,)` ids in rank order.
+        The token ids `(V,)` of the surfaces in this tokenizer: `ids[i]` is the id of `surfaces[i]`.
 
         Raises:
-            `ValueError`: if the tokenizer lacks some of the surfaces as single ordinary tokens.
+            `ValueError`: the tokenizer lacks some of the surfaces as single ordinary tokens.
         """
         index = index_surfaces(tokenizer)
         if missing := [surface for surface in self.surfaces if surface not in index]:
@@ -267,14 +266,14 @@ class SharedVocabulary:
 
     def piece_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
         """
-        The tokens of every surface, in rank order: one where the tokenizer has the surface as a single ordinary token,
-        otherwise the pieces that it cuts it into.
+        The token ids of every surface, in rank order: one id where the tokenizer has the surface as a single ordinary
+        token, otherwise the ids of the pieces that it splits it into.
 
         Raises:
-            `ValueError`: if the tokenizer cannot spell some of the surfaces.
+            `ValueError`: the tokenizer cannot spell some of the surfaces.
         """
         index = index_surfaces(tokenizer)
-        # A line break before it keeps SentencePiece from adding a space; but some tokenizers join line breaks.
+        # A line break before it keeps SentencePiece from adding a space, but some tokenizers merge line breaks.
         cuts = {
             surface: cut_surface(tokenizer, surface, before="\n") or cut_surface(tokenizer, surface, before="")
             for surface in self.surfaces
@@ -291,16 +290,19 @@ class SharedVocabulary:
         self, tokenizer: PreTrainedTokenizerBase, split_words: str | None = None
     ) -> list[int] | list[list[int]]:
         """
-        Where this tokenizer keeps the surfaces, in rank order: [`~SharedVocabulary.piece_ids`] where `split_words`
-        says what to do with surfaces that it splits, otherwise [`~SharedVocabulary.token_ids`], which refuses those.
+        [`~SharedVocabulary.piece_ids`] where `split_words` is given, otherwise [`~SharedVocabulary.token_ids`], which
+        raises an error for surfaces that the tokenizer splits.
         """
         return self.token_ids(tokenizer) if split_words is None else self.piece_ids(tokenizer)
 
     def restricted_to(self, tokenizer: PreTrainedTokenizerBase) -> "SharedVocabulary":
         """
-        Only the surfaces that this tokenizer has as single ordinary tokens, their order kept.
+        Only the surfaces that this tokenizer has as single ordinary tokens, in the same order.
 
-        An adapter's coefficients belong to the vocabulary it was made with: restrict before composing, not after.
+        An adapter's coefficients are indexed by its vocabulary: restrict it before composing a model, not after.
+
+        Raises:
+            `ValueError`: the tokenizer has none of them.
         """
         index = index_surfaces(tokenizer)
         if not any(surface in index for surface in self.surfaces):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Surfaces: the text that a token stands for, with its leading space where it has one, in any tokenizer."""
+"""Surfaces: the text of a token, with its leading space where it has one, in any tokenizer."""
 
 import re
 
@@ -8,9 +8,9 @@ from transformers import PreTrainedTokenizerBase
 
 def index_surfaces(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """
-    The id of every surface that the tokenizer has as a single ordinary token.
+    The token id of every surface that the tokenizer has as a single ordinary token.
 
-    Every spelling of spaces and bytes is left to the tokenizer itself.
+    Spaces and bytes are decoded by the tokenizer itself.
     """
     extra = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     byte = re.compile("<0x[0-9A-F]{2}>")
@@ -32,9 +32,9 @@ def index_surfaces(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 def decode_words(tokenizer: PreTrainedTokenizerBase, words: list[list[int]]) -> list[str]:
     """
-    The surfaces of words, each given by its tokens; empty where these are none.
+    The surfaces of words that are given by their token ids; empty where the tokens are not a word.
 
-    They are decoded behind a fixed anchor, which is then cut off: it keeps the leading space that SentencePiece drops
+    They are decoded after a fixed prefix, which is then removed: it keeps the leading space that SentencePiece drops
     at the start of a text.
     """
     if not words:
@@ -46,7 +46,7 @@ def decode_words(tokenizer: PreTrainedTokenizerBase, words: list[list[int]]) -> 
 
 
 def cut_surface(tokenizer: PreTrainedTokenizerBase, surface: str, before: str) -> list[int] | None:
-    """The pieces that the tokenizer cuts a surface into behind some text; `None` where they do not spell it."""
+    """The ids of a surface's pieces, tokenized after some text; `None` where they do not spell the surface."""
     num_before = len(tokenizer.encode(before, add_special_tokens=False))
     pieces = tokenizer.encode(before + surface, add_special_tokens=False)[num_before:]
     return pieces if len(pieces) > 1 and decode_words(tokenizer, [pieces]) == [surface] else None

@@ -234,7 +234,7 @@ def test_a_card_says_nothing_of_what_nobody_said(kind, folders):
         (
             {"coefficient_activation": "softmax", "words_per_image": 8},
             "the 8 strongest words stand for an image",
-            "| tokens an image | 576 |",
+            "| visual tokens per image | 576 |",
         ),
         ({"coefficient_activation": "softmax", "linear_remainder": True}, "A linear map beside the words", "raw"),
         ({"adapter_type": "mlp"}, "LLaVA's two-layer MLP", "coefficients"),
@@ -284,14 +284,14 @@ def test_text_from_outside_breaks_neither_the_yaml_nor_the_markdown(tmp_path):
     "facts, said",
     [
         ({"base_models": None}, "give the ids of its base models"),
-        ({"base_models": ["/home/somebody/qwen"]}, "'/home/somebody/qwen' is no name on the Hub"),
-        ({"repo_id": "user/a/b"}, "'user/a/b' is no name on the Hub"),
-        ({"repo_id": "user/na me"}, "'user/na me' is no name on the Hub"),
-        ({"datasets": ["data/captions.json/x"]}, "is no name on the Hub"),
-        ({"license": "Apache 2.0"}, "'Apache 2.0' is none of the Hub's"),
-        ({"language": ["English"]}, "'English' is no code"),
-        ({"revision": 'x", trust'}, "is none: give a commit's hash"),
-        ({"transfers": ["models/of/mine"]}, "'models/of/mine' is no name on the Hub"),
+        ({"base_models": ["/home/somebody/qwen"]}, "'/home/somebody/qwen' is not a valid Hub id"),
+        ({"repo_id": "user/a/b"}, "'user/a/b' is not a valid Hub id"),
+        ({"repo_id": "user/na me"}, "'user/na me' is not a valid Hub id"),
+        ({"datasets": ["data/captions.json/x"]}, "is not a valid Hub id"),
+        ({"license": "Apache 2.0"}, "'Apache 2.0' is not one of the Hub's"),
+        ({"language": ["English"]}, "'English' is not a code"),
+        ({"revision": 'x", trust'}, "is not valid: give a commit hash"),
+        ({"transfers": ["models/of/mine"]}, "'models/of/mine' is not a valid Hub id"),
         ({"results": [replace(RESULT, value=float("nan"))]}, "`value` of a result is nan"),
         ({"results": [replace(RESULT, command="")]}, "`command` of a result is ''"),
         ({"results": [replace(RESULT, split=None)]}, "`split` of a result is None"),
@@ -308,7 +308,7 @@ def test_a_base_model_that_is_a_folder_here_is_refused(tmp_path, monkeypatch):
     write_config(tmp_path / "model")
     (tmp_path / "my-qwen").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="my-qwen lies on this machine"):
+    with pytest.raises(ValueError, match="my-qwen is a path on this machine"):
         make_card(tmp_path / "model", CardFacts(base_models=["my-qwen"]))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading runs no code but the three files and reads no pickle; publishing tells nothing about this machine."""
+"""Loading runs no code but the model's own files and reads no pickle; publishing tells nothing about this machine."""
 
 import getpass
 import json
@@ -87,7 +87,7 @@ def test_settings_that_tell_about_this_machine_are_refused(
     inner[place[-1]] = value
     (folder / file).write_text(json.dumps(settings))
     sentence = run_script("--folder", folder, "--repo_id", "user/x", *CARD)
-    assert file in sentence and f"`{'.'.join(place)}`" in sentence and "belongs to this machine" in sentence
+    assert file in sentence and f"`{'.'.join(place)}`" in sentence and "is local to this machine" in sentence
     assert TOKEN not in sentence
 
 

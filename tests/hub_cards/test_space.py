@@ -152,7 +152,7 @@ def test_a_visitor_picks_a_photo_and_reads_caption_answer_and_words(grounded, vi
     before = page.get_by_alt_text("words on its patches").get_attribute("src")
     page.get_by_label(labels[1]).check()
     largest = words.coefficients[..., words.names.index(words.photo[1][0])].max()
-    expect(page.get_by_text(f"Where this word is said: up to {largest:.1%}")).to_be_visible()
+    expect(page.get_by_text(f"Coefficients of this word: up to {largest:.1%}")).to_be_visible()
     expect(page.get_by_alt_text("words on its patches")).not_to_have_attribute("src", before)
 
     unsaid = next(name for name in words.names if name not in dict(words.photo))
@@ -190,7 +190,7 @@ def test_what_a_visitor_does_wrong_is_told_in_a_sentence(grounded, visit, tmp_pa
     page.locator("input[type=file]").set_input_files(tmp_path / "photo.png")
     expect(page.get_by_label("Caption")).to_have_value("")
     expect(page.get_by_alt_text("words on its patches")).not_to_be_visible()
-    expect(page.get_by_text("cannot be opened as a picture")).to_have_count(1)
+    expect(page.get_by_text("cannot be opened as an image")).to_have_count(1)
 
 
 @needs_chromium
@@ -215,12 +215,12 @@ def space_modules(monkeypatch):
 
 def test_an_answer_is_streamed_as_it_is_written_and_a_failure_ends_it(vision, text, space_modules):
     model, processor = compose(vision, text)
-    texts = list(space_modules.write(model, processor, make_image(), "what?"))
+    texts = list(space_modules.stream_answer(model, processor, make_image(), "what?"))
     assert texts[-1] == answer(model, processor, "what?")
     assert len(set(texts)) > 100
     assert all(later.startswith(earlier) for earlier, later in zip(texts, texts[1:], strict=False))
     with pytest.raises((NotImplementedError, RuntimeError)):
-        list(space_modules.write(model.to("meta"), processor, make_image(), "what?"))
+        list(space_modules.stream_answer(model.to("meta"), processor, make_image(), "what?"))
 
 
 @needs_chromium
@@ -234,7 +234,7 @@ def test_an_answer_is_streamed_as_it_is_written_and_a_failure_ends_it(vision, te
 def test_a_page_says_what_its_model_cannot(fields, sentence, vision, text, visit, space_modules, tmp_path):
     model, processor = compose(vision, text, **fields)
     page = space_modules.build_page(model, processor, "user/name")
-    assert ("Where is another word said?" in str(page.config)) == (not fields)
+    assert ("Show another word" in str(page.config)) == (not fields)
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     try:
         seen = visit(address.rstrip("/"))

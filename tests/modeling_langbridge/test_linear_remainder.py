@@ -110,5 +110,5 @@ def test_a_checkpoint_has_it_but_neither_an_adapter_alone_nor_a_transfer(
 
 
 def test_raw_coefficients_have_no_need_of_it():
-    with pytest.raises(StrictDataclassClassValidationError, match="`linear_remainder` stands beside"):
+    with pytest.raises(StrictDataclassClassValidationError, match="`linear_remainder` needs coefficients"):
         LangBridgeConfig(bridge_vocab_size=100, linear_remainder=True)

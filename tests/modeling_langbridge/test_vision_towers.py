@@ -96,7 +96,7 @@ def test_features_of_another_width_are_refused_by_name(model):
 
 def test_a_tower_whose_tokens_are_no_grid_of_its_patches_is_refused(text):
     swin = SwinModel(SwinConfig(image_size=64, embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4))
-    with pytest.raises(ValueError, match="`swin` gives 64 tokens for an image of 64 x 64 pixels, no grid of 4"):
+    with pytest.raises(ValueError, match="`swin` gives 64 tokens for an image of 64 x 64 pixels, not a grid of 4"):
         LangBridgeProcessor.from_vision_text_pretrained(swin, text, image_processor=ViTImageProcessorPil(size=64))
 
 

@@ -100,7 +100,7 @@ def test_an_adapter_alone_is_given_its_tower_and_handed_over_as_words(checkpoint
     folder = script(checkpoints["adapter"], "--vision_tower", vision, "--words_per_image", 5, "--linear_remainder")
     config = json.loads((folder / "config.json").read_text())
     assert config["words_per_image"] == 5 and config["linear_remainder"] is True
-    assert "Usable at once: what the language model is handed" in capsys.readouterr().out
+    assert "Usable at once: an image becomes words" in capsys.readouterr().out
     torch.testing.assert_close(coefficients(folder), coefficients(checkpoints["grounded"]))
 
 
@@ -118,7 +118,7 @@ def test_words_are_distilled_from_a_folder_of_images(checkpoints, photos, script
 
 def test_photos_and_a_clean_null_space_are_told(checkpoints, photos, script, capsys):
     script(checkpoints["raw"], "--photos", photos, "--clean_null_space")
-    line = next(line for line in capsys.readouterr().out.splitlines() if "nothing to the old model" in line)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "in the old model's null space" in line)
     assert float(line.split()[-1]) < 1e-6
 
 

@@ -15,7 +15,7 @@ from transformers.trainer_utils import HubStrategy
 
 from hub_cards.cards import find_base_models
 from hub_cards.facts import CardFacts
-from hub_cards.pushing import push_folder, told_in_one_sentence
+from hub_cards.pushing import explain_hub_errors, push_folder
 
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class PublishingMixin:
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Makes the repository, before training, so that a wrong token or name is known by then."""
-        with told_in_one_sentence(self.args.hub_model_id or Path(self.args.output_dir).name):
+        with explain_hub_errors(self.args.hub_model_id or Path(self.args.output_dir).name):
             super().init_hf_repo(token, private)
 
     def push_to_hub(

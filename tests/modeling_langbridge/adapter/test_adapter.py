@@ -205,7 +205,7 @@ def test_an_empty_folder_can_be_filled(compose, processor, tmp_path):
 def test_words_that_cannot_be_named_leave_nothing_behind(compose, processor, tmp_path):
     dog, byte = processor.tokenizer.convert_tokens_to_ids(["Ġdog", "Ã"])  # "Ã" is the first byte of é
     model = compose(words=[dog, byte, processor.image_token_id])
-    with pytest.raises(ValueError, match=rf"^2 of the 3 token ids are no ordinary words .* {byte}, "):
+    with pytest.raises(ValueError, match=rf"^2 of the 3 token ids are not ordinary words .* {byte}, "):
         LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(tmp_path / "new" / "adapter")
     assert not list(tmp_path.iterdir())
 

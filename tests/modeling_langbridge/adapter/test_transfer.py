@@ -204,7 +204,7 @@ def test_an_adapter_without_words_is_refused(vision, text, processor, other_text
     model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
         vision, text, processor=processor, adapter_type="mlp"
     )
-    with pytest.raises(ValueError, match="takes an adapter made of words"):
+    with pytest.raises(ValueError, match="needs an adapter made of words"):
         transfer(model, processor, other_text)
 
 

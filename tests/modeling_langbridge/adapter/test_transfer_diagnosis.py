@@ -89,7 +89,7 @@ KNOWN = {
         ({"activation": "softmax", "map_r2": None, "token_length": None, "few_words": None}, "Usable at once if"),
         (
             {"activation": "softmax", "map_r2": 0.0, "token_length": 0.3, "few_words": 0.1, "words_per_image": 8},
-            "Usable at once: what",
+            "Usable at once: an image",
         ),
     ],
 )

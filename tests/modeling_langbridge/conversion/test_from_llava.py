@@ -222,7 +222,7 @@ def test_too_few_words_lose_what_least_squares_cannot_reach(parts):
     assert expected > 0.1
     assert (loss.words, loss.rank, loss.width) == (20, 20, 32) and loss.error == pytest.approx(expected, rel=1e-5)
     assert "span 20 of the 32 dimensions" in str(loss) and f"error of {expected:.2g}: " in str(loss)
-    assert "only approximates the LLaVA, take at least 32 words" in str(loss)
+    assert "only approximates the LLaVA; use at least 32 words" in str(loss)
     assert (logits_of(model, lifted_processor) - logits_of(llava, processor)).abs().max() > 0.01
 
 
@@ -233,7 +233,7 @@ def test_words_that_do_not_span_the_space_are_noticed_however_many(parts):
         weight.copy_(weight @ torch.randn(32, 25) @ torch.randn(25, 32))  # of rank 25 but for rounding
     model, _, loss = lift(llava, processor, all_words(processor))
     assert loss.rank == 25 and loss.error == pytest.approx(lose(llava, words_of(model)), rel=1e-4)
-    assert "take others or more words" in str(loss)
+    assert "use others or more words" in str(loss)
     assert model.model.vocabulary_head.weight.abs().max() < 1
 
 
@@ -356,7 +356,7 @@ def no_folder(copy, request):
 
 
 def a_language_model(copy, request):
-    return request.getfixturevalue("text"), "is a model of type qwen2: only LLaVA as of 1.5"
+    return request.getfixturevalue("text"), "is a model of type qwen2: only the architecture of LLaVA 1.5"
 
 
 def tiny_of(config_class, model_class, folder: Path, checkpoint: Path) -> Path:
@@ -368,12 +368,12 @@ def tiny_of(config_class, model_class, folder: Path, checkpoint: Path) -> Path:
 
 def a_llava_next(copy, request):
     folder = tiny_of(LlavaNextConfig, LlavaNextForConditionalGeneration, copy.parent / "next", copy)
-    return folder, "is a model of type llava_next: only LLaVA as of 1.5"
+    return folder, "is a model of type llava_next: only the architecture of LLaVA 1.5"
 
 
 def a_llava_onevision(copy, request):
     folder = tiny_of(LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, copy.parent / "one", copy)
-    return folder, "is a model of type llava_onevision: only LLaVA as of 1.5"
+    return folder, "is a model of type llava_onevision: only the architecture of LLaVA 1.5"
 
 
 def a_langbridge_already(copy, request):

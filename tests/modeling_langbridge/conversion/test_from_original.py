@@ -73,7 +73,7 @@ def test_logits_are_the_originals_in_every_layout_of_the_weights(family, layout,
     model, processor, shift, unnamed = convert(original, tmp_path, layout)
     assert_same_logits(model, processor, original)
     assert (shift.distance, unnamed) == (0, [])
-    assert str(shift).endswith("the head was taken as it is.")
+    assert str(shift).endswith("the head was copied unchanged.")
     torch.testing.assert_close(model.model.vocabulary_head.weight, original.projector["3.weight"], rtol=0, atol=0)
 
 
@@ -221,7 +221,7 @@ def test_words_that_cannot_be_named_are_converted_and_told(vision, tmp_path):
     model, processor, shift, unnamed = convert(original, tmp_path)
     assert unnamed == strange and shift.error < 1e-6
     assert_same_logits(model, processor, original)
-    with pytest.raises(ValueError, match="2 of the 62 token ids are no ordinary words"):
+    with pytest.raises(ValueError, match="2 of the 62 token ids are not ordinary words"):
         LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(tmp_path / "adapter")
 
 

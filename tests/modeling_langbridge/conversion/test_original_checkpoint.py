@@ -70,7 +70,7 @@ def test_what_all_embeddings_share_does_not_hide_another_order():
     torch.manual_seed(0)
     shared, rows, words = 5 * torch.randn(32), torch.randn(60, 32), [f"word{index}" for index in range(60)]
     check_order(shared + rows, shared + rows + torch.randn(60, 32) / 2, words, "files")
-    with pytest.raises(ValueError, match="files do not go together: 60 of 60 rows"):
+    with pytest.raises(ValueError, match="files do not fit together: 60 of 60 rows"):
         check_order(shared + rows, shared + rows.roll(1, 0), words, "files")
 
 
@@ -107,7 +107,7 @@ def reorder(sources: dict[str, Path], words: list[str]) -> None:
 def words_sorted_by_id(sources):
     content = read_words(sources)
     reorder(sources, sorted(content, key=content.get))
-    return r"do not go together: \d\d of 60 rows are far from their words' embeddings, .* in another order"
+    return r"do not fit together: \d\d of 60 rows are far from their words' embeddings, .* in another order"
 
 
 def two_words_swapped(sources):
@@ -173,20 +173,20 @@ def a_matrix_that_is_no_number(sources):
 
 def a_matrix_with_code(sources):
     torch.save(Malicious(sources["--vocab_matrix"].parent / "trap"), sources["--vocab_matrix"])
-    return "matrix.pt holds other things than tensors, which could run code and are not loaded"
+    return "matrix.pt holds objects other than tensors, which could run code and are not loaded"
 
 
 def a_projector_with_code(sources):
     remove_weights(sources["--model"])
     trap = Malicious(sources["--model"].parent / "trap")
     torch.save({"model.mm_projector.0.weight": trap}, sources["--model"] / "mm_projector.bin")
-    return "mm_projector.bin holds other things than tensors"
+    return "mm_projector.bin holds objects other than tensors"
 
 
 def weights_in_a_list(sources):
     remove_weights(sources["--model"])
     torch.save([torch.zeros(2)], sources["--model"] / "pytorch_model.bin")
-    return "pytorch_model.bin must hold tensors under their names"
+    return "pytorch_model.bin must hold only named tensors"
 
 
 def remove_weights(checkpoint: Path) -> None:
@@ -256,9 +256,7 @@ def images_in_tiles(sources):
 
 def another_kind_of_model(sources):
     set_config(sources["--model"], model_type="langbridge")
-    return (
-        "is of `model_type` 'langbridge', and the original's checkpoints are of llava_llama, llava_mistral, llava_qwen"
-    )
+    return "is 'langbridge', but checkpoints of the original have llava_llama, llava_mistral, llava_qwen"
 
 
 def a_config_without_sizes(sources):
@@ -279,7 +277,7 @@ def no_checkpoint(sources):
 def no_tokenizer(sources):
     for path in sources["--model"].glob("tokenizer*"):
         path.unlink()
-    return "config.json does not say which --language_model it was trained with"
+    return "config.json does not name the --language_model of its training"
 
 
 def an_absent_vision_tower(sources):

@@ -359,7 +359,7 @@ def a_biased_output_layer(save, request):
 
 
 def a_convolutional_tower(save, request):
-    return save(vision="mobilenet_v2"), "type `mobilenet_v2`, gives a feature map"
+    return save(vision="mobilenet_v2"), "type `mobilenet_v2`, returns a feature map"
 
 
 def a_quantised_model(save, request):
@@ -436,7 +436,7 @@ def test_what_cannot_be_exported_is_refused_in_one_sentence(fault, tmp_path, req
 def test_a_model_that_peft_wraps_is_refused(langbridge, lora):
     model, processor = open_folder(langbridge)
     for wrapped in (get_peft_model(model, LoraConfig(target_modules=["q_proj"])), open_folder(lora)[0]):
-        with pytest.raises(ValueError, match=r"carries a LoRA: merge it first, with scripts/merge_lora\.py"):
+        with pytest.raises(ValueError, match=r"has a LoRA: merge it first, with scripts/merge_lora\.py"):
             to_llava(wrapped, processor)
 
 

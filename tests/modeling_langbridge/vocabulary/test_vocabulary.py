@@ -275,7 +275,7 @@ def test_ids_that_are_no_ordinary_words_are_named(trained):
     end = tokenizer.eos_token_id
     with pytest.raises(ValueError, match=f"^4 of the 5 token ids .* {end}, {byte}, 9999, -1: special tokens"):
         SharedVocabulary.from_token_ids(tokenizer, [end, dog, byte, 9999, -1])
-    with pytest.raises(ValueError, match="1 surfaces are there more than once.*' dog'"):
+    with pytest.raises(ValueError, match="1 surfaces occur more than once.*' dog'"):
         SharedVocabulary.from_token_ids(tokenizer, [dog, dog])
     sentencepiece = trained["SentencePiece BPE"]
     with pytest.raises(ValueError, match="^1 of the 1 token ids"):
@@ -296,7 +296,7 @@ def test_a_vocabulary_is_an_ordered_list_of_distinct_surfaces():
     for surfaces, complaint in [("dog", "single string"), ([], "at least one"), (["a", ""], "entry 1 is ''")]:
         with pytest.raises(ValueError, match=complaint):
             SharedVocabulary(surfaces)
-    with pytest.raises(ValueError, match="1 surfaces are there more than once.*'a'"):
+    with pytest.raises(ValueError, match="1 surfaces occur more than once.*'a'"):
         SharedVocabulary(["a", " a", "a"])
 
 

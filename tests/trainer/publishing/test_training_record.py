@@ -92,7 +92,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
 def test_what_is_no_record_is_refused_by_name(content, tmp_path):
     path = tmp_path / TRAINING_RECORD
     path.write_text(content)
-    with pytest.raises(ValueError, match=f"{TRAINING_RECORD} is no training record") as error:
+    with pytest.raises(ValueError, match=f"{TRAINING_RECORD} is not a training record") as error:
         read_training_records(path)
     assert "\n" not in str(error.value)
 
@@ -102,7 +102,7 @@ def test_a_record_has_its_own_fields_and_types_and_no_other(changed, tmp_path):
     path = tmp_path / TRAINING_RECORD
     write_training_records(path, [RECORD])
     path.write_text(json.dumps([{**json.loads(path.read_text())[0], **changed}]))
-    with pytest.raises(ValueError, match="is no training record"):
+    with pytest.raises(ValueError, match="is not a training record"):
         read_training_records(path)
 
 
@@ -160,7 +160,7 @@ def test_the_adapter_alone_has_a_record_and_a_card_of_its_own(base, processor, s
         record_of(tmp_path / "out"), seconds=record_of(tmp_path / "out" / "adapter").seconds
     )
     card = ModelCard.load(tmp_path / "out" / "adapter" / "README.md")
-    assert "The adapter of a [LangBridge]" in card.text and "3 steps of 3 samples" in card.text
+    assert "adapter without a vision tower and a language model" in card.text and "3 steps of 3 samples" in card.text
 
 
 def test_each_checkpoint_has_the_record_of_its_step_and_trl_writes_no_card(model, processor, samples, tmp_path):
