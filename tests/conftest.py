@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
-import runpy
-import sys
 from pathlib import Path
+
+from paths import DATA, ROOT
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
+# Child processes, too, import the project from here, wherever the one that is installed lies.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 import pytest
 import torch
-from paths import DATA
+from in_process import run_script_here
 from tiny_parts import save_language_model, save_vision_tower
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
@@ -47,16 +49,11 @@ def model(vision, text, processor) -> LangBridgeForConditionalGeneration:
 
 
 @pytest.fixture
-def run_script(request, monkeypatch, capsys):
+def run_script(request):
     """The test file's `SCRIPT` as a command, in this process: what it prints, or the sentence that it ends with."""
-    script = str(request.module.SCRIPT)
 
     def run(*arguments) -> str:
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as end:
-            return str(end.code)
-        return capsys.readouterr().out
+        result = run_script_here(request.module.SCRIPT, *arguments)
+        return result.stderr.rstrip("\n").rpartition("\n")[2] if result.returncode else result.stdout
 
     return run

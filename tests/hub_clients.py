@@ -9,7 +9,7 @@ from pathlib import Path
 
 from elsewhere import HIDE_THE_PROJECT
 from hub_server import HubServer
-from paths import SCRIPTS
+from paths import ROOT, SCRIPTS
 
 
 SCRIPT = SCRIPTS / "push_to_hub.py"
@@ -33,6 +33,7 @@ class Client:
             "HF_ENDPOINT": self.hub.url,
             "HF_HUB_DISABLE_XET": "1",  # Xet is a protocol of its own, which the small Hub does not speak
             "PATH": "",
+            "PYTHONPATH": str(ROOT),  # this checkout, where `load` does not hide it
             **{name: value for name, value in os.environ.items() if name.startswith("OMP_")},
             **({"HF_TOKEN": token} if token else {}),
             **({"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"} if offline else {}),
