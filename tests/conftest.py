@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import copy
 import os
 from pathlib import Path
 
@@ -35,17 +36,26 @@ def text(tmp_path_factory) -> str:
     return save_language_model("qwen2", tmp_path_factory.mktemp("qwen2"))
 
 
-@pytest.fixture
-def processor(vision, text) -> LangBridgeProcessor:
-    return LangBridgeProcessor.from_vision_text_pretrained(vision, text)
-
-
-@pytest.fixture
-def model(vision, text, processor) -> LangBridgeForConditionalGeneration:
+@pytest.fixture(scope="session")
+def composed(vision, text) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor, torch.Tensor]:
+    """A model, its processor, and the state of the random numbers after; tests are given copies."""
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text)
     torch.manual_seed(0)
-    return LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
         vision, text, list(range(100, 160)), processor=processor, projector_hidden_size=40
     )
+    return model, processor, torch.get_rng_state()
+
+
+@pytest.fixture
+def processor(composed) -> LangBridgeProcessor:
+    return copy.deepcopy(composed[1])
+
+
+@pytest.fixture
+def model(composed) -> LangBridgeForConditionalGeneration:
+    torch.set_rng_state(composed[2])
+    return copy.deepcopy(composed[0])
 
 
 @pytest.fixture

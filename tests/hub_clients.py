@@ -22,9 +22,8 @@ CARD = ["--license", "mit", "--language", "en"]
 # Imports once what the commands need, which takes most of the time of each, and forks for every command.
 PUBLISHER = """
 import json, os, runpy, sys
+import hub_cards.pushing, trainer.grounding, trainer.sft_trainer
 
-for script in sys.argv[1:]:
-    runpy.run_path(script, run_name="imported")
 for line in sys.stdin:
     command = json.loads(line)
     child = os.fork()
@@ -89,9 +88,8 @@ class Publisher:
 
     def __init__(self, hub: HubServer, home: Path):
         self.home = home
-        scripts = [SCRIPT, SCRIPTS / "train.py", SCRIPTS / "ground.py"]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PUBLISHER, *map(str, scripts)],
+            [sys.executable, "-c", PUBLISHER],
             cwd=home,
             env=environment(hub, home) | {"OMP_NUM_THREADS": "1"},  # a process with more cannot be forked
             stdin=subprocess.PIPE,
