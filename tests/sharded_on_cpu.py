@@ -44,6 +44,7 @@ if __name__ == "__main__":
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_cpu()
         atexit.register(say_what_was_sharded)
+    os.environ["FORK_LAUNCHED"] = "1"  # keeps accelerate from closing the process group, which all runs need
     script, *words = sys.argv[1:]
     sys.path.insert(0, os.path.dirname(script))
     while words:

@@ -48,7 +48,7 @@ def interrupted_then_finished(tmp_path_factory):
     _, errors = first.communicate(timeout=60)
     left = {path.name for path in folder.iterdir()}
     second = start_demo("--quick", "--output_dir", folder)
-    output, more_errors = second.communicate(timeout=280)
+    output, more_errors = second.communicate(timeout=500)
     return folder, (first.returncode, errors, left), (second.returncode, output, more_errors)
 
 

@@ -72,7 +72,7 @@ def run(layout: str, arguments: list[str], *outputs: Path) -> None:
     for training in trainings:
         command += [*training, "+"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=ROOT)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=ROOT)
     assert result.returncode == 0, result.stderr[-4000:]
     (outputs[0] / "stderr.txt").write_text(result.stderr)
 
