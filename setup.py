@@ -43,6 +43,7 @@ setup(
             "playwright",
             "pytest",
             "pytest-timeout",
+            "pytest-xdist",
             "ruff",
             "setuptools",
             "transformers-mlinter",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from in_process import run_script_here
 from paths import SCRIPTS
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
@@ -310,7 +311,7 @@ def test_a_merged_lora_is_exported_and_a_fresh_process_with_transformers_alone_a
     processor.save_pretrained(tmp_path / "merged")
     (tmp_path / "merged" / TRAINING_RECORD).write_text("how it was trained")
     arguments = ["--model", tmp_path / "merged", "--output_dir", tmp_path / "llava"]
-    exported = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=200)
+    exported = run_script_here(SCRIPT, *arguments)
     assert exported.returncode == 0, exported.stderr[-3000:]
     assert "The LLaVA's logits differ from the LangBridge's by at most" in exported.stdout
     assert (tmp_path / "llava" / TRAINING_RECORD).read_text() == "how it was trained"

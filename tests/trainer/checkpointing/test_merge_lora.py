@@ -4,14 +4,13 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 from elsewhere import logits_elsewhere
+from in_process import run_script_here
 from paths import ROOT
 from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -96,8 +95,7 @@ def lora(base) -> Path:
 @pytest.fixture(scope="module")
 def merged(lora) -> Path:
     output = lora.parent / "merged"
-    command = [sys.executable, str(SCRIPT), "--model", str(lora), "--output_dir", str(output)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    result = run_script_here(SCRIPT, "--model", lora, "--output_dir", output)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "Merging changed the logits by at most" in result.stdout and "QLoRA" in result.stdout
     return output
