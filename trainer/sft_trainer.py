@@ -108,7 +108,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
         super().__init__(
             model,
             args,
-            data_collator=ConversationCollator(encoder, self.objectives),
+            data_collator=ConversationCollator(encoder, {part.name: part.collate for part in self.objectives}),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
