@@ -13,10 +13,11 @@ from transformers import LlavaConfig
 
 from modeling_langbridge import LangBridgeConfig, SharedVocabulary
 from modeling_langbridge.adapter.adapter import LangBridgeAdapter, LangBridgeAdapterConfig
+from modeling_langbridge.utils.files import read_json
 
 from .facts import CardFacts, check_facts
 from .markdown import one_line, render
-from .repository import kind_of, read_json
+from .repository import kind_of
 from .training_record import (
     TRAINING_RECORD,
     TrainingRecord,

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a folder is, told from its files alone, and which of them belong in a repository on the Hub."""
 
-import json
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 from modeling_langbridge import LangBridgeConfig
 from modeling_langbridge.adapter.adapter import FILES, LangBridgeAdapterConfig
+from modeling_langbridge.utils.files import read_json
 from modeling_langbridge.vocabulary.shared_vocabulary import VOCABULARY_FILE
 
 
@@ -145,10 +145,3 @@ def require_weights(folder: Path, files: set[str]) -> None:
         raise ValueError(f"{path} is damaged, it has no `weight_map`: save the model anew.") from None
     if missing := sorted(shards - files):
         raise ValueError(f"There is no {missing[0]} in {folder}, which its index names: save the model anew.")
-
-
-def read_json(path: Path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # both what is not JSON and what is not UTF-8
-        raise ValueError(f"{path} is damaged, it is not JSON ({error}): save it anew.") from None

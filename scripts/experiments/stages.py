@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_langbridge.utils.files import atomic_folder
+from modeling_langbridge.utils.files import atomic_folder, read_json
 
 
 Stage = Callable[[Path], None]
@@ -76,7 +76,7 @@ def run_stages(output_dir: Path, groups: Sequence[Mapping[str, Stage]]) -> dict[
         else:
             for folder, stage in missing.items():
                 _run_stage(folder, stage)
-    return {name: json.loads((output_dir / name / "seconds.json").read_text(encoding="utf-8")) for name in names}
+    return {name: read_json(output_dir / name / "seconds.json") for name in names}
 
 
 def _run_together(stages: Mapping[Path, Stage]) -> None:
