@@ -13,17 +13,17 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from modeling_langbridge.adapter.loading import open_model
+from modeling_langbridge.reading.patch_words import readable
 from modeling_langbridge.utils.files import atomic_file
-from trainer.callbacks.photo_preview import readable
 from trainer.data.images import list_images
 from trainer.data.samples import CAPTION_QUESTION
 from trainer.evaluation.retrieval import cosines
 from trainer.evaluation.semantic_arithmetic import caption_tokens, read_tokens, read_words
 from trainer.evaluation.word_scores import (
-    find_words,
     gives_distributions,
     mean_tokens,
     pool_photos,
+    reading_words,
 )
 
 
@@ -82,7 +82,7 @@ def write_out(photos: Terms, texts: Terms) -> str:
 def calculate(arguments: argparse.Namespace) -> list[dict]:
     """What is seen in the first photo and, where there is more, in the sum."""
     model, processor = open_model(arguments.model)
-    vocabulary, embeddings = find_words(model, processor.tokenizer, arguments.vocabulary, arguments.vocab_size)
+    vocabulary, embeddings = reading_words(model, processor.tokenizer, arguments.vocabulary, arguments.vocab_size)
     if arguments.on == "words" and not gives_distributions(model.config):
         raise ValueError(
             "--on words needs coefficients that are distributions, softmax or gated_softmax, which this adapter does "

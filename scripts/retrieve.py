@@ -18,10 +18,10 @@ from trainer.data.captioned_photos import CaptionedPhoto, read_captioned_photos
 from trainer.evaluation.retrieval import cosines, likelihood_scores, recall_both_ways
 from trainer.evaluation.word_scores import (
     assign,
-    find_words,
     gives_distributions,
     mean_tokens,
     pool_photos,
+    reading_words,
     score_captions,
     score_means,
 )
@@ -97,7 +97,7 @@ def score(arguments: argparse.Namespace, images: list, captions: list[str]) -> t
     else:
         model, processor = open_model(arguments.model)
         bridge, image_processor, tokenizer = model.model, processor.image_processor, processor.tokenizer
-        vocabulary, embeddings = find_words(model, tokenizer, arguments.vocabulary, arguments.vocab_size)
+        vocabulary, embeddings = reading_words(model, tokenizer, arguments.vocabulary, arguments.vocab_size)
         distributions = gives_distributions(model.config)
         as_words = distributions if arguments.captions_as is None else arguments.captions_as == "words"
     if as_words and not gives_distributions(bridge.config):

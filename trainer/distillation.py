@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
-from modeling_langbridge.adapter.word_space import put_inverse_in
+from modeling_langbridge.adapter.word_space import set_to_inverse
 from modeling_langbridge.modeling_langbridge import LangBridgeModel, LangBridgeMultiModalProjector
 from modeling_langbridge.vocabulary_head import LangBridgeVocabularyHead
 
@@ -52,12 +52,12 @@ class Distillation(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         """The mean square of their difference, over images `(images, channels, height, width)`, as `loss`."""
-        features, target = see(self.teacher, pixel_values)  # (images, tokens, d_v), (images, tokens, d)
+        features, target = run_adapter(self.teacher, pixel_values)  # (images, tokens, d_v), (images, tokens, d)
         return {"loss": (self.projector(features).float() - target / self.unit).square().mean()}
 
 
 @torch.no_grad()
-def see(model: LangBridgeModel, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def run_adapter(model: LangBridgeModel, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The vision features `(images, tokens, d_v)` and the visual tokens `(images, tokens, d)`, these in float32."""
     features = model.get_vision_features(pixel_values.to(model.device)).pooler_output
     return features, model.adapt(features).float()
@@ -99,7 +99,7 @@ def distil(
 
     def held_out() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         loader = DataLoader(images[::every], arguments.per_device_eval_batch_size, collate_fn=collate)
-        return (see(model.model.eval(), batch["pixel_values"]) for batch in loader)
+        return (run_adapter(model.model.eval(), batch["pixel_values"]) for batch in loader)
 
     targets = [target.flatten(0, 1).cpu() for _, target in held_out()]  # of each batch, (tokens, d)
     unit = torch.cat(targets).square().mean().sqrt().item()
@@ -116,7 +116,7 @@ def distil(
     matrices, others = ([p for p in parameters if (p.ndim == 2) is two] for two in (True, False))
     trainer.optimizer = MuonWithAdamW(matrices, others, arguments.learning_rate)
     trainer.train()
-    put_in_words(model, config, projector, unit)
+    replace_adapter(model, config, projector, unit)
     return score(targets, [found.flatten(0, 1).cpu() for _, found in held_out()])
 
 
@@ -135,7 +135,7 @@ def check_distillable(config: LangBridgeConfig, images: Sequence[Any]) -> None:
 
 
 @torch.no_grad()
-def put_in_words(
+def replace_adapter(
     model: LangBridgeForConditionalGeneration,
     config: LangBridgeConfig,
     projector: LangBridgeMultiModalProjector,
@@ -145,7 +145,7 @@ def put_in_words(
     for parameter in projector.linear_2.parameters():
         parameter.mul_(unit)
     head = LangBridgeVocabularyHead(config).to(model.device)
-    put_inverse_in(head, model.model.get_word_embeddings())
+    set_to_inverse(head, model.model.get_word_embeddings())
     head.token_ids.copy_(model.model.vocabulary_head.token_ids)
     model.model.multi_modal_projector, model.model.vocabulary_head = projector.to(model.dtype), head.to(model.dtype)
     model.config = model.model.config = config

@@ -34,7 +34,7 @@ def invert_words(embeddings: torch.Tensor, ridge: float = 0.0) -> tuple[torch.Te
 
 
 @torch.no_grad()
-def put_inverse_in(head: LangBridgeVocabularyHead, embeddings: torch.Tensor, ridge: float = 0.0) -> int:
+def set_to_inverse(head: LangBridgeVocabularyHead, embeddings: torch.Tensor, ridge: float = 0.0) -> int:
     """
     Makes a head of linear coefficients the inverse of the words' embeddings E `(V, d)`: c = x E⁺. Arguments and the
     number of dimensions that is returned are those of [`invert_words`].

@@ -108,7 +108,7 @@ def read_sample(row: dict[str, Any], image_folder: str | Path | None = None) -> 
     check_messages(messages, answers_from)
     place_images(messages, len(images))
     images = [in_folder(image, image_folder) for image in images]
-    name = str(row["id"]) if "id" in row else describe(messages, images)
+    name = str(row["id"]) if "id" in row else name_after_content(messages, images)
     return {"id": name, "images": images, "messages": messages, "answers_from": answers_from}
 
 
@@ -250,7 +250,7 @@ def path_of(image: Any) -> str | None:
     return os.fspath(path) if isinstance(path, str | Path) else None
 
 
-def describe(messages: list[dict], images: list) -> str:
+def name_after_content(messages: list[dict], images: list) -> str:
     """A name for a sample without an id: its first image's path, or else how its first answer begins."""
     path = path_of(images[0]) if images else None
     if path:

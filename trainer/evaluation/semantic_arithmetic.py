@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
 
 from ..data.caption_words import CaptionWords
+from .captioning import generate_answers
 from .word_scores import (
     pixel_batches,
     pool_photos,
@@ -184,12 +185,8 @@ def caption_tokens(
     # A template writes the special tokens itself.
     inputs = processor.tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
     encoded = BaseModelOutputWithPooling(pooler_output=[visual_tokens])
-    output = model.generate(
-        input_ids=inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        mm_encoder_outputs={"image": encoded},
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
+    inputs = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    [answer] = generate_answers(
+        model, processor.tokenizer, inputs, max_new_tokens, mm_encoder_outputs={"image": encoded}
     )
-    answer = output[0, inputs["input_ids"].shape[1] :]
-    return " ".join(processor.tokenizer.decode(answer, skip_special_tokens=True).split())
+    return answer

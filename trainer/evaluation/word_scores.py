@@ -28,7 +28,7 @@ TEMPERATURE = 0.01  # VLAP's
 
 
 @torch.no_grad()
-def find_words(
+def reading_words(
     model: LangBridgeForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
     path: str | None = None,

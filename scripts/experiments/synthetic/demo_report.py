@@ -36,7 +36,9 @@ def accuracy_table(scenes: Sequence[Scene], captions: Mapping[str, Sequence[str]
     return "\n".join(lines)
 
 
-def compare(scenes: Sequence[Scene], names: tuple[str, str], captions: tuple[Sequence[str], Sequence[str]]) -> str:
+def compare_captions(
+    scenes: Sequence[Scene], names: tuple[str, str], captions: tuple[Sequence[str], Sequence[str]]
+) -> str:
     """Says which of two systems states more attributes rightly, and whether the scenes suffice to tell."""
     hits = [[attribute_hits(*pair)["all"] for pair in zip(scenes, answers, strict=True)] for answers in captions]
     differences = [first - second for first, second in zip(*hits, strict=True)]
