@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from experiments.flickr8k.photo_adapters import load_adapter_onto
 from experiments.flickr8k.photo_world import PhotoWorld
-from experiments.small_language_model import content_words, word_prompt
+from experiments.small_language_model import word_prompt
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+from trainer.data.caption_words import content_words
 from trainer.data.captioned_photos import CaptionedPhoto
 from trainer.evaluation.captioning import ask, complete_prompts
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, LlamaConfig, PreTrainedModel, Qwen2Config
 from transformers.image_utils import load_image
 
-from experiments.flickr8k.caption_corpora import read_caption_text, read_photos
+from experiments.flickr8k.caption_corpora import read_caption_text, read_flickr8k
 from experiments.small_language_model import (
     CHAT_TEMPLATE,
     caption_documents,
@@ -115,7 +115,7 @@ class PhotoWorld:
 
     def photos(self, split: str) -> list[CaptionedPhoto]:
         limit = self.sizes.train_photos if split == "train" else self.sizes.test_photos
-        return read_photos(self.data / "flickr8k", split, limit)
+        return read_flickr8k(self.data / "flickr8k", split, limit)
 
     def caption_text(self) -> tuple[list[str], list[str]]:
         """The halves of the text that language models A and B learn from."""
