@@ -40,7 +40,7 @@ def open_photo(file: dict | None, last: str | None):
         return path, None, None
 
 
-def describe(name: str, config: PreTrainedConfig) -> str:
+def describe_model(name: str, config: PreTrainedConfig) -> str:
     """What is special about a model, in a few sentences of Markdown."""
     if config.adapter_type != "langbridge":
         return (
@@ -79,7 +79,7 @@ def build_page(model, processor, name: str, caption_prompt: str = "Describe the 
             yield from write(model, processor, image, question.strip())
 
     with gr.Blocks(title="LangBridge", analytics_enabled=False) as page:
-        gr.Markdown(f"# A photo, made of words\n{describe(name, model.config)}")
+        gr.Markdown(f"# A photo, made of words\n{describe_model(name, model.config)}")
         with gr.Row():
             with gr.Column():
                 photo = gr.Image(label="Photo", sources=["upload", "webcam", "clipboard"], height=340)

@@ -34,7 +34,7 @@ def word_closeness(visual_tokens: torch.Tensor, embeddings: torch.Tensor) -> tup
     Finds the word whose embedding points most nearly the way each visual token does.
 
     Args:
-        visual_tokens (`torch.Tensor` of shape `(tokens, d)`): What the language model is handed.
+        visual_tokens (`torch.Tensor` of shape `(tokens, d)`): The language model's inputs for a photo.
         embeddings (`torch.Tensor` of shape `(V, d)`): The language model's embeddings of the shared words.
 
     Returns:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that are whole: which one to go on from, and what becomes of one that could not be finished."""
+"""Which checkpoints are complete, and the removal of one that could not be written to its end."""
 
 import shutil
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def find_last_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest whole checkpoint in `output_dir`; one that a killed run left half written is passed over."""
+    """The newest whole checkpoint in `output_dir`; one that a killed run left half written is ignored."""
     found = []
     for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")

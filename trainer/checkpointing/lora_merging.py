@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A LoRA merged into its base: one floating-point model that needs no PEFT, proven to say what the two said."""
+"""Merges a LoRA into its base: one floating-point model without PEFT, whose logits are checked against the two."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def merge_lora(
     Merges a LoRA, and the parts that were trained in full beside it, into the LangBridge that it belongs to.
 
     The base is loaded in float32 whatever it was trained in: a merge into 4 bits would round the LoRA away. A QLoRA
-    was learnt on the rounded base; what comes out is the unrounded base with the same update, whose logits are not
+    was trained on the rounded base; the result is the unrounded base with the same update, whose logits are not
     those of the 4-bit model.
 
     Args:
@@ -72,7 +72,7 @@ def read_lora_config(folder: Path) -> LoraConfig:
 
 
 def describe_folder(folder: Path) -> str:
-    """What a folder is that holds no LoRA, and what to do with it."""
+    """What a folder without a LoRA is, and what to do with it."""
     if not folder.is_dir():
         return "there is no such folder"
     if (folder / WEIGHTS).is_file():
@@ -134,7 +134,7 @@ def load_base(lora: LoraConfig, base: str | Path | None) -> LangBridgeForConditi
 def attach_lora(
     model: LangBridgeForConditionalGeneration, config: LoraConfig, tensors: dict[str, torch.Tensor], folder: Path
 ) -> nn.Module:
-    """PEFT alone would pass over tensors that the base has no place for, and leave untrained what has no tensor."""
+    """PEFT alone would ignore tensors that the base has no parameter for, and leave untrained what has no tensor."""
     name = model.name_or_path
     try:
         model = get_peft_model(model, config)

@@ -38,7 +38,7 @@ def word_scores(states: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
         states (`torch.Tensor` of shape `(batch, tokens, d)`):
             Projected visual tokens, or the language model's contextual states of a caption.
         mask (`torch.Tensor` of shape `(batch, tokens)`):
-            True or 1 where a token counts; what the others hold, be it NaN, is never looked at.
+            True or 1 where a token counts; the others are ignored and may hold NaN.
         embeddings (`torch.Tensor` of shape `(K, d)`):
             The words' embeddings, of any length. Detach them where they must not learn.
 
@@ -71,7 +71,7 @@ def word_scores(states: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
 
 def word_counts(token_ids: Iterable[Sequence[int]], word_ids: Tensor) -> Tensor:
     """
-    How often each shared word is used in tokenized captions; tokens that are no shared word are passed over.
+    How often each shared word is used in tokenized captions; tokens that are no shared word are ignored.
 
     Counts of parts of a corpus, or of several processes, may be added.
 
@@ -92,9 +92,8 @@ def word_frequencies(counts: Tensor, smoothing: float = 0.0) -> Tensor:
     """
     Unigram frequencies of the words, summing to 1.
 
-    [`published_targets`] takes them as counted: a word never seen has frequency 0. [`transport_targets`] takes them
-    as marginal, under which a word of frequency 0 can never be assigned: give `smoothing=1` (add-one) there, so that
-    every word can.
+    [`published_targets`] takes them as counted: a word that is never used has frequency 0. [`transport_targets`] takes
+    them as marginal, under which no sample is assigned to a word of frequency 0: give `smoothing=1` (add-one) there.
 
     Args:
         counts (`torch.Tensor` of shape `(K,)`): uses of each word, from [`word_counts`].
@@ -215,8 +214,8 @@ def assignment_prediction_loss(
     `½ [CE(text_targets, softmax(visual_scores / τ)) + CE(visual_targets, softmax(text_scores / τ))]`, mean over the
     batch.
 
-    Gradients run through the scores alone. Where the text side is frozen, as in VLAP, the second term is therefore
-    only watched. VLAP adds 0.1 of this loss to the captioning loss.
+    Gradients run through the scores alone. Where the text side is frozen, as in VLAP, the second term therefore
+    has no gradient. VLAP adds 0.1 of this loss to the captioning loss.
 
     Source: Park et al., "VLAP", arXiv 2404.09632; swapped prediction is Caron et al., "SwAV", arXiv 2006.09882.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions of the test photos: through adapters trained alike, and by the bare language models."""
+"""Captions of the test photos: through adapters, and by the language models alone."""
 
 import json
 from collections import Counter

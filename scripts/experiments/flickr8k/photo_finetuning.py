@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a transfer is worth: language model B and an adapter learn together from captions, from seven starts.
 
-Each start puts another adapter, or the same one in another way, on B. Captions of the test photos after some steps
-show how far the start leads, and for how long.
+Each start joins B with another adapter, or with the same one in another way. Captions of the test photos after some
+steps show how far the start is ahead, and for how long.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ def lift_onto(
     its_processor: LangBridgeProcessor,
     world: PhotoWorld,
 ) -> None:
-    """Gives a model the MLP that was trained with another language model, followed by that one's lift into words."""
+    """Gives a model the MLP that was trained with another language model, lifted into that model's words."""
     ids = torch.tensor(world.vocabulary.token_ids(its_processor.tokenizer))  # (V,)
     model.model.multi_modal_projector.load_state_dict(mlp.model.multi_modal_projector.state_dict())
     set_to_inverse(model.model.vocabulary_head, mlp.get_input_embeddings()(ids))
