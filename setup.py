@@ -28,6 +28,7 @@ setup(
             "datasets>=5.2",
             "jinja2",
             "peft>=0.21",
+            "POT>=0.9.7",
             "tensorboard",
             "matplotlib",
             "pyyaml",
@@ -37,7 +38,6 @@ setup(
         "space": ["gradio>=6.31"],
         "eval": ["pycocoevalcap>=1.2", "matplotlib"],
         "dev": [
-            "POT",
             "markdown-it-py",
             "parameterized",
             "playwright",

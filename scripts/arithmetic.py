@@ -71,13 +71,13 @@ def calculate(arguments: argparse.Namespace) -> list[dict]:
     from trainer.data.images import list_images
     from trainer.evaluation.retrieval import cosines
     from trainer.evaluation.semantic_arithmetic import caption_tokens, read_tokens, read_words
-    from trainer.evaluation.word_scores import find_words, gives_distributions, mean_tokens, pool_photos
+    from trainer.evaluation.word_scores import gives_distributions, mean_tokens, pool_photos, reading_words
 
     album = None if arguments.photos is None else list_images(arguments.photos)
     if album == []:
         raise ValueError(f"--photos {arguments.photos} must be a folder with images (.jpg, .jpeg, .png, .webp).")
     model, processor = open_model(arguments.model)
-    vocabulary, embeddings = find_words(model, processor.tokenizer, arguments.vocabulary, arguments.vocab_size)
+    vocabulary, embeddings = reading_words(model, processor.tokenizer, arguments.vocabulary, arguments.vocab_size)
     if arguments.on == "words" and not gives_distributions(model.config):
         raise ValueError(
             "--on words needs coefficients that are distributions, softmax or gated_softmax, which this adapter does "
@@ -119,7 +119,7 @@ def largest(values: "Tensor", names: Sequence[str], number: int) -> dict[str, fl
 
 
 def format_reading(reading: dict) -> str:
-    from trainer.callbacks.photo_preview import readable
+    from modeling_langbridge.reading.patch_words import readable
 
     lines = [reading["sum"], f"  caption  {reading['caption'] or '(an empty one)'}"]
     lines.append("  words    " + "  ".join(f"{readable(word)} {x:.3f}" for word, x in reading["words"].items()))

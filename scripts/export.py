@@ -69,7 +69,7 @@ def main() -> None:
 
     from hub_cards.training_record import carry_record
     from modeling_langbridge import LangBridgeForConditionalGeneration, to_llava
-    from modeling_langbridge.conversion.logit_probe import compare, probe, save_in
+    from modeling_langbridge.conversion.logit_probe import compare_logits, probe, save_in
     from modeling_langbridge.conversion.to_llava import check_fits_llava
     from modeling_langbridge.utils.files import atomic_folder
 
@@ -80,7 +80,7 @@ def main() -> None:
         langbridge = LangBridgeForConditionalGeneration.from_pretrained(arguments.model, dtype=torch.float32)
         expected = probe(langbridge, processor)
         llava, processor = to_llava(langbridge, processor)
-        folding = compare(probe(llava, processor), expected)
+        folding = compare_logits(probe(llava, processor), expected)
         if not folding.is_small():
             raise ValueError(f"The LLaVA's logits differ from the LangBridge's by {folding}: nothing is written.")
         print(f"The LLaVA's logits differ from the LangBridge's by at most {folding}.")

@@ -76,7 +76,7 @@ def main() -> None:
 
     from modeling_langbridge import LangBridgeProcessor, lift
     from modeling_langbridge.conversion.from_llava import load_llava
-    from modeling_langbridge.conversion.logit_probe import compare, probe
+    from modeling_langbridge.conversion.logit_probe import compare_logits, probe
     from modeling_langbridge.utils.files import atomic_folder
 
     with atomic_folder(arguments.output_dir) as unfinished:
@@ -89,7 +89,7 @@ def main() -> None:
         processor.save_pretrained(unfinished)
         del llava, model  # a second copy of the weights comes now
         written = AutoModelForImageTextToText.from_pretrained(unfinished)
-        logits = compare(probe(written, LangBridgeProcessor.from_pretrained(unfinished)), expected)
+        logits = compare_logits(probe(written, LangBridgeProcessor.from_pretrained(unfinished)), expected)
     print(
         f"{arguments.output_dir} holds the LangBridge. Loaded again, its logits for a picture and a question differ "
         f"from the LLaVA's by at most {logits.difference:.2g} (the largest is {logits.largest:.3g})."

@@ -82,10 +82,10 @@ def score(
     from trainer.evaluation.retrieval import cosines, likelihood_scores
     from trainer.evaluation.word_scores import (
         assign,
-        find_words,
         gives_distributions,
         mean_tokens,
         pool_photos,
+        reading_words,
         score_captions,
         score_means,
     )
@@ -99,7 +99,7 @@ def score(
     else:
         model, processor = open_model(arguments.model)
         bridge, image_processor, tokenizer = model.model, processor.image_processor, processor.tokenizer
-        vocabulary, embeddings = find_words(model, tokenizer, arguments.vocabulary, arguments.vocab_size)
+        vocabulary, embeddings = reading_words(model, tokenizer, arguments.vocabulary, arguments.vocab_size)
         distributions = gives_distributions(model.config)
         as_words = distributions if arguments.captions_as is None else arguments.captions_as == "words"
     if as_words and not gives_distributions(bridge.config):

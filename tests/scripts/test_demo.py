@@ -14,7 +14,7 @@ from paths import ROOT, SCRIPTS
 from PIL import Image
 from transformers import AutoModel, AutoModelForCausalLM, LlavaForConditionalGeneration
 
-from experiments.synthetic.demo_report import accuracy_table, compare
+from experiments.synthetic.demo_report import accuracy_table, compare_captions
 from experiments.synthetic.synthetic_world import make_scenes
 from modeling_langbridge import LangBridgeForConditionalGeneration
 
@@ -120,9 +120,9 @@ def perfect_captions(scenes):
 def test_the_report_says_which_is_better_and_when_it_cannot_tell():
     scenes = make_scenes(50, ("held_out",), 0)
     right, wrong = perfect_captions(scenes), ["a small red circle left of a large blue star"] * 50
-    assert "LangBridge is better than the MLP" in compare(scenes, ("LangBridge", "the MLP"), (right, wrong))
-    assert "LangBridge is worse than the MLP" in compare(scenes, ("LangBridge", "the MLP"), (wrong, right))
-    assert "cannot be told apart" in compare(scenes, ("LangBridge", "the MLP"), (wrong, wrong))
+    assert "LangBridge is better than the MLP" in compare_captions(scenes, ("LangBridge", "the MLP"), (right, wrong))
+    assert "LangBridge is worse than the MLP" in compare_captions(scenes, ("LangBridge", "the MLP"), (wrong, right))
+    assert "cannot be told apart" in compare_captions(scenes, ("LangBridge", "the MLP"), (wrong, wrong))
 
 
 def test_the_table_has_a_row_per_system():

@@ -8,7 +8,7 @@ import pytest
 from in_process import run_script_here
 from paths import SCRIPTS
 
-from experiments.flickr8k.photo_adapters import take_up, train_langbridge, train_mlp
+from experiments.flickr8k.photo_adapters import load_adapter_onto, train_langbridge, train_mlp
 from experiments.flickr8k.photo_finetuning import STARTS
 from experiments.flickr8k.photo_world import PhotoWorld, Sizes
 from experiments.flickr8k.reproduction import ROWS, reproduce, stages_of
@@ -84,7 +84,7 @@ def test_all_stages_lead_to_a_table_and_a_second_run_repeats_none(small_data, tm
     assert curves["raw"][0]["loss"]["0"] != curves["permuted"][0]["loss"]["0"]
     assert (world.output_dir / "learning_curves.png").stat().st_size > 10_000
 
-    model, processor = take_up(world, "tuned_0", "b", 3)
+    model, processor = load_adapter_onto(world, "tuned_0", "b", 3)
     assert model.config.vision_config.model_type == "mobilenet_v2" and model.config.bridge_vocab_size == 100
     assert model.config.words_per_image == processor.num_image_tokens == 3
 
@@ -106,7 +106,7 @@ def test_only_the_adapters_differ_between_the_models(small_data, tmp_path):
         (tmp_path / name).mkdir()
     train_mlp(world, "a", 0, tmp_path / "mlp_a_0")
     train_langbridge(world, 0, tmp_path / "langbridge_0")
-    ours = take_up(world, "langbridge_0", "a")[0].state_dict()
+    ours = load_adapter_onto(world, "langbridge_0", "a")[0].state_dict()
     theirs = LangBridgeForConditionalGeneration.from_pretrained(tmp_path / "mlp_a_0").state_dict()
     differing = {name for name in ours if name not in theirs or not ours[name].equal(theirs[name])}
     assert all(".multi_modal_projector." in name or ".vocabulary_head." in name for name in differing)

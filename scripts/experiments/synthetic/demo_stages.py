@@ -27,7 +27,7 @@ from experiments.adapter_training import train_adapter
 from experiments.mlp_baseline import build_mlp_baseline, freeze_all_but_mlp
 from experiments.small_language_model import train_language_model, train_tokenizer
 from experiments.stages import claim_output_dir, run_stages
-from experiments.synthetic.demo_report import accuracy_table, compare, save_scene_picture
+from experiments.synthetic.demo_report import accuracy_table, compare_captions, save_scene_picture
 from experiments.synthetic.scene_captions import caption_through_pipeline, scene_dataset
 from experiments.synthetic.synthetic_world import (
     PROMPT,
@@ -272,7 +272,7 @@ def run_demo(demo: Demo) -> str:
         f"{accuracy_table(scenes, {ROWS[name]: captions[name] for name in ROWS})}\n\n"
         f"Share of the attributes that captions of {len(scenes)} held-out scenes state rightly. "
         "Each scene shows a pair of colour and shape that no training picture showed.\n"
-        f"{compare(scenes, ('LangBridge', 'the MLP'), (captions['langbridge'], captions['mlp']))}\n"
+        f"{compare_captions(scenes, ('LangBridge', 'the MLP'), (captions['langbridge'], captions['mlp']))}\n"
         f"Loss per token on their own captions: LangBridge {losses['langbridge']:.3f}, MLP {losses['mlp']:.3f}.\n"
         f"Seconds: {', '.join(f'{name} {value:.0f}' for name, value in seconds.items())}; "
         f"this run {time.perf_counter() - start:.0f} in all.\n"

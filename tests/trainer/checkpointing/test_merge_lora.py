@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 from hub_cards.training_record import TRAINING_RECORD
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
-from modeling_langbridge.conversion.logit_probe import compare, save_in
+from modeling_langbridge.conversion.logit_probe import compare_logits, save_in
 from trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer
 from trainer.checkpointing.lora_merging import merge_lora
 
@@ -252,7 +252,7 @@ def test_weights_too_large_for_the_dtype_are_refused(lora, tmp_path):
 )
 def test_a_difference_is_small_beside_the_largest_logit_or_one(reference, difference, small):
     reference = torch.tensor([[reference, 0.1]], dtype=torch.float64)
-    assert compare(reference + torch.tensor([0.0, difference]), reference).is_small() == small
+    assert compare_logits(reference + torch.tensor([0.0, difference]), reference).is_small() == small
 
 
 def no_folder(copy, request):

@@ -25,7 +25,7 @@ from trainer.evaluation.semantic_arithmetic import (
     read_words,
     text_distribution,
 )
-from trainer.evaluation.word_scores import find_words, pool_photos, visual_tokens
+from trainer.evaluation.word_scores import pool_photos, reading_words, visual_tokens
 
 
 SCRIPT = SCRIPTS / "arithmetic.py"
@@ -166,7 +166,7 @@ def test_a_text_as_words_is_those_that_the_adapter_has():
 
 
 def test_a_sum_is_read_as_its_photo_and_moves_towards_a_text(gated, processor):
-    vocabulary, embeddings = find_words(gated, processor.tokenizer)
+    vocabulary, embeddings = reading_words(gated, processor.tokenizer)
     red, blue = make_image("red"), make_image("blue")
     pooled = pool_photos(gated.model, processor.image_processor, [red])[0]  # (V,)
     water = vocabulary.surfaces.index(" water")
@@ -185,7 +185,7 @@ def test_a_sum_is_read_as_its_photo_and_moves_towards_a_text(gated, processor):
 
 
 def test_a_caption_on_words_is_made_of_the_strongest(gated, processor):
-    vocabulary, embeddings = find_words(gated, processor.tokenizer)
+    vocabulary, embeddings = reading_words(gated, processor.tokenizer)
     strengths, _, tokens = read_words(gated, processor, vocabulary, [(1, make_image("red"))])
     assert torch.equal(tokens, embeddings[strengths.argsort(descending=True)[:10]])
 

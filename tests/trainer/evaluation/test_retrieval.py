@@ -29,9 +29,9 @@ from trainer.data.captioned_photos import read_captioned_photos
 from trainer.evaluation.retrieval import likelihood_scores, recall_at, recall_both_ways
 from trainer.evaluation.word_scores import (
     assign,
-    find_words,
     mean_tokens,
     pool_photos,
+    reading_words,
     score_captions,
     score_means,
 )
@@ -248,7 +248,7 @@ def test_photos_are_scored_with_any_adapter(vision, text, processor, adapter_typ
     )
     images = [make_image("red"), make_image("blue")]
     if adapter_type == "langbridge":
-        words, embeddings = find_words(model, processor.tokenizer)
+        words, embeddings = reading_words(model, processor.tokenizer)
         assert words == vocabulary
     else:
         embeddings = model.get_input_embeddings()(torch.tensor(vocabulary.token_ids(processor.tokenizer))).detach()
