@@ -231,7 +231,7 @@ def real_sized(data, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("one", "other"), itertools.permutations(TOKENIZERS, 2))
+@pytest.mark.parametrize(("one", "other"), list(itertools.permutations(TOKENIZERS, 2)))
 def test_between_real_tokenizers_it_comes_back_the_same(vision, real_sized, pixel_values, one, other):
     processor = LangBridgeProcessor.from_vision_text_pretrained(vision, str(real_sized / one))
     vocabulary = SharedVocabulary.qwen2_llama3().restricted_to(processor.tokenizer)
