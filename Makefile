@@ -10,10 +10,10 @@ demo: .venv/installed
 	$(BIN)/python scripts/demo.py --output_dir demo_output
 
 test: .venv/installed .venv/transformers-sdist
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+slow: .venv/installed .venv/transformers-sdist
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check .

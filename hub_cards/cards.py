@@ -12,10 +12,11 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import LlavaConfig
 
 from modeling_langbridge import LangBridgeAdapter, LangBridgeAdapterConfig, LangBridgeConfig, SharedVocabulary
+from modeling_langbridge.utils.files import read_json
 
 from .facts import CardFacts, check_facts
 from .markdown import one_line, render
-from .repository import kind_of, read_json
+from .repository import kind_of
 from .training_record import (
     TRAINING_RECORD,
     TrainingRecord,

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from .repository import read_json
+from modeling_langbridge.utils.files import read_json
 
 
 # Word lists, which may hold "/usr" as a word. Only settings are searched for paths.

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kind of a folder, told from its files alone, and the files that belong in a repository on the Hub."""
 
-import json
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
@@ -10,6 +9,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 from modeling_langbridge import LangBridgeAdapterConfig, LangBridgeConfig
 from modeling_langbridge.adapter.adapter import FILES
+from modeling_langbridge.utils.files import read_json
 from modeling_langbridge.vocabulary.shared_vocabulary import VOCABULARY_FILE
 
 
@@ -161,10 +161,3 @@ def require_weights(folder: Path, files: set[str]) -> None:
         raise ValueError(f"{path} is damaged, it has no `weight_map`: save the model again.") from None
     if missing := sorted(shards - files):
         raise ValueError(f"There is no {missing[0]} in {folder}, which its index names: save the model again.")
-
-
-def read_json(path: Path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # both what is not JSON and what is not UTF-8
-        raise ValueError(f"{path} is damaged, it is not JSON ({error}): save it anew.") from None

@@ -21,6 +21,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
+from modeling_langbridge.utils.files import read_json
+
 
 TRAINING_RECORD = "training_record.json"
 
@@ -115,7 +117,7 @@ def read_training_records(path: str | Path) -> list[TrainingRecord]:
     """
     path = Path(path)
     try:
-        return [_record(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        return [_record(**entry) for entry in read_json(path)]
     except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(

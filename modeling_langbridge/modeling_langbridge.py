@@ -58,10 +58,9 @@ class LangBridgeMultiModalProjector(nn.Module):
                 f"The vision features are {image_features.shape[-1]} wide, but `vision_config.hidden_size` and "
                 f"`vision_feature_layer` made the projector for {self.linear_1.in_features}."
             )
-        if self.linear_1.weight.is_floating_point():
-            # The tower's dtype is not the adapter's in a QLoRA run; a quantised layer casts by itself.
-            image_features = image_features.to(self.linear_1.weight.dtype)
-        return self.act(self.linear_1(image_features))
+        # In a QLoRA run the tower has another dtype. A quantised layer, which may hold no tensor, casts by itself.
+        dtypes = (parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
+        return self.act(self.linear_1(image_features.to(next(dtypes, image_features.dtype))))
 
     def forward(self, image_features: torch.Tensor) -> torch.Tensor:
         """Projects `(..., d_v)` visual features to `(..., H)`, or to `(..., d)` where it is the whole adapter."""

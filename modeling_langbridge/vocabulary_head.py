@@ -30,6 +30,22 @@ def pack_token_ids(words: list[int] | list[list[int]]) -> torch.Tensor:
     return nn.utils.rnn.pad_sequence(pieces, batch_first=True, padding_value=-1).squeeze(1)
 
 
+def look_up(embedding: nn.Module, token_ids: torch.Tensor) -> torch.Tensor:
+    """The embeddings `(words, d)` of tokens `(words,)`, as the module computes them in inference.
+
+    Through the module, which may scale, quantise or offload; as one sequence, the shape that hooks and wrappers know;
+    and without what training adds to text, such as NEFTune's noise or a LoRA's dropout.
+    """
+    training = [module for module in embedding.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        return embedding(token_ids[None])[0]
+    finally:
+        for module in training:
+            module.training = True
+
+
 def in_parts(function: Callable, tensor: torch.Tensor, rows_at_once: int) -> list:
     """Runs a function on a few rows at a time, and again in the backward pass, so that one part's results are stored
     at most."""
@@ -89,12 +105,12 @@ class LangBridgeVocabularyHead(nn.Module):
         the word is left out."""
         token_ids = self.token_ids[words]
         if token_ids.dim() == 1:
-            return embedding(token_ids)  # (words, d)
+            return look_up(embedding, token_ids)  # (words, d)
         present = token_ids >= 0  # (words, pieces)
         if self.drops_split_words:
             present = present & self.is_whole()[words, None]
         total = sum(
-            embedding(ids.clamp(min=0)) * there[:, None]
+            look_up(embedding, ids.clamp(min=0)) * there[:, None]
             for ids, there in zip(token_ids.unbind(1), present.unbind(1), strict=True)
         )  # (words, d)
         return total / present.sum(1, keepdim=True).clamp(min=1).to(total.device)

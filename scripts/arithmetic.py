@@ -3,28 +3,17 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError
-from torch import Tensor
-
-from modeling_langbridge.adapter.loading import open_model
-from modeling_langbridge.utils.files import atomic_file
-from trainer.callbacks.photo_preview import readable
-from trainer.data.images import list_images
+from trainer.command_line import check_output_file, run_script
 from trainer.data.samples import CAPTION_QUESTION
-from trainer.evaluation.retrieval import cosines
-from trainer.evaluation.semantic_arithmetic import caption_tokens, read_tokens, read_words
-from trainer.evaluation.word_scores import (
-    find_words,
-    gives_distributions,
-    mean_tokens,
-    pool_photos,
-)
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 EPILOG = """examples:
@@ -65,24 +54,30 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--vocab_size", type=int, help="how many of its words (default: a file's all, else 19200)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write what is printed to this json file")
     arguments = parser.parse_args()
-    if arguments.photos is not None and not list_images(arguments.photos):
-        raise ValueError(f"--photos {arguments.photos} must be a folder with images (.jpg, .jpeg, .png, .webp).")
-    if arguments.output is not None and arguments.output.exists():
-        raise ValueError(f"--output {arguments.output} exists: remove it or name another one.")
-    if arguments.output is not None and not arguments.output.parent.is_dir():
-        raise ValueError(f"--output {arguments.output} cannot be written: there is no such folder.")
+    check_output_file(arguments.output)
     return arguments
 
 
-def write_out(photos: Terms, texts: Terms) -> str:
+def format_sum(photos: Terms, texts: Terms) -> str:
     terms = [(sign, Path(path).name) for sign, path in photos] + [(sign, f'"{text}"') for sign, text in texts]
     return " ".join(f"{'+' if sign > 0 else '-'} {name}" for sign, name in terms).removeprefix("+ ")
 
 
 def calculate(arguments: argparse.Namespace) -> list[dict]:
     """What is seen in the first photo and, where there is more, in the sum."""
+    import torch
+
+    from modeling_langbridge.adapter.loading import open_model
+    from trainer.data.images import list_images
+    from trainer.evaluation.retrieval import cosines
+    from trainer.evaluation.semantic_arithmetic import caption_tokens, read_tokens, read_words
+    from trainer.evaluation.word_scores import gives_distributions, mean_tokens, pool_photos, reading_words
+
+    album = None if arguments.photos is None else list_images(arguments.photos)
+    if album == []:
+        raise ValueError(f"--photos {arguments.photos} must be a folder with images (.jpg, .jpeg, .png, .webp).")
     model, processor = open_model(arguments.model)
-    vocabulary, embeddings = find_words(model, processor.tokenizer, arguments.vocabulary, arguments.vocab_size)
+    vocabulary, embeddings = reading_words(model, processor.tokenizer, arguments.vocabulary, arguments.vocab_size)
     if arguments.on == "words" and not gives_distributions(model.config):
         raise ValueError(
             "--on words needs coefficients that are distributions, softmax or gated_softmax, which this adapter does "
@@ -98,7 +93,7 @@ def calculate(arguments: argparse.Namespace) -> list[dict]:
     found = [read(*terms) for terms in sums]  # sums x ((V,), (d,) or (V,), (tokens, d))
     readings = [
         {
-            "sum": write_out(*terms),
+            "sum": format_sum(*terms),
             "caption": caption_tokens(model, processor, tokens, arguments.question),
             "words": largest(strengths, vocabulary.surfaces, NUM_WORDS),
             "gained": largest(strengths - found[0][0], vocabulary.surfaces, NUM_GAINED),
@@ -106,8 +101,7 @@ def calculate(arguments: argparse.Namespace) -> list[dict]:
         }
         for terms, (strengths, _, tokens) in zip(sums, found, strict=True)
     ]
-    if arguments.photos is not None:
-        album = list_images(arguments.photos)
+    if album is not None:
         if arguments.on == "tokens":
             places = mean_tokens(model, processor.image_processor, album)  # (photos, d)
         else:
@@ -118,13 +112,15 @@ def calculate(arguments: argparse.Namespace) -> list[dict]:
     return readings
 
 
-def largest(values: Tensor, names: Sequence[str], number: int) -> dict[str, float]:
+def largest(values: "Tensor", names: Sequence[str], number: int) -> dict[str, float]:
     """The few largest of the values above 0, by name."""
     indices = values.topk(min(number, len(values))).indices.tolist()
     return {names[i]: values[i].item() for i in indices if values[i] > 0}
 
 
 def format_reading(reading: dict) -> str:
+    from modeling_langbridge.reading.patch_words import readable
+
     lines = [reading["sum"], f"  caption  {reading['caption'] or '(an empty one)'}"]
     lines.append("  words    " + "  ".join(f"{readable(word)} {x:.3f}" for word, x in reading["words"].items()))
     if reading["gained"]:
@@ -135,6 +131,8 @@ def format_reading(reading: dict) -> str:
 
 def main() -> None:
     arguments = parse_arguments()
+    from modeling_langbridge.utils.files import atomic_file
+
     readings = calculate(arguments)
     print("\n\n".join(map(format_reading, readings)))
     if arguments.output is not None:
@@ -143,7 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError, SafetensorError) as error:
-        sys.exit(f"arithmetic.py: {error}")
+    run_script(main)

@@ -4,12 +4,14 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import AutoProcessor
+from trainer.command_line import run_script
 
-from modeling_langbridge import LangBridgeProcessor
-from modeling_langbridge.utils.files import first_line
-from trainer.data.checking import Report, check_file, write_clean_rows
+
+if TYPE_CHECKING:
+    from modeling_langbridge import LangBridgeProcessor
+    from trainer.data.checking import Report
 
 
 EPILOG = """examples:
@@ -57,7 +59,12 @@ def refuse_what_cannot_work(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--clean_output {output} must end in {arguments.file.suffix}, as {arguments.file} does.")
 
 
-def load_processor(name: str) -> LangBridgeProcessor:
+def load_processor(name: str) -> "LangBridgeProcessor":
+    from transformers import AutoProcessor
+
+    from modeling_langbridge import LangBridgeProcessor
+    from modeling_langbridge.utils.files import first_line
+
     try:
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -68,7 +75,7 @@ def load_processor(name: str) -> LangBridgeProcessor:
     return processor
 
 
-def format_report(report: Report) -> str:
+def format_report(report: "Report") -> str:
     """The first few faults of each kind, then how many there are of each, most frequent first, and the totals."""
     lines = []
     kinds = report.counts.most_common()
@@ -92,6 +99,8 @@ def format_report(report: Report) -> str:
 def main() -> int:
     arguments = parse_arguments()
     refuse_what_cannot_work(arguments)
+    from trainer import check_file, write_clean_rows
+
     processor = None if arguments.processor is None else load_processor(arguments.processor)
     report = check_file(arguments.file, arguments.image_folder, processor, arguments.max_length)
     print(format_report(report))
@@ -99,13 +108,9 @@ def main() -> int:
         print(f"check_data.py: {arguments.file} has no clean sample, so there is nothing to write.", file=sys.stderr)
     elif arguments.clean_output is not None:
         write_clean_rows(report, arguments.clean_output)
-        print(f"The rows without faults lie in {arguments.clean_output}.")
+        print(f"The rows without faults are in {arguments.clean_output}.")
     return 1 if report.num_faulty else 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (OSError, ValueError) as error:
-        print(f"check_data.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main, error_status=2)

@@ -2,13 +2,9 @@
 """Converts a checkpoint of the published LangBridge code: one folder that loads anywhere, with the same logits."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from modeling_langbridge.conversion.from_original import convert_langbridge
-from modeling_langbridge.utils.files import atomic_folder
+from trainer.command_line import run_script
 
 
 EPILOG = """examples:
@@ -66,6 +62,8 @@ def main() -> None:
         "--output_dir", type=Path, required=True, metavar="FOLDER", help="the folder to write; it must not exist yet"
     )
     arguments = parser.parse_args()
+    from modeling_langbridge.conversion.from_original import convert_langbridge
+    from modeling_langbridge.utils.files import atomic_folder
 
     with atomic_folder(arguments.output_dir) as unfinished:
         model, processor, shift, unnamed = convert_langbridge(
@@ -89,11 +87,8 @@ def main() -> None:
             f"{len(unnamed)} of the words are special tokens, parts of a character or second spellings, such as "
             f"{unnamed[0]!r}: the model works with them, but its adapter cannot be saved alone."
         )
-    print(f"The converted model lies in {arguments.output_dir}.")
+    print(f"The converted model is in {arguments.output_dir}.")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError, SafetensorError) as error:
-        sys.exit(f"convert_langbridge_weights_to_hf.py: {error}")
+    run_script(main)

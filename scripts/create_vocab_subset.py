@@ -3,23 +3,24 @@
 
 import argparse
 import gzip
-import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from trainer.command_line import run_script
 
-from modeling_langbridge import SharedVocabulary
-from modeling_langbridge.utils.files import first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 EPILOG = """examples:
   The 19,200 most used words that Llama 3 and Qwen2 share; the file is the same for both models:
-    python scripts/create_vocab_subset.py --vocab_size 19200 --model_name llama3
+    python scripts/create_vocab_subset.py --vocab_size 19200 --language_model llama3
 
   The 16,000 most used of them that another model has too:
-    python scripts/create_vocab_subset.py --vocab_size 16000 --model_name mistralai/Mistral-7B-Instruct-v0.2
+    python scripts/create_vocab_subset.py --vocab_size 16000 --language_model mistralai/Mistral-7B-Instruct-v0.2
 
   A new vocabulary for a pair of models, ranked by your own captions:
     python scripts/create_vocab_subset.py --tokenizers Qwen/Qwen2.5-7B microsoft/phi-2 --texts captions/*.txt.gz \\
@@ -34,12 +35,17 @@ def existing_file(path: str) -> Path:
     return Path(path)
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    from modeling_langbridge.utils.files import first_line
+
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = first_line(error)
-        sys.exit(f"error: {name!r} must be a Hub id or a local folder that holds a tokenizer ({reason})")
+        raise ValueError(
+            f"{name!r} must be a Hub id or a local folder that holds a tokenizer ({first_line(error)})."
+        ) from error
 
 
 def read_lines(paths: list[Path]) -> Iterator[str]:
@@ -49,15 +55,16 @@ def read_lines(paths: list[Path]) -> Iterator[str]:
             with opener(path, "rt", encoding="utf-8") as lines:
                 yield from (line.strip() for line in lines)
         except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-            sys.exit(f"error: --texts {path} could not be read as UTF-8 text: {error}")
+            raise ValueError(f"--texts {path} could not be read as UTF-8 text: {error}") from error
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
+        "--language_model",
         "--model_name",
         help="take the shipped vocabulary, for llama3, qwen, or any model by Hub id or folder: what its tokenizer has",
     )
@@ -73,28 +80,31 @@ def main() -> None:
     )
     parser.add_argument("--vocab_size", type=int, help="how many words, most used first (default: all there are)")
     parser.add_argument("--output", type=Path, help="the file to write (default: vocab/{vocab_size}_{name}.json)")
-    args = parser.parse_args()
-    if bool(args.tokenizers) != bool(args.texts):
+    arguments = parser.parse_args()
+    if bool(arguments.tokenizers) != bool(arguments.texts):
         parser.error("--tokenizers and --texts go together: the texts rank the words that the tokenizers share")
+    return arguments
 
-    names = args.tokenizers or [args.model_name]
-    try:
-        if args.tokenizers:
-            tokenizers = [load_tokenizer(name) for name in names]
-            vocabulary = SharedVocabulary.build(tokenizers, read_lines(args.texts), args.vocab_size)
-        else:
-            vocabulary = SharedVocabulary.qwen2_llama3(size=None)
-            if args.model_name.lower() not in SHIPPED_FOR:
-                vocabulary = vocabulary.restricted_to(load_tokenizer(args.model_name))
-            if args.vocab_size is not None:
-                vocabulary = vocabulary.first(args.vocab_size)
-        default = Path("vocab") / f"{len(vocabulary)}_{'_'.join(Path(name).name for name in names)}.json"
-        output = args.output or default
-        vocabulary.save(output)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+
+def main() -> None:
+    arguments = parse_arguments()
+    from modeling_langbridge import SharedVocabulary
+
+    names = arguments.tokenizers or [arguments.language_model]
+    if arguments.tokenizers:
+        tokenizers = [load_tokenizer(name) for name in names]
+        vocabulary = SharedVocabulary.build(tokenizers, read_lines(arguments.texts), arguments.vocab_size)
+    else:
+        vocabulary = SharedVocabulary.qwen2_llama3(size=None)
+        if arguments.language_model.lower() not in SHIPPED_FOR:
+            vocabulary = vocabulary.restricted_to(load_tokenizer(arguments.language_model))
+        if arguments.vocab_size is not None:
+            vocabulary = vocabulary.first(arguments.vocab_size)
+    default = Path("vocab") / f"{len(vocabulary)}_{'_'.join(Path(name).name for name in names)}.json"
+    output = arguments.output or default
+    vocabulary.save(output)
     print(f"{output}: {len(vocabulary)} words, from {vocabulary.surfaces[0]!r} to {vocabulary.surfaces[-1]!r}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

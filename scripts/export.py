@@ -2,26 +2,21 @@
 """Exports a LangBridge as a stock LLaVA, which loads with transformers alone and is served wherever LLaVA is."""
 
 import argparse
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from peft.utils import CONFIG_NAME
-from safetensors import SafetensorError
-from transformers import AutoConfig
+from trainer.command_line import DTYPES, run_script, torch_dtype
 
-from hub_cards.training_record import carry_record
-from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
-from modeling_langbridge.conversion.logit_probe import compare, probe, save_in
-from modeling_langbridge.conversion.to_llava import check_fits_llava, to_llava
-from modeling_langbridge.utils.files import atomic_folder, first_line
+
+if TYPE_CHECKING:
+    from modeling_langbridge import LangBridgeConfig, LangBridgeProcessor
 
 
 EPILOG = """examples:
-  python scripts/export.py --model my-langbridge-trained --format llava --output_dir my-llava
+  python scripts/export.py --model my-langbridge-trained --output_dir my-llava
 
   In bfloat16, whatever the LangBridge was saved in:
-    python scripts/export.py --model my-langbridge-trained --format llava --output_dir my-llava --dtype bfloat16
+    python scripts/export.py --model my-langbridge-trained --output_dir my-llava --dtype bfloat16
 
 What fits: linear coefficients and a `projector_hidden_size` of at most the language model's width, and the adapters to
 compare with, mlp and linear. Distributions over words (softmax, gated_softmax) have to be distilled into linear
@@ -33,10 +28,15 @@ below 1). Between the last two all weights are rounded to the dtype, once; what 
 
 docs/serving.md says how the folder is served.
 """
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def read_config_and_processor(name: str) -> tuple[LangBridgeConfig, LangBridgeProcessor]:
+def read_config_and_processor(name: str) -> tuple["LangBridgeConfig", "LangBridgeProcessor"]:
+    from peft.utils import CONFIG_NAME
+    from transformers import AutoConfig
+
+    from modeling_langbridge import LangBridgeConfig, LangBridgeProcessor
+    from modeling_langbridge.utils.files import first_line
+
     if Path(name, CONFIG_NAME).is_file():
         raise ValueError(f"{name} holds a LoRA: merge it into its base first, with scripts/merge_lora.py.")
     try:
@@ -56,7 +56,6 @@ def main() -> None:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="a LangBridge checkpoint, by folder or Hub id")
-    parser.add_argument("--format", required=True, choices=["llava"], help="llava: LlavaForConditionalGeneration")
     parser.add_argument(
         "--output_dir", type=Path, required=True, metavar="FOLDER", help="the folder to write; it must not exist yet"
     )
@@ -66,26 +65,30 @@ def main() -> None:
         help="what to write the weights in (default: what the LangBridge was saved in); they are folded in float64",
     )
     arguments = parser.parse_args()
+    import torch
+
+    from hub_cards.training_record import carry_record
+    from modeling_langbridge import LangBridgeForConditionalGeneration, to_llava
+    from modeling_langbridge.conversion.logit_probe import compare_logits, probe, save_in
+    from modeling_langbridge.conversion.to_llava import check_fits_llava
+    from modeling_langbridge.utils.files import atomic_folder
 
     with atomic_folder(arguments.output_dir) as unfinished:
         config, processor = read_config_and_processor(arguments.model)
         check_fits_llava(config, processor)  # here too, before the weights are read
-        dtype = DTYPES.get(arguments.dtype) or config.dtype
+        dtype = torch_dtype(arguments.dtype) or config.dtype
         langbridge = LangBridgeForConditionalGeneration.from_pretrained(arguments.model, dtype=torch.float32)
         expected = probe(langbridge, processor)
         llava, processor = to_llava(langbridge, processor)
-        folding = compare(probe(llava, processor), expected)
+        folding = compare_logits(probe(llava, processor), expected)
         if not folding.is_small():
             raise ValueError(f"The LLaVA's logits differ from the LangBridge's by {folding}: nothing is written.")
         print(f"The LLaVA's logits differ from the LangBridge's by at most {folding}.")
         rounding = save_in(llava, processor, unfinished, dtype)
         carry_record(arguments.model, unfinished)
     print(f"Writing in {str(dtype).removeprefix('torch.')} changed them by {rounding.difference:.2g}.")
-    print(f"The LLaVA lies in {arguments.output_dir}; docs/serving.md says how to serve it.")
+    print(f"The LLaVA is in {arguments.output_dir}; docs/serving.md says how to serve it.")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError, SafetensorError) as error:
-        sys.exit(f"export.py: {error}")
+    run_script(main)

@@ -8,18 +8,11 @@ The adapter that comes out, in OUTPUT_DIR/adapter, works with any language model
     python scripts/train.py --config scripts/recipes/transfer_llama3_8b.yaml --adapter grounded/adapter ...
 """
 
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoTokenizer, set_seed
-
-from modeling_langbridge import SharedVocabulary
-from trainer import load_training_data
-from trainer.command_line import parse_recipe, recipe_parser
-from trainer.data.feature_cache import FeatureCache
-from trainer.grounding import GroundingConfig, GroundingTrainer, compose_for_grounding
+from trainer.command_line import parse_recipe, recipe_parser, run_script
 
 
 @dataclass
@@ -51,7 +44,15 @@ class GroundingArguments:
 
 
 def main(command_line: list[str] | None = None) -> None:
+    from trainer import GroundingConfig
+
     arguments, config = parse_recipe(recipe_parser((GroundingArguments, GroundingConfig), __doc__), command_line)
+    from transformers import AutoTokenizer, set_seed
+
+    from modeling_langbridge import SharedVocabulary
+    from trainer import GroundingTrainer, compose_for_grounding, load_training_data
+    from trainer.data.feature_cache import FeatureCache
+
     output = Path(config.output_dir)
     if config.resume_from_checkpoint is None and output.exists() and any(output.iterdir()):
         raise ValueError(f"--output_dir {output} is not empty: name another folder.")
@@ -83,12 +84,9 @@ def main(command_line: list[str] | None = None) -> None:
         trainer.save_model()
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        print(f"The grounded adapter lies in {output / 'adapter'}.")
+        print(f"The grounded adapter is in {output / 'adapter'}.")
     trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"ground.py: {error}")
+    run_script(main)

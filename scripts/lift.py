@@ -2,17 +2,16 @@
 """Lifts a stock LLaVA into a LangBridge that computes the same function, so that it can be read and transferred."""
 
 import argparse
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, PreTrainedTokenizerBase
+from trainer.command_line import DTYPES, run_script
 
-from modeling_langbridge import LangBridgeProcessor, SharedVocabulary
-from modeling_langbridge.conversion.from_llava import lift, load_llava
-from modeling_langbridge.conversion.logit_probe import compare, probe
-from modeling_langbridge.utils.files import atomic_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from modeling_langbridge import SharedVocabulary
 
 
 EPILOG = """examples:
@@ -24,13 +23,14 @@ EPILOG = """examples:
 Nothing is trained: the vocabulary head is the pseudo-inverse of the words' embeddings. The logits stay the same where
 the words span the language model's embedding space, which takes at least as many as the language model is wide; it is
 said how many dimensions they span, how much the visual tokens lose, and how far the logits of the model that was
-written, loaded again, lie from the LLaVA's for a picture and a question. See docs/lifting.md.
+written, loaded again, are from the LLaVA's for a picture and a question. See docs/lifting.md.
 """
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def choose_words(path: Path | None, size: int | None, tokenizer: PreTrainedTokenizerBase) -> SharedVocabulary:
+def choose_words(path: Path | None, size: int | None, tokenizer: "PreTrainedTokenizerBase") -> "SharedVocabulary":
     """The first `size` words of a file, or of the vocabulary that ships, among those that the tokenizer has whole."""
+    from modeling_langbridge import SharedVocabulary
+
     vocabulary = SharedVocabulary.qwen2_llama3(None) if path is None else SharedVocabulary.from_file(path)
     known = vocabulary.restricted_to(tokenizer)
     words = known.first(min(len(known), 19200) if size is None else size)
@@ -68,11 +68,19 @@ def main() -> None:
         help="shrinks the coefficients at the cost of accuracy; in units of the mean squared singular value of the "
         "words' embeddings (default: 0)",
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="what to lift and write it in (default: the LLaVA's own)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="what to lift and write it in (default: the LLaVA's own)"
+    )
     arguments = parser.parse_args()
+    from transformers import AutoModelForImageTextToText
+
+    from modeling_langbridge import LangBridgeProcessor, lift
+    from modeling_langbridge.conversion.from_llava import load_llava
+    from modeling_langbridge.conversion.logit_probe import compare_logits, probe
+    from modeling_langbridge.utils.files import atomic_folder
 
     with atomic_folder(arguments.output_dir) as unfinished:
-        llava, llava_processor = load_llava(arguments.model, DTYPES.get(arguments.dtype, "auto"))
+        llava, llava_processor = load_llava(arguments.model, arguments.dtype)
         words = choose_words(arguments.vocabulary, arguments.vocab_size, llava_processor.tokenizer)
         model, processor, loss = lift(llava, llava_processor, words, arguments.ridge)
         print(loss)
@@ -81,7 +89,7 @@ def main() -> None:
         processor.save_pretrained(unfinished)
         del llava, model  # a second copy of the weights comes now
         written = AutoModelForImageTextToText.from_pretrained(unfinished)
-        logits = compare(probe(written, LangBridgeProcessor.from_pretrained(unfinished)), expected)
+        logits = compare_logits(probe(written, LangBridgeProcessor.from_pretrained(unfinished)), expected)
     print(
         f"{arguments.output_dir} holds the LangBridge. Loaded again, its logits for a picture and a question differ "
         f"from the LLaVA's by at most {logits.difference:.2g} (the largest is {logits.largest:.3g})."
@@ -89,7 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError, SafetensorError) as error:
-        sys.exit(f"lift.py: {error}")
+    run_script(main)

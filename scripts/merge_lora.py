@@ -2,17 +2,9 @@
 """Merges a LoRA run into its floating-point base: one model that loads without PEFT, its logits proven equal."""
 
 import argparse
-import sys
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig
-
-from hub_cards.training_record import carry_record
-from modeling_langbridge.conversion.logit_probe import save_in
-from modeling_langbridge.utils.files import atomic_folder
-from trainer.checkpointing.lora_merging import merge_lora
+from trainer.command_line import DTYPES, run_script, torch_dtype
 
 
 EPILOG = """examples:
@@ -29,7 +21,6 @@ After a QLoRA run: the LoRA learnt on top of a base rounded to 4 bits, and is me
 rounded, since a merge into 4 bits would round the LoRA too. That is the usual way, but the merged model's logits are
 NOT those of the 4-bit model that was trained: evaluate the merged model again.
 """
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def main() -> None:
@@ -57,22 +48,25 @@ def main() -> None:
         help="what to write the weights in (default: what the base was saved in); the merge itself is done in float32",
     )
     arguments = parser.parse_args()
+    from transformers import AutoConfig
+
+    from hub_cards.training_record import carry_record
+    from modeling_langbridge.conversion.logit_probe import save_in
+    from modeling_langbridge.utils.files import atomic_folder
+    from trainer import merge_lora
 
     with atomic_folder(arguments.output_dir) as unfinished:
         model, processor, merging = merge_lora(arguments.model, arguments.base)
         print(f"Merging changed the logits by at most {merging}.")
-        dtype = DTYPES.get(arguments.dtype) or AutoConfig.from_pretrained(model.name_or_path).dtype
+        dtype = torch_dtype(arguments.dtype) or AutoConfig.from_pretrained(model.name_or_path).dtype
         rounding = save_in(model, processor, unfinished, dtype)
         carry_record(arguments.model, unfinished)
     print(f"Writing in {str(dtype).removeprefix('torch.')} changed them by {rounding.difference:.2g}.")
     print(
-        f"The merged model lies in {arguments.output_dir}. If the LoRA was learnt on a base in 4 bits (QLoRA), its "
+        f"The merged model is in {arguments.output_dir}. If the LoRA was learnt on a base in 4 bits (QLoRA), its "
         "logits are those of the floating-point base with the LoRA, not those of the 4-bit model."
     )
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError, SafetensorError) as error:
-        sys.exit(f"merge_lora.py: {error}")
+    run_script(main)

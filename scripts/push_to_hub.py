@@ -3,14 +3,15 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
+from trainer.command_line import run_script
 
-from hub_cards.facts import CardFacts, Result
-from hub_cards.pushing import Publication, prepare, push_folder
-from hub_cards.words_picture import draw_words_picture
+
+if TYPE_CHECKING:
+    from hub_cards.facts import Result
+    from hub_cards.pushing import Publication
 
 
 EPILOG = """examples:
@@ -38,14 +39,16 @@ RESULTS = (
 )
 
 
-def read_results(path: Path) -> list[Result]:
+def read_results(path: Path) -> list["Result"]:
+    from hub_cards.facts import Result
+
     try:
         return [Result(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} must hold {RESULTS} ({error}).") from None
 
 
-def describe(publication: Publication) -> str:
+def describe(publication: "Publication") -> str:
     sizes = {name: (publication.folder / name).stat().st_size for name in publication.files}
     lines = [f"{size:>15,}  {name}" for name, size in sizes.items()]
     left_out = ", ".join(publication.left_out) or "nothing"
@@ -90,6 +93,9 @@ def main() -> None:
         help="draw the words of these photos' patches into FOLDER/words.png (a model's only)",
     )
     arguments = parser.parse_args()
+    from hub_cards.facts import CardFacts
+    from hub_cards.pushing import prepare, push_folder
+    from hub_cards.words_picture import draw_words_picture
 
     facts = CardFacts(
         repo_id=arguments.repo_id,
@@ -133,7 +139,4 @@ def load_line(kind: str, repo_id: str, revision: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError, SafetensorError) as error:
-        sys.exit(f"push_to_hub.py: {error}")
+    run_script(main)

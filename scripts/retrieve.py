@@ -3,28 +3,17 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError
-from torch import Tensor
+from trainer.command_line import check_output_file, run_script
 
-from modeling_langbridge import LangBridgeAdapter, SharedVocabulary
-from modeling_langbridge.adapter.loading import open_model
-from modeling_langbridge.utils.files import atomic_file
-from trainer.data.caption_words import CaptionWords
-from trainer.data.captioned_photos import CaptionedPhoto, read_captioned_photos
-from trainer.evaluation.retrieval import cosines, likelihood_scores, recall_both_ways
-from trainer.evaluation.word_scores import (
-    assign,
-    find_words,
-    gives_distributions,
-    mean_tokens,
-    pool_photos,
-    score_captions,
-    score_means,
-)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modeling_langbridge import SharedVocabulary
+    from trainer.data.captioned_photos import CaptionedPhoto
 
 
 EPILOG = """examples:
@@ -77,17 +66,30 @@ def parse_arguments() -> argparse.Namespace:
         raise ValueError("--adapter and --vision_tower go together: a checkpoint, --model, has its own tower.")
     if arguments.adapter is not None and (arguments.captions_as == "states" or arguments.vocabulary):
         raise ValueError("--adapter has no language model, so captions are read as words, the adapter's own.")
-    if arguments.output is not None and arguments.output.exists():
-        raise ValueError(f"--output {arguments.output} exists: remove it or name another one.")
-    if arguments.output is not None and not arguments.output.parent.is_dir():
-        raise ValueError(
-            f"--output {arguments.output} cannot be written: there is no folder {arguments.output.parent}."
-        )
+    check_output_file(arguments.output)
     return arguments
 
 
-def score(arguments: argparse.Namespace, images: list, captions: list[str]) -> tuple[Tensor, Tensor, SharedVocabulary]:
+def score(
+    arguments: argparse.Namespace, images: list, captions: list[str]
+) -> tuple["Tensor", "Tensor", "SharedVocabulary"]:
     """How well they fit `(photos, captions)`, what each photo is in words `(photos, V)`, and the words."""
+    import torch
+
+    from modeling_langbridge import LangBridgeAdapter
+    from modeling_langbridge.adapter.loading import open_model
+    from trainer.data.caption_words import CaptionWords
+    from trainer.evaluation.retrieval import cosines, likelihood_scores
+    from trainer.evaluation.word_scores import (
+        assign,
+        gives_distributions,
+        mean_tokens,
+        pool_photos,
+        reading_words,
+        score_captions,
+        score_means,
+    )
+
     if arguments.adapter is not None:
         adapter = LangBridgeAdapter.from_pretrained(arguments.adapter)
         model, processor = adapter.join(arguments.vision_tower)
@@ -97,7 +99,7 @@ def score(arguments: argparse.Namespace, images: list, captions: list[str]) -> t
     else:
         model, processor = open_model(arguments.model)
         bridge, image_processor, tokenizer = model.model, processor.image_processor, processor.tokenizer
-        vocabulary, embeddings = find_words(model, tokenizer, arguments.vocabulary, arguments.vocab_size)
+        vocabulary, embeddings = reading_words(model, tokenizer, arguments.vocabulary, arguments.vocab_size)
         distributions = gives_distributions(model.config)
         as_words = distributions if arguments.captions_as is None else arguments.captions_as == "words"
     if as_words and not gives_distributions(bridge.config):
@@ -114,7 +116,7 @@ def score(arguments: argparse.Namespace, images: list, captions: list[str]) -> t
     return fit, photos, vocabulary
 
 
-def table(recall: dict[str, dict[str, float]]) -> str:
+def recall_table(recall: dict[str, dict[str, float]]) -> str:
     ks = next(iter(recall.values()))
     lines = ["| | " + " | ".join(f"recall@{k}" for k in ks) + " |", "|---|" + "---:|" * len(ks)]
     lines += [
@@ -124,11 +126,18 @@ def table(recall: dict[str, dict[str, float]]) -> str:
 
 
 def examples(
-    photos: list[CaptionedPhoto], captions: list[str], owner: Tensor, fit: Tensor, words: Tensor, vocabulary
+    photos: list["CaptionedPhoto"],
+    captions: list[str],
+    owner: "Tensor",
+    fit: "Tensor",
+    words: "Tensor",
+    vocabulary: "SharedVocabulary",
 ) -> list[dict]:
     """For a few photos, evenly spread: their words, the captions they find, and the photos their captions find."""
+    from torch import finfo
+
     found = []
-    tiny = torch.finfo(words.dtype).tiny
+    tiny = finfo(words.dtype).tiny
     # The words in which a photo differs most from the others, not those that all have.
     telling = words * (words.clamp(min=tiny).log() - words.mean(0).clamp(min=tiny).log())  # (photos, V)
     for index in range(0, len(photos), max(1, -(-len(photos) // EXAMPLES))):
@@ -155,12 +164,18 @@ def examples(
 
 def main() -> None:
     arguments = parse_arguments()
+    import torch
+
+    from modeling_langbridge.utils.files import atomic_file
+    from trainer.data.captioned_photos import read_captioned_photos
+    from trainer.evaluation.retrieval import recall_both_ways
+
     photos = read_captioned_photos(arguments.dataset, arguments.image_folder, arguments.split)
     captions = [caption for photo in photos for caption in photo.captions]
     owner = torch.tensor([index for index, photo in enumerate(photos) for _ in photo.captions])  # (captions,)
     fit, words, vocabulary = score(arguments, [photo.image for photo in photos], captions)
     recall = recall_both_ways(fit, owner)
-    print(f"{len(photos):,} photos, {len(captions):,} captions\n\n{table(recall)}")
+    print(f"{len(photos):,} photos, {len(captions):,} captions\n\n{recall_table(recall)}")
     if arguments.output is not None:
         result = {
             "photos": len(photos),
@@ -174,7 +189,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError, SafetensorError) as error:
-        sys.exit(f"retrieve.py: {error}")
+    run_script(main)

@@ -12,34 +12,20 @@ An interrupted run goes on with --resume_from_checkpoint last, as if it had not 
 """
 
 import logging
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, set_seed
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from trainer.command_line import parse_recipe, recipe_parser, run_script
 
-from modeling_langbridge import (
-    LangBridgeAdapter,
-    LangBridgeForConditionalGeneration,
-    LangBridgeProcessor,
-    SharedVocabulary,
-)
-from modeling_langbridge.utils.files import atomic_folder
-from trainer import (
-    LangBridgeSFTConfig,
-    LangBridgeSFTTrainer,
-    PhotoPreviewCallback,
-    load_training_data,
-)
-from trainer.command_line import parse_recipe, recipe_parser
+
+if TYPE_CHECKING:
+    from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
 
 
 @dataclass
 class ModelArguments:
-    """What is trained: a LangBridge that exists, or a new one made of two parts."""
+    """What is trained: a LangBridge that exists, or a new one made of two parts. How it is loaded: as in TRL."""
 
     model: str | None = field(
         default=None, metadata={"help": "A LangBridge to go on from (folder or Hub id), instead of two parts."}
@@ -79,12 +65,16 @@ class ModelArguments:
     words_per_image: int | None = field(
         default=None,
         metadata={
-            "help": "Hand a new model's language model this many words of an image, the strongest, not a visual token "
-            "for every patch; needs softmax or gated_softmax."
+            "help": "Give a new model's language model this many words of an image, the strongest, instead of a "
+            "visual token for every patch; needs softmax or gated_softmax."
         },
     )
-    dtype: str = field(
-        default="auto", metadata={"help": "What a model is loaded in: auto (as saved), bfloat16, float16, float32."}
+    # From here on the names, types and meanings are those of trl.ModelConfig. As a base class it would bring LoRA's
+    # options, which PartArguments has for each part, and others that have no effect here.
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of --model on the Hub."})
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = field(
+        default="auto",
+        metadata={"help": "What a model is loaded in; auto: as it was saved. What is trained is kept in float32."},
     )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "sdpa (default), flash_attention_2 (needs flash-attn), eager …"}
@@ -92,6 +82,12 @@ class ModelArguments:
     load_in_4bit: bool = field(
         default=False,
         metadata={"help": "Load the language model in 4 bits (QLoRA: with --train_language_model lora)."},
+    )
+    bnb_4bit_quant_type: Literal["fp4", "nf4"] = field(
+        default="nf4", metadata={"help": "With --load_in_4bit: the quantization type."}
+    )
+    use_bnb_nested_quant: bool = field(
+        default=False, metadata={"help": "With --load_in_4bit: whether to quantise the quantization's constants, too."}
     )
 
 
@@ -122,16 +118,27 @@ class DataArguments:
     preview_steps: int = field(default=100, metadata={"help": "How often the photos are captioned."})
 
 
-def load_model(arguments: ModelArguments, base: Path, needs_folder: bool):
+def load_model(
+    arguments: ModelArguments, base: Path, needs_folder: bool
+) -> tuple["LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
     """
-    The model to be trained and its processor. LoRA's file refers to a folder of the model it belongs to, and only a
-    model that lies in one can be quantised: a new model is then written to `base` first.
+    The model to be trained and its processor. LoRA's file refers to a folder of the model it belongs to, and a model
+    is quantised while it is loaded from one: a new model is then written to `base` first.
     """
+    from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+
+    from modeling_langbridge.utils.files import atomic_folder
+
     folder = arguments.model
     if folder is not None and (arguments.vision_tower or arguments.language_model or arguments.adapter):
         raise ValueError(
             "--model is a whole LangBridge; --vision_tower, --language_model and --adapter make a new one: leave one "
             "side out."
+        )
+    if arguments.model_revision != "main" and (folder is None or needs_folder):
+        raise ValueError(
+            "--model_revision is of a --model that is trained without LoRA, whose file names no revision of its base: "
+            "download the revision (`hf download`) and give its folder."
         )
     if folder is None:
         if not needs_folder:
@@ -143,23 +150,33 @@ def load_model(arguments: ModelArguments, base: Path, needs_folder: bool):
                     part.save_pretrained(unfinished)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype="bfloat16",
+        bnb_4bit_quant_type=arguments.bnb_4bit_quant_type,
+        bnb_4bit_use_double_quant=arguments.use_bnb_nested_quant,
+        bnb_4bit_compute_dtype="bfloat16" if arguments.dtype == "auto" else arguments.dtype,
         # Names count from the root; others would match nothing, and nobody would say so.
         llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
     )
     model = AutoModelForImageTextToText.from_pretrained(
         folder,
+        revision=arguments.model_revision,
         dtype=arguments.dtype,
         attn_implementation=arguments.attn_implementation,
         quantization_config=quantization if arguments.load_in_4bit else None,
     )
-    return model, AutoProcessor.from_pretrained(folder)
+    return model, AutoProcessor.from_pretrained(folder, revision=arguments.model_revision)
 
 
-def compose(arguments: ModelArguments):
+def compose(arguments: ModelArguments) -> tuple["LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
     """A new LangBridge of a vision tower and a language model, with a fresh adapter or one trained elsewhere."""
+    from transformers import AutoModelForCausalLM
+
+    from modeling_langbridge import (
+        LangBridgeAdapter,
+        LangBridgeForConditionalGeneration,
+        LangBridgeProcessor,
+        SharedVocabulary,
+    )
+
     if arguments.vision_tower is None or arguments.language_model is None:
         raise ValueError("Say what to train: --model, or --vision_tower and --language_model.")
     language_model = AutoModelForCausalLM.from_pretrained(arguments.language_model, dtype=arguments.dtype)
@@ -190,12 +207,25 @@ def compose(arguments: ModelArguments):
 
 
 def main(arguments: list[str] | None = None) -> None:
+    from trainer import LangBridgeSFTConfig
+
     parser = recipe_parser((ModelArguments, DataArguments, LangBridgeSFTConfig), __doc__)
     model_arguments, data_arguments, config = parse_recipe(parser, arguments)
+    from transformers import set_seed
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    from modeling_langbridge import SharedVocabulary
+    from trainer import LangBridgeSFTTrainer, PhotoPreviewCallback, load_training_data
+
     output = Path(config.output_dir)
     if config.resume_from_checkpoint is None and output.exists() and any(output.iterdir()):
         raise ValueError(
             f"--output_dir {output} is not empty: name another folder, or go on with --resume_from_checkpoint last."
+        )
+    if config.trust_remote_code:
+        raise ValueError(
+            "--trust_remote_code has no effect: a LangBridge runs the installed modeling_langbridge, and vision tower "
+            "and language model must be of types that transformers has."
         )
     if not data_arguments.dataset:
         raise ValueError("Say what to train on: --dataset.")
@@ -239,12 +269,9 @@ def main(arguments: list[str] | None = None) -> None:
     # A process that ends earlier takes down the one that still writes.
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        print(f"The trained model lies in {output}.")
+        print(f"The trained model is in {output}.")
     trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError, FloatingPointError, SafetensorError) as error:
-        sys.exit(f"train.py: {error}")
+    run_script(main)

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
+import copy
 import os
-import runpy
-import sys
 from pathlib import Path
+
+from paths import DATA, ROOT
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
+# Child processes, too, import the project from here, wherever the one that is installed lies.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 import pytest
 import torch
-from paths import DATA
+from in_process import run_script_here
 from tiny_parts import save_language_model, save_vision_tower
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
@@ -33,30 +36,34 @@ def text(tmp_path_factory) -> str:
     return save_language_model("qwen2", tmp_path_factory.mktemp("qwen2"))
 
 
-@pytest.fixture
-def processor(vision, text) -> LangBridgeProcessor:
-    return LangBridgeProcessor.from_vision_text_pretrained(vision, text)
-
-
-@pytest.fixture
-def model(vision, text, processor) -> LangBridgeForConditionalGeneration:
+@pytest.fixture(scope="session")
+def composed(vision, text) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor, torch.Tensor]:
+    """A model, its processor, and the state of the random numbers after; tests are given copies."""
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text)
     torch.manual_seed(0)
-    return LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
         vision, text, list(range(100, 160)), processor=processor, projector_hidden_size=40
     )
+    return model, processor, torch.get_rng_state()
 
 
 @pytest.fixture
-def run_script(request, monkeypatch, capsys):
+def processor(composed) -> LangBridgeProcessor:
+    return copy.deepcopy(composed[1])
+
+
+@pytest.fixture
+def model(composed) -> LangBridgeForConditionalGeneration:
+    torch.set_rng_state(composed[2])
+    return copy.deepcopy(composed[0])
+
+
+@pytest.fixture
+def run_script(request):
     """The test file's `SCRIPT` as a command, in this process: what it prints, or the sentence that it ends with."""
-    script = str(request.module.SCRIPT)
 
     def run(*arguments) -> str:
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as end:
-            return str(end.code)
-        return capsys.readouterr().out
+        result = run_script_here(request.module.SCRIPT, *arguments)
+        return result.stderr.rstrip("\n").rpartition("\n")[2] if result.returncode else result.stdout
 
     return run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_clients import CARD, LANGUAGE_MODEL, OTHER_TOKEN, SCRIPT, TOKEN, VISION_TOWER, Client
+from hub_clients import CARD, LANGUAGE_MODEL, OTHER_TOKEN, SCRIPT, TOKEN, VISION_TOWER, Client, Publisher
 from hub_server import HubServer
 from hub_traps import make_traps
 from tiny_parts import make_image
@@ -22,7 +22,7 @@ from modeling_langbridge import (
 
 
 PUBLISH = """
-import json, runpy
+import json, runpy, sys
 model, commands = sys.argv[1:]
 for sys.argv in json.loads(commands):
     runpy.run_path(sys.argv[0], run_name="__main__")
@@ -82,7 +82,14 @@ def client(hub, tmp_path) -> Client:
 
 
 @pytest.fixture(scope="session")
-def published(hub, folders, tmp_path_factory) -> dict[str, str]:
+def publisher(hub, tmp_path_factory) -> Publisher:
+    publisher = Publisher(hub, tmp_path_factory.mktemp("publisher"))
+    yield publisher
+    publisher.close()
+
+
+@pytest.fixture(scope="session")
+def published(hub, folders, publisher) -> dict[str, str]:
     """
     The commit of every kind, published as `user/model`, `user/adapter` and so on by scripts/push_to_hub.py. The model
     is published as `user/inherited`, too, by transformers' own `push_to_hub`, and its adapter and a vocabulary by
@@ -94,6 +101,5 @@ def published(hub, folders, tmp_path_factory) -> dict[str, str]:
         [str(SCRIPT), "--folder", str(folders / kind), "--repo_id", f"user/{kind}", *CARD, *more]
         for kind, more in options.items()
     ]
-    client = Client(hub, tmp_path_factory.mktemp("publisher"))
-    printed = client.load(PUBLISH, folders / "model", json.dumps(commands), with_project=True, token=TOKEN)
+    printed = publisher.printed(PUBLISH, folders / "model", json.dumps(commands))
     return dict(zip(options, re.findall(r"commit (\w{40})\.", printed), strict=True))

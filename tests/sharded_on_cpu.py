@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a script in a process that may shard on the CPU: accelerate offers FSDP on accelerators only.
 
-    torchrun … tests/sharded_on_cpu.py scripts/train.py …
+    torchrun … tests/sharded_on_cpu.py scripts/train.py … + … + …
+
+Every `+` runs the script again, with the arguments behind it.
 
 Everything after the choice of how to distribute is accelerate's and PyTorch's own code, over gloo.
 """
@@ -42,6 +44,10 @@ if __name__ == "__main__":
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_cpu()
         atexit.register(say_what_was_sharded)
-    sys.argv = sys.argv[1:]
-    sys.path.insert(0, os.path.dirname(sys.argv[0]))
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    os.environ["FORK_LAUNCHED"] = "1"  # keeps accelerate from closing the process group, which all runs need
+    script, *words = sys.argv[1:]
+    sys.path.insert(0, os.path.dirname(script))
+    while words:
+        end = words.index("+") if "+" in words else len(words)
+        sys.argv, words = [script, *words[:end]], words[end + 1 :]
+        runpy.run_path(script, run_name="__main__")

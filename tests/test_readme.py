@@ -4,9 +4,9 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
+from subprocess import CompletedProcess
 
+from in_process import run_code_here, run_script_here
 from paths import ROOT
 from tiny_parts import make_image, save_language_model, save_vision_tower
 
@@ -29,18 +29,18 @@ def test_the_five_minute_path_runs_as_written(tmp_path):
     (tmp_path / "samples.json").write_text(json.dumps(samples))
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
 
-    def run(*command: str) -> str:
-        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    def printed(result: CompletedProcess) -> str:
         assert result.returncode == 0, result.stderr[-3000:]
         return result.stdout
 
     compose, *use, move = code_blocks("python")
     (train,) = [block for block in code_blocks("shell") if "train.py" in block]
-    run(sys.executable, "-c", f"{compose}\n{move}")
+    printed(run_code_here(f"{compose}\n{move}", tmp_path))
     for command in train.replace("\\\n", "").splitlines():
-        run(sys.executable, *shlex.split(command)[1:])
+        python, script, *arguments = shlex.split(command)
+        printed(run_script_here(script, *arguments, cwd=tmp_path))
     assert len(use) == 2
-    caption, words = (run(sys.executable, "-c", block) for block in use)
+    caption, words = (printed(run_code_here(block, tmp_path)) for block in use)
     assert caption.strip()
     assert "dog" in words
 

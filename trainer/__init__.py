@@ -1,18 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """What teaches a LangBridge: data in, parts trained as stated, TRL's SFTTrainer."""
 
-from .callbacks.photo_preview import PhotoPreviewCallback
-from .data.sources import load_training_data
-from .parts import PartArguments, describe_parts, prepare_parts
-from .sft_trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer
+from importlib import import_module
+from typing import Any
 
 
-__all__ = [
-    "LangBridgeSFTConfig",
-    "LangBridgeSFTTrainer",
-    "PartArguments",
-    "PhotoPreviewCallback",
-    "describe_parts",
-    "load_training_data",
-    "prepare_parts",
-]
+# Imported when asked for: all of it would take several seconds, and whoever checks data needs no trainer.
+_SUBMODULES = {
+    "GroundingConfig": "grounding",
+    "GroundingTrainer": "grounding",
+    "LangBridgeSFTConfig": "sft_config",
+    "LangBridgeSFTTrainer": "sft_trainer",
+    "PartArguments": "parts",
+    "PhotoPreviewCallback": "callbacks.photo_preview",
+    "check_file": "data.checking",
+    "compose_for_grounding": "grounding",
+    "describe_parts": "parts",
+    "distil": "distillation",
+    "load_training_data": "data.sources",
+    "merge_lora": "checkpointing.lora_merging",
+    "prepare_parts": "parts",
+    "write_clean_rows": "data.checking",
+}
+
+__all__ = list(_SUBMODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _SUBMODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_SUBMODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

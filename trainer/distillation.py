@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distillation: an adapter of words becomes a linear one that says nearly the same, from images alone.
+"""Distillation: an adapter with softmax coefficients becomes one with raw coefficients, from images alone.
 
-Finetuning a softmax that has made up its mind is slow, and it cannot be folded or exported. Raw coefficients have
-neither trouble, but fresh ones know nothing. So LLaVA's projector learns, patch by patch, to give the visual tokens
-that the words gave, and is then lifted into words again, which loses nothing: the tokens were made of these words. The
-language model lends its embeddings, its layers are not run.
+A saturated softmax is slow to finetune and can be neither folded nor exported. Raw coefficients can, but new ones are
+random. So LLaVA's projector learns, patch by patch, to give the softmax adapter's visual tokens, and is then lifted
+into raw coefficients. The lift is exact, since the tokens are combinations of these words. Of the language model only
+the embeddings are used.
 
-Learning the coefficients themselves is badly conditioned, for the gradient reaches them through the embeddings, whose
+Learning the coefficients directly is badly conditioned: the gradient reaches them through the embeddings, whose
 singular values differ by orders of magnitude.
 """
 
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
-from modeling_langbridge.adapter.word_space import put_inverse_in
+from modeling_langbridge.adapter.word_space import set_to_inverse
 from modeling_langbridge.modeling_langbridge import LangBridgeModel, LangBridgeMultiModalProjector
 from modeling_langbridge.vocabulary_head import LangBridgeVocabularyHead
 
@@ -28,17 +28,17 @@ from .data.images import open_image
 from .muon import MuonWithAdamW
 
 
-HELD_OUT, MOST_HELD_OUT = 10, 64  # one image in so many, but about so many at most: their tokens are kept
+HELD_OUT, MOST_HELD_OUT = 10, 64  # one image in ten, but about 64 at most: their tokens stay in memory
 
 
 class Distillation(nn.Module):
     """
-    How far the visual tokens of a projector are from those of a model's own adapter.
+    The distance between a projector's visual tokens and those of a model's own adapter.
 
     Args:
         teacher ([`LangBridgeModel`]): frozen here.
         projector ([`LangBridgeMultiModalProjector`]): learns the teacher's tokens divided by `unit`.
-        unit (`float`): words are short vectors, which a projector would overshoot at any usual learning rate.
+        unit (`float`): words are short vectors, and a projector would overshoot them at any usual learning rate.
     """
 
     def __init__(self, teacher: LangBridgeModel, projector: LangBridgeMultiModalProjector, unit: float):
@@ -52,12 +52,12 @@ class Distillation(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         """The mean square of their difference, over images `(images, channels, height, width)`, as `loss`."""
-        features, target = see(self.teacher, pixel_values)  # (images, tokens, d_v), (images, tokens, d)
+        features, target = run_adapter(self.teacher, pixel_values)  # (images, tokens, d_v), (images, tokens, d)
         return {"loss": (self.projector(features).float() - target / self.unit).square().mean()}
 
 
 @torch.no_grad()
-def see(model: LangBridgeModel, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def run_adapter(model: LangBridgeModel, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The vision features `(images, tokens, d_v)` and the visual tokens `(images, tokens, d)`, these in float32."""
     features = model.get_vision_features(pixel_values.to(model.device)).pooler_output
     return features, model.adapt(features).float()
@@ -70,12 +70,12 @@ def distil(
     arguments: TrainingArguments,
 ) -> float:
     """
-    Replaces a model's adapter of distributions, in place, by one of raw coefficients that says nearly the same and is
-    as wide as the language model (H = d), the widest that a stock LLaVA holds.
+    Replaces a model's softmax adapter, in place, by one of raw coefficients that gives nearly the same visual tokens
+    and is as wide as the language model (H = d), the widest that a stock LLaVA holds.
 
     Args:
         model (`LangBridgeForConditionalGeneration`):
-            With a softmax or gated_softmax adapter that hands over a visual token a patch.
+            With a softmax or gated_softmax adapter that gives one visual token per patch.
         processor (`LangBridgeProcessor`):
             Its processor.
         images (`Sequence`):
@@ -99,7 +99,7 @@ def distil(
 
     def held_out() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         loader = DataLoader(images[::every], arguments.per_device_eval_batch_size, collate_fn=collate)
-        return (see(model.model.eval(), batch["pixel_values"]) for batch in loader)
+        return (run_adapter(model.model.eval(), batch["pixel_values"]) for batch in loader)
 
     targets = [target.flatten(0, 1).cpu() for _, target in held_out()]  # of each batch, (tokens, d)
     unit = torch.cat(targets).square().mean().sqrt().item()
@@ -116,36 +116,36 @@ def distil(
     matrices, others = ([p for p in parameters if (p.ndim == 2) is two] for two in (True, False))
     trainer.optimizer = MuonWithAdamW(matrices, others, arguments.learning_rate)
     trainer.train()
-    put_in_words(model, config, projector, unit)
+    replace_adapter(model, config, projector, unit)
     return score(targets, [found.flatten(0, 1).cpu() for _, found in held_out()])
 
 
 def check_distillable(config: LangBridgeConfig, images: Sequence[Any]) -> None:
-    """Raises `ValueError` where [`distil`] cannot do what it is asked for."""
+    """Raises `ValueError` where [`distil`] cannot distil this adapter or these images."""
     config.require_words("`distil`")
     if config.coefficient_activation == "linear":
         raise ValueError("The adapter's coefficients are raw already: there is nothing to distil.")
     if config.words_per_image is not None:
         raise ValueError(
-            "`words_per_image` hands over words: distil an adapter alone without it, or a model that "
-            "gives a visual token a patch."
+            "`words_per_image` gives a visual token per word: distil an adapter alone without it, or a model that "
+            "gives a visual token per patch."
         )
     if len(images) < HELD_OUT:
         raise ValueError(f"Distilling takes {HELD_OUT} images or more, but there are {len(images)}.")
 
 
 @torch.no_grad()
-def put_in_words(
+def replace_adapter(
     model: LangBridgeForConditionalGeneration,
     config: LangBridgeConfig,
     projector: LangBridgeMultiModalProjector,
     unit: float,
 ) -> None:
-    """Lifts a projector that gives visual tokens divided by `unit` into raw coefficients, in place of the adapter."""
+    """Replaces the adapter by a projector that gives visual tokens divided by `unit`, lifted into raw coefficients."""
     for parameter in projector.linear_2.parameters():
         parameter.mul_(unit)
     head = LangBridgeVocabularyHead(config).to(model.device)
-    put_inverse_in(head, model.model.get_word_embeddings())
+    set_to_inverse(head, model.model.get_word_embeddings())
     head.token_ids.copy_(model.model.vocabulary_head.token_ids)
     model.model.multi_modal_projector, model.model.vocabulary_head = projector.to(model.dtype), head.to(model.dtype)
     model.config = model.model.config = config

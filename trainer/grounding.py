@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The grounding stage: an adapter learns to say a photo's words, with no language model in memory.
+"""The grounding stage: an adapter learns to predict the words of a photo's captions, without a language model.
 
-What comes out is an adapter alone (`adapter.safetensors` and its words), which any language model can take up.
+The result is an adapter alone (`adapter.safetensors` and its words), which works with any language model.
 """
 
 from dataclasses import dataclass, field
@@ -111,17 +111,17 @@ class GroundingModel(nn.Module):
         bridge = self.langbridge.model
         features = bridge.get_vision_features(pixel_values).pooler_output  # (images, tokens, d_v)
         pooled, entropy, _ = bridge.vocabulary_head.pool(bridge.multi_modal_projector(features))
-        assignment, entropy = word_prediction_loss(pooled, word_targets), entropy.mean()
+        prediction, entropy = word_prediction_loss(pooled, word_targets), entropy.mean()
         return {
-            "loss": assignment + self.entropy_weight * entropy,
-            "word_prediction": assignment.detach(),
+            "loss": prediction + self.entropy_weight * entropy,
+            "word_prediction": prediction.detach(),
             "entropy": entropy.detach(),
             "words": pooled.topk(min(10, pooled.shape[1])).indices,
         }
 
 
 class RowsByImage(torch.utils.data.Dataset):
-    """Rows of the same image file as one item: each caption is but a part of what the image shows."""
+    """Rows of the same image file as one item, since each caption names only a part of what the image shows."""
 
     def __init__(self, rows: Dataset):
         items: dict[str | int, list[int]] = {}
@@ -158,7 +158,7 @@ class GroundingCollator:
 
 
 def with_one_image(dataset: Dataset) -> Dataset:
-    """The rows that this stage can learn from."""
+    """The rows with one image."""
     kept = as_rows(dataset).filter(lambda row: len(read_sample(row)["images"]) == 1, desc="Finding single images")
     if not len(kept):
         raise ValueError("No sample has one image, which grounding learns from.")
@@ -175,9 +175,9 @@ class GroundingTrainer(PublishingMixin, Trainer):
         processing_class ([`LangBridgeProcessor`]): the model's.
         vocabulary (`SharedVocabulary`): the words of its coefficients.
         train_dataset, eval_dataset (`Dataset`):
-            Rows of one image and a caption; rows of the same image file count as one with all their captions.
+            Rows of one image and a caption; rows of the same image file count as one image with all their captions.
         dataset_name, eval_dataset_name (`str`, *optional*):
-            What they were loaded from, for the record and the card: a Hub id, or a path, whose last part is told.
+            What they were loaded from, for the record and the card: a Hub id, or a path, whose last part is written.
     """
 
     published = "adapter"

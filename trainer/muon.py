@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Muon for the hidden matrices and AdamW for all else, as one optimizer that a Trainer can schedule and save.
 
-Models of a few hundred thousand parameters learn to copy and to see within minutes with Muon; with AdamW alone they
-did not.
+Models of a few hundred thousand parameters learn to copy and to caption within minutes with Muon; with AdamW alone
+they did not.
 """
 
 from collections.abc import Callable, Mapping
@@ -84,7 +84,7 @@ def build_muon(
     r"""
     Optimizer of a model's trainable parameters: `Trainer(..., optimizers=(build_muon(model, 3e-3), None))`.
 
-    Two-dimensional weights go to Muon, but for embeddings and the language-model head, which AdamW serves better
+    Two-dimensional weights go to Muon, except embeddings and the language-model head, for which AdamW is better
     (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks").
 
     Args:

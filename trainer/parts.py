@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a LangBridge and what becomes of each in training: frozen, trained in full, or by LoRA."""
+"""The parts of a LangBridge and how each is trained: frozen, in full, or by LoRA."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# The modules of each part, by name. A model has no vocabulary head if its adapter is not made of words: what the
-# arguments say of that part is then about nothing.
+# The modules of each part, by name. A model whose adapter is not made of words has no vocabulary head; the arguments
+# for that part then have no effect.
 PARTS = {
     "vision_tower": ["vision_tower"],
     "projector": ["multi_modal_projector"],
@@ -59,7 +59,7 @@ class PartArguments:
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in front of the LoRA matrices."})
 
     def check_parts(self) -> None:
-        """Raises `ValueError` where what the parts are to do does not go together."""
+        """Raises `ValueError` where the parts' modes cannot be combined."""
         modes = self.modes()
         if set(modes.values()) == {"frozen"}:
             raise ValueError("Every part is frozen, so nothing would be trained: set `train_projector` to full, say.")
@@ -101,18 +101,18 @@ def plain_name(name: str) -> str:
 
 def prepare_parts(model: PreTrainedModel, arguments: PartArguments) -> LoraConfig | None:
     """
-    Freezes and frees the parameters of a LangBridge, part by part.
+    Freezes and unfreezes the parameters of a LangBridge, part by part.
 
     Args:
         model (`PreTrainedModel`): the LangBridge, not yet wrapped by PEFT.
-        arguments ([`PartArguments`]): what each part is to do.
+        arguments ([`PartArguments`]): each part's mode.
 
     Returns:
         `LoraConfig` for those parts that are trained by LoRA, which also keeps the parts trained in full in LoRA's one
         file; `None` where no part is.
 
     Raises:
-        `ValueError`: what the parts are to do does not go together, or every part that the model has is frozen.
+        `ValueError`: the parts' modes cannot be combined, or every part that the model has is frozen.
     """
     arguments.check_parts()
     present = {part_of(name) for name, _ in model.named_parameters()}
@@ -148,14 +148,14 @@ def lora_pattern(model: PreTrainedModel, part: str) -> str:
 
 
 def keep_trained_in_float32(model: nn.Module) -> None:
-    """What is trained is kept in float32: in bfloat16, steps smaller than a weight's 256th part would be lost."""
+    """Keeps what is trained in float32: in bfloat16, steps smaller than a 256th of a weight would be rounded away."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
 
 
 def describe_parts(model: nn.Module, arguments: PartArguments, learning_rate: float) -> str:
-    """What is trained and what is not, in words and numbers of parameters."""
+    """What is trained and what is frozen, with numbers of parameters."""
     modes, rates, lines = arguments.modes(), arguments.learning_rates(), []
     total, trained = Counter(), Counter()
     for name, parameter in model.named_parameters():

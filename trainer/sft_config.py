@@ -18,11 +18,11 @@ class LangBridgeSFTConfig(AssignmentPredictionArguments, WordPredictionArguments
 
     max_length: int | None = field(
         default=None,
-        metadata={"help": "Most tokens of a sample, its images' counted. Nothing is ever cut: see --too_long."},
+        metadata={"help": "Most tokens of a sample, its images' counted. Samples are never cut: see --too_long."},
     )
     too_long: Literal["error", "drop"] = field(
         default="error",
-        metadata={"help": "What becomes of samples longer than --max_length: an error that names one, or dropped."},
+        metadata={"help": "What to do with samples longer than --max_length: an error that names one, or drop them."},
     )
     plain_captions: bool = field(
         default=False,

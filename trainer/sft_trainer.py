@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TRL's SFTTrainer for LangBridge: answers alone as targets, parts trained as stated, nothing lost."""
+"""TRL's SFTTrainer for LangBridge: answers as the only targets, and a mode and learning rate for each part."""
 
 import logging
 import math
@@ -56,12 +56,12 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
     """
     [`~trl.SFTTrainer`] for LangBridge.
 
-    Takes rows of any form that [`~trainer.data.samples.read_sample`] knows, with several images or none, and learns
-    the assistant's answers and their ends, nothing else. Each part of the model is frozen, trained in full or
+    Takes rows of any form that [`~trainer.data.samples.read_sample`] knows, with several images or none, and trains
+    on the assistant's answers and their ends alone. Each part of the model is frozen, trained in full or
     by LoRA, at a learning rate of its own, as the [`LangBridgeSFTConfig`] says (pretraining and finetuning stages:
     paper, section 4). Checkpoints are complete folders: model (or LoRA), code files, processor and chat template, and
-    in `adapter` the adapter alone, which any language model can take up (if it is made of words, `adapter_type`
-    `"langbridge"`).
+    in `adapter`, if it is made of words (`adapter_type` `"langbridge"`), the adapter alone, which works with any
+    language model.
 
     Args:
         model (`PreTrainedModel`):
@@ -75,7 +75,8 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
         vocabulary (`SharedVocabulary`, *optional*):
             The words of `assignment_prediction_weight` where the adapter has none; one made of words has its own.
         dataset_name, eval_dataset_name (`str`, *optional*):
-            What the data were loaded from, for the record and the card: a Hub id, or a path, whose last part is told.
+            What the data were loaded from, for the record and the card: a Hub id, or a path, of which the last part is
+            written.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
         super().__init__(
             model,
             args,
-            data_collator=ConversationCollator(encoder, self.objectives),
+            data_collator=ConversationCollator(encoder, {part.name: part.collate for part in self.objectives}),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -118,7 +119,9 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
         keep_trained_in_float32(self.model)
         for objective in self.objectives:
             if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():
-                raise ValueError(f"`{objective.name}_weight` cannot be had with sharded weights: use DDP or ZeRO-2.")
+                raise ValueError(
+                    f"`{objective.name}_weight` is not supported with sharded weights: use DDP or ZeRO-2."
+                )
             objective.attach(self.model)
         self.throughput = Throughput()
         self.add_callback(self.throughput)
@@ -180,7 +183,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
             try:
                 batches, num_items = super().get_batch_samples(*args, **kwargs)
             except RuntimeError as error:
-                # torch hands over the error of a worker process as the text of its traceback.
+                # torch gives the error of a worker process as the text of its traceback.
                 _, found, message = str(error).rpartition("SampleError: ")
                 raise ValueError(message.strip()) if found else error from None
         for objective in self.objectives:
@@ -203,7 +206,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
         return (loss, *outputs) if outputs else loss
 
     def _objectives_loss(self, batches: dict[str, dict[str, torch.Tensor]]) -> torch.Tensor:
-        """What the batch just seen is to learn beside its captions; logged, too."""
+        """The objectives' loss of the batch of the last forward; their terms are logged."""
         model, mode = self._bare_model(), "train" if self.model.training else "eval"
         total = 0
         for objective in self.objectives:
@@ -221,7 +224,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
         """Called before the optimizer steps: gradients that are no numbers would spoil the weights."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
         samples, self.step_samples = self.step_samples, []
-        if self.accelerator.scaler is None and grad_norm is not None:  # float16's scaler passes over such steps itself
+        if self.accelerator.scaler is None and grad_norm is not None:  # float16's scaler skips such steps itself
             self._stop_unless_finite("gradient's norm", grad_norm, samples)
         return grad_norm
 
@@ -233,7 +236,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
         whole = f"the last whole checkpoint is {last}" if last else "there is no checkpoint yet"
         raise FloatingPointError(
             f"The {what} is {value} in step {self.state.global_step + 1}, on the samples {', '.join(sample_ids)}. "
-            f"Nothing was learnt from them; {whole}. A lower learning rate or bfloat16 instead of float16 may help."
+            f"They changed no weight; {whole}. A lower learning rate or bfloat16 instead of float16 may help."
         )
 
     def _get_learning_rate(self) -> float:

@@ -41,7 +41,7 @@ def add_words_panel(opened: gr.State, model, processor) -> None:
                 listed = gr.HTML(CLICK)
                 other = gr.Textbox(label="Show another word", placeholder="dog", submit_btn="Show")
 
-    def look(image: Image.Image | None):
+    def read_photo(image: Image.Image | None):
         if image is None:
             return {part: gr.Column(visible=False)}
         seen = strongest_words(model, processor, image, top=8)
@@ -69,7 +69,7 @@ def add_words_panel(opened: gr.State, model, processor) -> None:
             return gr.skip()
         return offer_words(seen, word), picture_heading(seen, word, signed), draw_picture(seen, word, place)
 
-    opened.change(look, opened, [part, words, patch, shown, heading, picture, listed])
+    opened.change(read_photo, opened, [part, words, patch, shown, heading, picture, listed])
     shown.input(choose, [words, shown, patch], [heading, picture], show_progress="hidden")
     picture.select(pick, [words, shown], [patch, picture, listed], show_progress="hidden")
     other.submit(find, [words, other, patch], [shown, heading, picture], show_progress="hidden")

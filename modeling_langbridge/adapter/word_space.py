@@ -33,7 +33,7 @@ def invert_words(embeddings: torch.Tensor, ridge: float = 0.0) -> tuple[torch.Te
 
 
 @torch.no_grad()
-def put_inverse_in(head: LangBridgeVocabularyHead, embeddings: torch.Tensor, ridge: float = 0.0) -> int:
+def set_to_inverse(head: LangBridgeVocabularyHead, embeddings: torch.Tensor, ridge: float = 0.0) -> int:
     """
     Sets the weights of a head of linear coefficients to the pseudo-inverse of the word embeddings E `(V, d)`, so that
     c = x E⁺. Arguments, and the number of dimensions that it returns, are those of [`invert_words`].

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedConfig
 
-from ..adapter.word_space import put_inverse_in
+from ..adapter.word_space import set_to_inverse
 from ..configuration_langbridge import LangBridgeConfig
 from ..modeling_langbridge import LangBridgeForConditionalGeneration
 from ..processing_langbridge import LangBridgeProcessor, measure_vision_tower
@@ -97,7 +97,7 @@ def lift(
     head = model.model.vocabulary_head
     head.token_ids.copy_(torch.tensor(token_ids))
     embeddings = model.model.get_word_embeddings().cpu()  # (V, d)
-    rank = put_inverse_in(head, embeddings, ridge)
+    rank = set_to_inverse(head, embeddings, ridge)
 
     last = model.model.multi_modal_projector.linear_2
     columns = last.weight if last.bias is None else torch.cat([last.weight, last.bias[:, None]], dim=1)  # (d, d + 1)

@@ -8,6 +8,8 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
+from ..reading.questions import prepare_question
+
 
 TOLERANCE = 1e-5
 
@@ -37,18 +39,10 @@ def probe(model: PreTrainedModel, processor: ProcessorMixin) -> torch.Tensor:
     draw.ellipse((6, 10, 40, 44), fill="red")
     draw.rectangle((50, 24, 88, 58), fill="blue")
     draw.polygon(((44, 4), (60, 20), (30, 20)), fill="green")
-    content = [{"type": "image", "image": image}, {"type": "text", "text": "What is in the picture, and where?"}]
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
-    return model(**inputs).logits
+    return model(**prepare_question(processor, [image], "What is in the picture, and where?")).logits
 
 
-def compare(logits: torch.Tensor, reference: torch.Tensor) -> LogitDifference:
+def compare_logits(logits: torch.Tensor, reference: torch.Tensor) -> LogitDifference:
     return LogitDifference((logits - reference).abs().max().item(), reference.abs().max().item())
 
 
@@ -88,7 +82,7 @@ def save_in(model: PreTrainedModel, processor: ProcessorMixin, folder: Path, dty
     processor.save_pretrained(folder)
 
     saved = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    reloaded = compare(probe(saved, type(processor).from_pretrained(folder)), rounded)
+    reloaded = compare_logits(probe(saved, type(processor).from_pretrained(folder)), rounded)
     if not reloaded.is_small():
         raise ValueError(f"What was written differs from what was meant: by {reloaded}. Nothing is kept of it.")
-    return compare(rounded, exact)
+    return compare_logits(rounded, exact)

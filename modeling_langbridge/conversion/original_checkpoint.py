@@ -4,14 +4,11 @@
 Each is checked to be complete and to fit the others. No code inside a file is run.
 """
 
-import json
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     CLIPVisionModel,
@@ -22,7 +19,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from ..utils.files import first_line
+from ..utils.files import first_line, read_json, read_safetensors, require_file
 
 
 LANGUAGE_MODELS = {
@@ -65,7 +62,7 @@ PREFIXES = OriginalWeights("model.mm_projector.", "model.vision_tower.vision_tow
 
 def read_config(path: Path) -> dict:
     """A checkpoint's `config.json`, which must ask for the forward pass that this package has."""
-    config = read_json(path)
+    config = read_json_object(path)
     if config.get("model_type") not in LANGUAGE_MODELS:
         raise ValueError(
             f"`model_type` in {path} is {config.get('model_type')!r}, but checkpoints of the original have "
@@ -90,7 +87,7 @@ def read_text_config(config: dict) -> PreTrainedConfig:
 
 def read_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase, size: int) -> dict[str, int]:
     """The first V words of a vocabulary file, spelling to token id, which must be the tokenizer's."""
-    words = dict(list(read_json(path).items())[:size])
+    words = dict(list(read_json_object(path).items())[:size])
     if len(words) < size:
         raise ValueError(f"{path} holds {len(words)} words, fewer than `mm_vocab_size` in the checkpoint ({size}).")
     if wrong := [token_id for token_id in words.values() if type(token_id) is not int or token_id < 0]:
@@ -163,7 +160,7 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
         )
     shards = [path]
     if path.suffix == ".json":
-        shards = sorted({folder / name for name in read_json(path).get("weight_map", {}).values()})
+        shards = sorted({folder / name for name in read_json_object(path).get("weight_map", {}).values()})
     weights = {}
     for shard in shards:
         tensors = read_tensors(shard)
@@ -175,27 +172,21 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
 
 def read_tensors(path: Path):
     """What a file of tensors holds, without running code."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    require_file(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except UnpicklingError as error:  # torch's own message explains how to run the code
         raise ValueError(
             f"{path} holds objects other than tensors, which could run code and are not loaded: use safetensors."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError) as error:
+    except (RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is damaged, or of an unknown form ({first_line(error)}): get it anew.") from error
 
 
-def read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # both what is not JSON and what is not UTF-8
-        raise ValueError(f"{path} is damaged, it is not JSON ({error}): get it anew.") from error
+def read_json_object(path: Path) -> dict:
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, not a {type(content).__name__}: download it again.")
     return content

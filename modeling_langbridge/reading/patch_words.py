@@ -36,14 +36,14 @@ class PatchWords:
     photo: list[tuple[str, float]]
 
     @property
-    def patch_width(self) -> int:
-        """Pixels of a patch's sides in a picture."""
-        return max(SMALLEST_PATCH, PICTURE // self.coefficients.shape[1])
+    def grid(self) -> tuple[int, int]:
+        """The rows and columns of its patches."""
+        return tuple(self.coefficients.shape[:2])
 
     @property
-    def picture_size(self) -> tuple[int, int]:
-        rows, columns, _ = self.coefficients.shape
-        return columns * self.patch_width, rows * self.patch_width
+    def patch_width(self) -> int:
+        """Pixels of a patch's sides in a picture."""
+        return patch_width(self.grid)
 
 
 @torch.no_grad()
@@ -68,11 +68,6 @@ def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: Im
     pixel_values = pixel_values.to(model.model.vision_tower.device, model.model.vision_tower.dtype)
     coefficients = model.get_image_coefficients(pixel_values)[0].float().cpu()  # (tokens, V)
 
-    patch_size = processor.patch_size
-    rows, columns = (length // patch_size for length in pixel_values.shape[-2:])
-    seen = processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")
-    view = seen["pixel_values"][0, :, : rows * patch_size, : columns * patch_size]  # (3, height, width)
-
     names = name_words(processor.tokenizer, model.model.vocabulary_head.token_ids)
 
     def name(numbers: torch.Tensor, words: torch.Tensor) -> list[tuple[str, float]]:
@@ -81,12 +76,12 @@ def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: Im
     # A coefficient is a word's probability times its patch's gate, so that their sums are what the model pools.
     total = coefficients.abs().sum(0)  # (V,)
     photo = (total / total.sum()).topk(min(len(names), model.config.words_per_image or 2 * top))
-    # Registers, which some towers put before the patches, lie nowhere in the photo.
-    coefficients = coefficients[-rows * columns :].unflatten(0, (rows, columns))  # (rows, columns, V)
+    view, grid = crop_to_patches(processor, image)
+    coefficients = lay_on_grid(coefficients, grid)  # (rows, columns, V)
     words = coefficients.abs().topk(min(len(names), top)).indices  # (rows, columns, top)
     numbers = coefficients.gather(-1, words)
     return PatchWords(
-        view=Image.fromarray(view.permute(1, 2, 0).clamp(0, 255).byte().numpy()),
+        view=view,
         names=names,
         coefficients=coefficients,
         patches=[[name(*patch) for patch in zip(*row, strict=True)] for row in zip(numbers, words, strict=True)],
@@ -94,11 +89,28 @@ def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: Im
     )
 
 
+def crop_to_patches(processor: ProcessorMixin, image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+    """A photo as the vision tower sees it, cropped to its patches, and the rows and columns of these."""
+    unscaled = processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")
+    pixels = unscaled["pixel_values"][0]  # (3, height, width)
+    size = processor.patch_size
+    rows, columns = (length // size for length in pixels.shape[-2:])
+    pixels = pixels[:, : rows * size, : columns * size].permute(1, 2, 0)  # (height, width, 3)
+    return Image.fromarray(pixels.clamp(0, 255).byte().numpy()), (rows, columns)
+
+
+def lay_on_grid(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """What is said of each visual token, `(tokens, ...)`, by the rows and columns of the patches."""
+    # Registers, which some towers put before the patches, lie nowhere in the photo.
+    return tokens[-grid[0] * grid[1] :].unflatten(0, grid)  # (rows, columns, ...)
+
+
 def name_words(tokenizer: PreTrainedTokenizerBase, token_ids: torch.Tensor) -> list[str]:
     """The words of a vocabulary head's `token_ids`, `(V,)` or `(V, pieces)`, each by a name of its own.
 
     A name is the word without the space before it. Where an earlier word has that name already, or nothing is left to
-    read, it is the word in quotation marks with its spaces and escapes.
+    read, it is the word in quotation marks with its spaces and escapes, and where these are taken as well, as by bytes
+    that are no characters, with its place in the vocabulary.
     """
     # Behind another token, since some tokenizers drop the space with which a text begins.
     anchor = tokenizer.encode("a", add_special_tokens=False)
@@ -107,28 +119,53 @@ def name_words(tokenizer: PreTrainedTokenizerBase, token_ids: torch.Tensor) -> l
     texts = tokenizer.batch_decode([anchor + word for word in tokens], clean_up_tokenization_spaces=False)
     names: dict[str, None] = {}  # a dict, unlike a set, keeps the order
     for surface in (text[start:] for text in texts):
-        word = surface.strip()
-        names[word if word.isprintable() and word and word not in names else repr(surface)] = None
+        candidates = readable(surface), repr(surface), f"{surface!r} ({len(names)})"
+        names[next(name for name in candidates if name not in names)] = None
     return list(names)
 
 
+def readable(surface: str) -> str:
+    """A word without the space before it; in quotation marks with escapes where nothing is left to read."""
+    word = surface.strip()
+    return word if word and word.isprintable() else repr(surface)
+
+
 def draw_words(words: PatchWords) -> Image.Image:
-    """Writes each patch's strongest word on the photo, smaller where its coefficient is smaller.
+    """Writes each patch's strongest word on the photo, smaller where its coefficient is smaller."""
+    strongest = [[patch[0] for patch in row] for row in words.patches]
+    largest = max(abs(coefficient) for row in strongest for _, coefficient in row) or 1
+    return write_on_patches(
+        words.view,
+        [[word for word, _ in row] for row in strongest],
+        [[abs(coefficient) / largest for _, coefficient in row] for row in strongest],
+    )
+
+
+def write_on_patches(
+    view: Image.Image, words: list[list[str]], strengths: list[list[float]] | None = None
+) -> Image.Image:
+    """Writes a word on each patch of a photo, smaller where its strength is smaller.
 
     The picture is at least 960 pixels wide. PIL's own font has Latin letters only.
+
+    Args:
+        view (`PIL.Image.Image`): The photo, cropped to its patches.
+        words (`list[list[str]]`): For every row and column one.
+        strengths (`list[list[float]]`, *optional*): For every row and column, from 0 to 1; all 1 when left out.
     """
-    picture = ImageEnhance.Brightness(enlarge(words.view, words)).enhance(0.75)
+    grid = len(words), len(words[0])
+    strengths = strengths or [[1.0] * grid[1]] * grid[0]
+    picture = ImageEnhance.Brightness(enlarge(view, grid)).enhance(0.75)
     draw = ImageDraw.Draw(picture, "RGBA")
-    width = words.patch_width
-    largest = max(abs(patch[0][1]) for row in words.patches for patch in row) or 1
-    for y, row in enumerate(words.patches):
-        for x, ((word, coefficient), *_) in enumerate(row):
+    width = patch_width(grid)
+    for y, row in enumerate(zip(words, strengths, strict=True)):
+        for x, (word, strength) in enumerate(zip(*row, strict=True)):
             draw.rectangle((x * width, y * width, (x + 1) * width, (y + 1) * width), outline=(255, 255, 255, 45))
             draw.text(
                 ((x + 0.5) * width, (y + 0.5) * width),
                 word,
                 fill="white",
-                font=fit(word, width, size=width * (0.17 + 0.09 * abs(coefficient) / largest)),
+                font=fit(word, width, size=width * (0.17 + 0.09 * strength)),
                 anchor="mm",
                 stroke_width=max(1, width // 50),
                 stroke_fill=(0, 0, 0, 190),
@@ -140,7 +177,7 @@ def draw_heat(words: PatchWords, word: str) -> Image.Image:
     """Lights the photo up where a word is said, the more the larger its coefficient; blue where that is negative."""
     coefficients = words.coefficients[..., words.names.index(word)]  # (rows, columns)
     strength = coefficients / coefficients.abs().max().clamp(min=1e-12)
-    photo = enlarge(words.view, words)
+    photo = enlarge(words.view, words.grid)
     picture = ImageEnhance.Brightness(photo.convert("L").convert("RGB")).enhance(0.35)
     for sign, tint in ((1, "orange"), (-1, "blue")):
         lit = Image.blend(photo, Image.new("RGB", photo.size, tint), 0.2)
@@ -157,8 +194,15 @@ def draw_frame(picture: Image.Image, words: PatchWords, patch: tuple[int, int]) 
     return picture
 
 
-def enlarge(image: Image.Image, words: PatchWords) -> Image.Image:
-    return image.resize(words.picture_size, Image.Resampling.LANCZOS)
+def enlarge(view: Image.Image, grid: tuple[int, int]) -> Image.Image:
+    rows, columns = grid
+    width = patch_width(grid)
+    return view.resize((columns * width, rows * width), Image.Resampling.LANCZOS)
+
+
+def patch_width(grid: tuple[int, int]) -> int:
+    """Pixels of a patch's sides in a picture."""
+    return max(SMALLEST_PATCH, PICTURE // grid[1])
 
 
 def fit(word: str, width: int, size: float) -> ImageFont.FreeTypeFont:

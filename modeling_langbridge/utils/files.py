@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a repository: found in a folder here, or on the Hub by way of transformers' cache, and pushed there."""
+"""Files of a repository: found in a folder here, or on the Hub by way of transformers' cache, read whole or refused in
+one sentence, written whole or not at all, and pushed."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from huggingface_hub import CommitInfo, HfApi
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers.utils.hub import cached_files
 
 
@@ -74,6 +80,42 @@ def push_saved(
 def first_line(error: Exception) -> str:
     """The first line of an error's message, without the full stop."""
     return str(error).strip().splitlines()[0].rstrip(" .:")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """
+    Reads a JSON file.
+
+    Raises:
+        `FileNotFoundError`: there is no such file.
+        `ValueError`: it is damaged.
+    """
+    require_file(path)
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # both what is not JSON and what is not UTF-8
+        raise ValueError(f"{path} is damaged, it is not JSON ({error}): save or download it again.") from error
+
+
+def read_safetensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """
+    Reads all tensors of a safetensors file.
+
+    Raises:
+        `FileNotFoundError`: there is no such file.
+        `ValueError`: it is damaged.
+    """
+    require_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): save or download it again.") from error
+
+
+def require_file(path: str | os.PathLike) -> None:
+    """Raises `FileNotFoundError` where there is no such file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from huggingface_hub import CommitInfo
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..utils.files import find_folder, push_saved
+from ..utils.files import atomic_file, find_folder, push_saved, read_json
 from .surfaces import cut_surface, decode_words, index_surfaces
 
 
@@ -175,10 +175,7 @@ class SharedVocabulary:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no vocabulary file {path}: scripts/create_vocab_subset.py writes one")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:  # both what is not JSON and what is not UTF-8
-            raise ValueError(f"{path} is not a vocabulary file, which is JSON: {error}") from None
+        content = read_json(path)
         if not isinstance(content, list):
             # The original LangBridge writes a dict from token to id, which belongs to one tokenizer.
             raise ValueError(
@@ -233,13 +230,9 @@ class SharedVocabulary:
         """Writes the surfaces to the file `path` as a JSON list, one per line. The write is atomic."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            text = json.dumps(self.surfaces, ensure_ascii=False, indent=0)
+        text = json.dumps(self.surfaces, ensure_ascii=False, indent=0)
+        with atomic_file(path) as unfinished:
             unfinished.write_text(text + "\n", encoding="utf-8", newline="\n")
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     def first(self, size: int) -> "SharedVocabulary":
         """The `size` highest-ranked surfaces. Raises `ValueError` unless 1 <= size <= len(vocabulary)."""

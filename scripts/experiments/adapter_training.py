@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An adapter trained on pictures with captions: the pretraining stage, for any adapter alike."""
+"""An adapter trained on pictures with captions: the pretraining stage, for any adapter."""
 
 import json
 from pathlib import Path
@@ -38,8 +38,8 @@ def train_adapter(
         processor ([`ProcessorMixin`]): the model's.
         output_dir (`Path`): an empty folder.
         train_dataset (`Dataset`): with `images`, `prompt` and `completion`.
-        eval_dataset (`Dataset`): likewise; the loss on it is measured once, at the end.
-        learning_rate (`float`): the highest; a cosine leads down to nothing.
+        eval_dataset (`Dataset`): with the same columns; the loss on it is measured once, at the end.
+        learning_rate (`float`): the highest; a cosine schedule ends at 0.
         max_steps (`int`): optimiser steps.
         batch_size (`int`): samples per step.
         seed (`int`): of the order of the samples.
@@ -71,7 +71,7 @@ def train_adapter(
         processing_class=processor,
     )
     if muon:
-        # Given now, when the model is on its device and frozen but for the adapter.
+        # Given now, when the model is on its device and everything except the adapter is frozen.
         trainer.optimizer = build_muon(model, learning_rate)
     trainer.train()
     log = {"test_loss": trainer.evaluate()["eval_loss"], "steps": trainer.state.log_history}

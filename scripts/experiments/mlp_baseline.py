@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The baseline every LangBridge is held against: transformers' own LLaVA, an MLP adapter, over the same parts."""
+"""The baseline of every LangBridge: transformers' own LLaVA, with an MLP adapter, over the same parts."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def build_mlp_baseline(
     """
     Joins the parts of a LangBridge by LLaVA's two-layer MLP, untrained and as wide as the language model.
 
-    LLaVA reads token states: put a [`FeatureCache`] in the place of a tower that gives a feature map.
+    LLaVA reads token states: replace a tower that gives a feature map by a [`FeatureCache`].
 
     Args:
         langbridge ([`LangBridgeForConditionalGeneration`]):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Small language models of one's own: a tokenizer and a causal language model trained on captions within minutes.
+Small language models: a tokenizer and a causal language model trained on captions within minutes.
 
 They stand in for pretrained language models where none can be downloaded, and are saved as ordinary Hugging Face
 folders.
@@ -135,8 +135,8 @@ def caption_documents(captions: Sequence[str], *, seed: int) -> list[str]:
 
 def jumbled_words(words: Sequence[str], others: Sequence[str], generator: random.Random) -> list[str]:
     """
-    Six to forty-eight words as the patches of a photo might be read: most of them right, some over and over, among
-    others that might have been.
+    Six to forty-eight words as the patches of a photo might be read: most of them right, some repeated, among
+    wrong but plausible ones.
 
     Args:
         words (`Sequence[str]`): the right ones; without any there is no jumble.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A long job as stages that each leave a folder, whole or not at all, so that a second run goes on where one stopped.
+"""A long job as stages that each leave a complete folder or none, so that a second run continues where one stopped.
 
 Stages that do not need one another can run side by side, in a process and with a single thread each: tiny models gain
 little from a second thread, and lose much where other work wants the same core. With one thread the numbers are the
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_langbridge.utils.files import atomic_folder
+from modeling_langbridge.utils.files import atomic_folder, read_json
 
 
 Stage = Callable[[Path], None]
@@ -49,10 +49,10 @@ def run_stages(output_dir: Path, groups: Sequence[Mapping[str, Stage]]) -> dict[
     """
     Runs groups of stages one after the other, the stages of a group side by side, and says on stderr which.
 
-    What is done is not done again: a stage whose folder is there is passed over.
+    A stage whose folder exists is not run again.
 
     Args:
-        output_dir (`Path`): the folder that the stages' folders lie in.
+        output_dir (`Path`): the folder of the stages' folders.
         groups (`Sequence[Mapping[str, Callable[[Path], None]]]`):
             By name of the stage and of its folder: what fills the folder, which it is given empty. Its docstring is
             shown. The folder appears when it is complete. Stages must be picklable (functions of a module, or
@@ -76,14 +76,14 @@ def run_stages(output_dir: Path, groups: Sequence[Mapping[str, Stage]]) -> dict[
         else:
             for folder, stage in missing.items():
                 _run_stage(folder, stage)
-    return {name: json.loads((output_dir / name / "seconds.json").read_text(encoding="utf-8")) for name in names}
+    return {name: read_json(output_dir / name / "seconds.json") for name in names}
 
 
 def _run_together(stages: Mapping[Path, Stage]) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_run_in_child, args=item, name=item[0].name) for item in stages.items()]
     before = dict(os.environ)
-    # Deaf to Ctrl-C, as children then are until they are ready to clear up after themselves.
+    # Ignored, as it then is in the children until they are able to remove their folders.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for position, process in enumerate(processes):
@@ -106,7 +106,7 @@ def _run_together(stages: Mapping[Path, Stage]) -> None:
 
 
 def _interrupt(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
-    """Waits until interrupted processes have cleared up; tells those that the terminal could not tell already."""
+    """Waits until interrupted processes have removed their folders; interrupts those that the terminal did not."""
     for process in processes:
         process.join(timeout=1)
         while process.is_alive():
@@ -123,7 +123,7 @@ def _run_in_child(folder: Path, stage: Stage) -> None:
 
 
 def _interrupt_once(*_) -> None:
-    """Told again while it clears up, a process would leave half of it behind."""
+    """Interrupts the stage once: a second Ctrl-C while it removes its folder would leave half of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
 

@@ -148,9 +148,11 @@ class TiedGatedModelSuite(LangBridgeModelSuite):
         self.assertIs(model.lm_head.weight, model.get_input_embeddings().weight)
 
 
+@pytest.mark.slow
 class MLPModelSuite(LangBridgeModelSuite):
     model_tester_class = MLPModelTester
 
 
+@pytest.mark.slow
 class LinearModelSuite(LangBridgeModelSuite):
     model_tester_class = LinearModelTester

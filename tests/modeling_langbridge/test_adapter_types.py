@@ -3,12 +3,11 @@
 
 import json
 import logging
-import subprocess
-import sys
 
 import pytest
 import torch
-from paths import ROOT
+from in_process import run_script_here
+from paths import SCRIPTS
 from peft import PeftModel
 from tiny_parts import SENTENCES, ask, make_image
 from tiny_training import load_script, make_trainer, write_samples
@@ -268,11 +267,10 @@ def test_training_nothing_but_an_absent_part_is_refused(compose, processor, data
 
 
 def test_the_script_trains_a_new_model_of_the_type_that_is_asked_for(vision, text, tmp_path):
-    arguments = ["--config", str(ROOT / "scripts" / "recipes" / "tiny.yaml"), "--adapter_type", "mlp"]
+    arguments = ["--config", str(SCRIPTS / "recipes" / "tiny.yaml"), "--adapter_type", "mlp"]
     arguments += ["--vision_tower", vision, "--language_model", text, "--dataset", str(write_samples(tmp_path))]
     arguments += ["--output_dir", str(tmp_path / "out"), "--max_steps", "2", "--report_to", "none"]
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = run_script_here(SCRIPTS / "train.py", *arguments)
     assert result.returncode == 0, result.stderr[-3000:]
     model = AutoModel.from_pretrained(tmp_path / "out")
     assert model.config.adapter_type == "mlp"

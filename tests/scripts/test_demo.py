@@ -9,21 +9,23 @@ import sys
 import time
 
 import pytest
-from paths import ROOT
+from in_process import run_script_here
+from paths import ROOT, SCRIPTS
 from PIL import Image
 from transformers import AutoModel, AutoModelForCausalLM, LlavaForConditionalGeneration
 
-from experiments.synthetic.demo_report import accuracy_table, compare
+from experiments.synthetic.demo_report import accuracy_table, compare_captions
 from experiments.synthetic.synthetic_world import make_scenes
 from modeling_langbridge import LangBridgeForConditionalGeneration
 
 
+SCRIPT = SCRIPTS / "demo.py"
 STAGES = ("world", "tower", "language_model_a", "language_model_b", "vocabulary", "langbridge", "mlp", "captions")
 
 
 def start_demo(*arguments):
     return subprocess.Popen(
-        [sys.executable, ROOT / "scripts" / "demo.py", *arguments],
+        [sys.executable, SCRIPT, *arguments],
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,
@@ -33,12 +35,6 @@ def start_demo(*arguments):
         # As in a terminal: what a shell starts in the background, as these tests may be, is deaf to Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-
-
-def run_demo(*arguments):
-    process = start_demo(*arguments)
-    output, errors = process.communicate(timeout=280)
-    return process.returncode, output, errors
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +47,9 @@ def interrupted_then_finished(tmp_path_factory):
     os.killpg(first.pid, signal.SIGINT)
     _, errors = first.communicate(timeout=60)
     left = {path.name for path in folder.iterdir()}
-    return folder, (first.returncode, errors, left), run_demo("--quick", "--output_dir", folder)
+    second = start_demo("--quick", "--output_dir", folder)
+    output, more_errors = second.communicate(timeout=500)
+    return folder, (first.returncode, errors, left), (second.returncode, output, more_errors)
 
 
 def test_ctrl_c_keeps_finished_stages_and_leaves_nothing_half_written(interrupted_then_finished):
@@ -92,25 +90,26 @@ def test_the_mlp_is_stock_llava_over_the_same_frozen_parts(interrupted_then_fini
 
 def test_a_third_run_only_reports(interrupted_then_finished):
     folder, _, (_, output, _) = interrupted_then_finished
-    code, again, errors = run_demo("--quick", "--output_dir", folder)
-    assert code == 0, errors
-    assert errors.count("Done before.") == len(STAGES)
+    result = run_script_here(SCRIPT, "--quick", "--output_dir", folder)
+    again = result.stdout
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("Done before.") == len(STAGES)
     table = [line for line in output.splitlines() if line.startswith("|")]
     assert table and table == [line for line in again.splitlines() if line.startswith("|")]
 
 
 def test_another_seed_does_not_mix_with_a_finished_demo(interrupted_then_finished, tmp_path):
     folder = shutil.copytree(interrupted_then_finished[0], tmp_path / "copy")
-    code, output, errors = run_demo("--quick", "--seed", "1", "--output_dir", folder)
-    assert code == 1 and not output
-    assert "name another folder" in errors and "Traceback" not in errors
+    result = run_script_here(SCRIPT, "--quick", "--seed", "1", "--output_dir", folder)
+    assert result.returncode == 1 and not result.stdout
+    assert "name another folder" in result.stderr
 
 
 def test_a_folder_of_someone_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    code, output, errors = run_demo("--output_dir", tmp_path)
-    assert code == 1 and not output
-    assert str(tmp_path) in errors.strip().splitlines()[-1] and "Traceback" not in errors
+    result = run_script_here(SCRIPT, "--output_dir", tmp_path)
+    assert result.returncode == 1 and not result.stdout
+    assert str(tmp_path) in result.stderr.strip().splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -121,9 +120,9 @@ def perfect_captions(scenes):
 def test_the_report_says_which_is_better_and_when_it_cannot_tell():
     scenes = make_scenes(50, ("held_out",), 0)
     right, wrong = perfect_captions(scenes), ["a small red circle left of a large blue star"] * 50
-    assert "LangBridge is better than the MLP" in compare(scenes, ("LangBridge", "the MLP"), (right, wrong))
-    assert "LangBridge is worse than the MLP" in compare(scenes, ("LangBridge", "the MLP"), (wrong, right))
-    assert "cannot be told apart" in compare(scenes, ("LangBridge", "the MLP"), (wrong, wrong))
+    assert "LangBridge is better than the MLP" in compare_captions(scenes, ("LangBridge", "the MLP"), (right, wrong))
+    assert "LangBridge is worse than the MLP" in compare_captions(scenes, ("LangBridge", "the MLP"), (wrong, right))
+    assert "cannot be told apart" in compare_captions(scenes, ("LangBridge", "the MLP"), (wrong, wrong))
 
 
 def test_the_table_has_a_row_per_system():

@@ -49,7 +49,7 @@ def test_the_grounding_recipe_parses():
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_runs_have_the_published_hyperparameters(parse, name):
-    """`papers.md` 1.3: batches of 256 and 128 on 8 processes, 2e-5, one epoch, cosine, 3 % warm-up, no decay, 2048."""
+    """Batches of 256 and 128 on 8 processes, 2e-5, one epoch, cosine, 3 % warm-up, no decay, length 2048."""
     model, data, config = parse(FOLDER / f"{name}.yaml")
     first_stage = name.startswith("pretrain")
     batch = 8 * config.per_device_train_batch_size * config.gradient_accumulation_steps
@@ -68,7 +68,7 @@ def test_the_papers_runs_have_the_published_hyperparameters(parse, name):
 
 
 def test_vlaps_recipe_is_vlaps(parse):
-    """`papers.md` 2.1: one linear layer learns, weight 0.1, temperatures 0.01, AdamW at 1e-4, batches of 256."""
+    """One linear layer learns, weight 0.1, temperatures 0.01, AdamW at 1e-4, batches of 256 (arXiv 2404.09632)."""
     model, data, config = parse(FOLDER / "vlap_qwen2_0.5b.yaml")
     assert model.adapter_type == "linear"
     modes = config.modes()

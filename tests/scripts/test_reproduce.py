@@ -3,26 +3,21 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
+from in_process import run_script_here
 from paths import SCRIPTS
-from tiny_training import load_script
 
-from experiments.flickr8k.photo_adapters import take_up, train_langbridge, train_mlp
+from experiments.flickr8k.photo_adapters import load_adapter_onto, train_langbridge, train_mlp
+from experiments.flickr8k.photo_finetuning import STARTS
 from experiments.flickr8k.photo_world import PhotoWorld, Sizes
+from experiments.flickr8k.reproduction import ROWS, reproduce, stages_of
 from experiments.stages import claim_output_dir, run_stages
 from modeling_langbridge import LangBridgeForConditionalGeneration
 
 
 SCRIPT = SCRIPTS / "reproduce.py"
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="scoring captions needs Java")
-
-
-@pytest.fixture(scope="module")
-def reproduce():
-    return load_script("reproduce")
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +58,13 @@ def tiny_world(small_data, output_dir, tokenizers=None):
 @pytest.mark.parametrize(
     "tokenizers", [None, pytest.param(("qwen2", "llama3"), marks=pytest.mark.slow)], ids=["own", "real"]
 )
-def test_all_stages_lead_to_a_table_and_a_second_run_repeats_none(reproduce, small_data, tmp_path, tokenizers):
+def test_all_stages_lead_to_a_table_and_a_second_run_repeats_none(small_data, tmp_path, tokenizers):
     world = tiny_world(small_data, tmp_path / "output", tokenizers)
-    reproduce.reproduce(world)
+    reproduce(world)
 
     results = json.loads((world.output_dir / "results.json").read_text())
     scores = results["scores"]["0"]
-    assert scores.keys() == {f"{row}_{name}" for row in reproduce.ROWS for name in "ab"}
+    assert scores.keys() == {f"{row}_{name}" for row in ROWS for name in "ab"}
     table = (world.output_dir / "results.md").read_text()
     first = next(line for line in table.splitlines() if "trained with A" in line)
     assert [f"{scores[f'langbridge_{name}']['CIDEr']:.3f}" for name in "ab"] == first.split(" | ")[1:3]
@@ -80,38 +75,38 @@ def test_all_stages_lead_to_a_table_and_a_second_run_repeats_none(reproduce, sma
     assert (world.output_dir / "captions.png").stat().st_size > 10_000
 
     curves = results["curves"]
-    assert curves.keys() == reproduce.STARTS.keys()
+    assert curves.keys() == STARTS.keys()
     for start, (of_seed,) in curves.items():
         assert all(of_seed[metric].keys() == {"0", "1", "2"} for metric in ("CIDEr", "BLEU-4", "loss"))
-        row = next(line for line in table.splitlines() if line.startswith(f"| {reproduce.STARTS[start]} |"))
+        row = next(line for line in table.splitlines() if line.startswith(f"| {STARTS[start]} |"))
         assert [f"{of_seed['CIDEr'][step]:.3f}" for step in "012"] == row.strip("| ").split(" | ")[1:]
     # The same adapter, on other words of the same language model.
     assert curves["raw"][0]["loss"]["0"] != curves["permuted"][0]["loss"]["0"]
     assert (world.output_dir / "learning_curves.png").stat().st_size > 10_000
 
-    model, processor = take_up(world, "tuned_0", "b", 3)
+    model, processor = load_adapter_onto(world, "tuned_0", "b", 3)
     assert model.config.vision_config.model_type == "mobilenet_v2" and model.config.bridge_vocab_size == 100
     assert model.config.words_per_image == processor.num_image_tokens == 3
 
-    stages = [name for group in reproduce.stages_of(world) for name in group]
+    stages = [name for group in stages_of(world) for name in group]
     marks = {name: (world.output_dir / name).stat().st_mtime_ns for name in stages}
     shutil.rmtree(world.output_dir / "captions")
-    reproduce.reproduce(world)
+    reproduce(world)
     again = {name: (world.output_dir / name).stat().st_mtime_ns for name in stages}
     assert {name for name in marks if marks[name] != again[name]} == {"captions"}
     assert json.loads((world.output_dir / "captions" / "captions.json").read_text()) == bare
 
 
-def test_only_the_adapters_differ_between_the_models(reproduce, small_data, tmp_path):
+def test_only_the_adapters_differ_between_the_models(small_data, tmp_path):
     world = tiny_world(small_data, tmp_path)
-    for name, stage in (stage for group in reproduce.stages_of(world)[:3] for stage in group.items()):
+    for name, stage in (stage for group in stages_of(world)[:3] for stage in group.items()):
         (tmp_path / name).mkdir()
         stage(tmp_path / name)
     for name in ("mlp_a_0", "langbridge_0"):
         (tmp_path / name).mkdir()
     train_mlp(world, "a", 0, tmp_path / "mlp_a_0")
     train_langbridge(world, 0, tmp_path / "langbridge_0")
-    ours = take_up(world, "langbridge_0", "a")[0].state_dict()
+    ours = load_adapter_onto(world, "langbridge_0", "a")[0].state_dict()
     theirs = LangBridgeForConditionalGeneration.from_pretrained(tmp_path / "mlp_a_0").state_dict()
     differing = {name for name in ours if name not in theirs or not ours[name].equal(theirs[name])}
     assert all(".multi_modal_projector." in name or ".vocabulary_head." in name for name in differing)
@@ -147,8 +142,15 @@ def test_an_output_folder_belongs_to_one_set_of_settings(tmp_path):
 
 
 def test_missing_data_is_named_in_one_line(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--data", str(tmp_path), "--output_dir", str(tmp_path / "output")]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = run_script_here(SCRIPT, "--data", tmp_path, "--output_dir", tmp_path / "output")
     assert result.returncode == 2
-    assert str(tmp_path / "caption_text") in result.stderr and "Traceback" not in result.stderr
+    assert str(tmp_path / "caption_text") in result.stderr
     assert not (tmp_path / "output").exists()
+
+
+def test_without_a_data_folder_the_script_says_how_to_name_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("LANGBRIDGE_DATA", raising=False)
+    result = run_script_here(SCRIPT, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--data" in result.stderr.splitlines()[-1] and "LANGBRIDGE_DATA" in result.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []

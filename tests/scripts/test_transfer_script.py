@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The script that changes the language model: checkpoints and adapters alone, what it foretells, what it refuses."""
+"""The script that changes the language model: checkpoints and adapters alone, what it predicts, what it refuses."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from in_process import run_script_here
 from paths import SCRIPTS
 from tiny_parts import SENTENCES, make_image, save_language_model
 from tiny_training import load_script
@@ -68,7 +68,7 @@ def script(monkeypatch, other_text, tmp_path):
     module = load_script("transfer")
 
     def run(model: Path, *arguments: object) -> Path:
-        command = ["--model", model, "--text", other_text, "--output_dir", tmp_path / "moved", *arguments]
+        command = ["--model", model, "--language_model", other_text, "--output_dir", tmp_path / "moved", *arguments]
         monkeypatch.setattr(sys, "argv", ["transfer.py", *map(str, command)])
         module.main()
         return tmp_path / "moved"
@@ -84,8 +84,8 @@ def coefficients(folder: Path) -> torch.Tensor:
 
 
 def test_a_checkpoint_keeps_its_words_on_another_language_model(checkpoints, other_text, vision, tmp_path):
-    command = [sys.executable, str(SCRIPT), "--model", str(checkpoints["raw"]), "--text", other_text]
-    result = subprocess.run([*command, "--output_dir", str(tmp_path / "moved")], capture_output=True, text=True)
+    command = ["--model", checkpoints["raw"], "--language_model", other_text, "--output_dir", tmp_path / "moved"]
+    result = run_script_here(SCRIPT, *command)
     assert result.returncode == 0, result.stderr
     assert "60 of 60" in result.stdout and "Needs finetuning: raw coefficients" in result.stdout
     torch.testing.assert_close(coefficients(tmp_path / "moved"), coefficients(checkpoints["raw"]))

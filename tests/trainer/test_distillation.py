@@ -47,7 +47,7 @@ def arguments(tmp_path):
     return arguments
 
 
-def see(model, processor, images) -> torch.Tensor:
+def visual_tokens_of(model, processor, images) -> torch.Tensor:
     pixel_values = processor.image_processor(images, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         return torch.cat(model.get_image_features(pixel_values).pooler_output)  # (tokens, d)
@@ -56,9 +56,9 @@ def see(model, processor, images) -> torch.Tensor:
 def test_the_linear_adapter_gives_on_images_held_out_what_the_words_gave(compose, arguments):
     model, processor = compose(coefficient_activation="gated_softmax")
     others = {name: tensor.clone() for name, tensor in model.state_dict().items() if "projector" not in name}
-    target = see(model, processor, IMAGES[::10])
+    target = visual_tokens_of(model, processor, IMAGES[::10])
     r2 = distil(model, processor, IMAGES, arguments(150))
-    found = see(model, processor, IMAGES[::10])
+    found = visual_tokens_of(model, processor, IMAGES[::10])
     expected = 1 - (found - target).square().sum() / (target - target.mean(0)).square().sum()
     assert r2 == pytest.approx(expected.item(), abs=1e-3) and r2 > 0.7
     assert model.config.coefficient_activation == "linear"
@@ -88,14 +88,16 @@ def test_the_distilled_model_is_a_checkpoint(compose, arguments, tmp_path):
     distil(model, processor, IMAGES, arguments(2))
     model.save_pretrained(tmp_path / "model")
     loaded = LangBridgeForConditionalGeneration.from_pretrained(tmp_path / "model")
-    torch.testing.assert_close(see(loaded, processor, IMAGES[:2]), see(model, processor, IMAGES[:2]))
+    torch.testing.assert_close(
+        visual_tokens_of(loaded, processor, IMAGES[:2]), visual_tokens_of(model, processor, IMAGES[:2])
+    )
 
 
 @pytest.mark.parametrize(
     ("fields", "images", "complaint"),
     [
         ({}, IMAGES, "raw already"),
-        ({"coefficient_activation": "softmax", "words_per_image": 5}, IMAGES, "hands over words"),
+        ({"coefficient_activation": "softmax", "words_per_image": 5}, IMAGES, "gives a visual token per word"),
         ({"coefficient_activation": "softmax"}, IMAGES[:9], "takes 10 images or more, but there are 9"),
     ],
 )

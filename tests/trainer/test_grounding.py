@@ -2,14 +2,13 @@
 """The grounding stage: words of captions are learnt without a language model, and any language model takes them up."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
-from paths import ROOT
+from in_process import run_script_here
+from paths import SCRIPTS
 from safetensors.torch import load_file
 from tiny_parts import make_image, save_language_model
 
@@ -135,11 +134,11 @@ def test_images_that_lie_in_the_dataset_are_not_taken_for_one_by_their_name(capt
 
 def test_the_script_leaves_an_adapter_that_two_language_models_take_up_untrained(vision, text, captions, tmp_path):
     VOCABULARY.save(tmp_path / "words.json")
-    command = [sys.executable, str(ROOT / "scripts" / "ground.py"), "--vision_tower", vision, "--tokenizer", text]
+    command = ["--vision_tower", vision, "--tokenizer", text]
     command += ["--dataset", str(captions), "--vocabulary", str(tmp_path / "words.json"), "--output_dir"]
     command += [str(tmp_path / "out"), "--projector_hidden_size", "40", "--max_steps", "5", "--use_cpu"]
     command += ["--feature_cache", str(tmp_path / "features.safetensors")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    result = run_script_here(SCRIPTS / "ground.py", *command)
     assert result.returncode == 0, result.stderr[-3000:]
     assert load_file(tmp_path / "features.safetensors")["features"].shape == (4, 17, 24)  # each photo once
     adapter = tmp_path / "out" / "adapter"

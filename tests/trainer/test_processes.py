@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from paths import ROOT
+from in_process import run_script_here
+from paths import ROOT, SCRIPTS
 from safetensors.torch import load_file
 from tiny_training import save_langbridge, write_samples
 from transformers import AutoModelForImageTextToText
@@ -49,27 +50,48 @@ def arguments(vision, text, tmp_path_factory) -> list[str]:
     return [str(word) for name, value in options.items() for word in (f"--{name}", value)]
 
 
-def run(layout: str, arguments: list[str], output: Path, *more: str) -> Path:
-    """Trains in one process, or in two under the preset of that name."""
-    script = [str(ROOT / "scripts" / "train.py"), *arguments, "--output_dir", str(output), *more]
+def run(layout: str, arguments: list[str], *outputs: Path) -> None:
+    """
+    Trains in this process, or in two others under the preset of that name, which run one training after the other.
+    An output that holds a checkpoint is gone on with.
+    """
+    batch_size = ["--per_device_train_batch_size", "8" if layout == "one" else "4"]
+    trainings = [[*arguments, *batch_size, "--output_dir", str(output)] for output in outputs]
+    for training, output in zip(trainings, outputs, strict=True):
+        if output.exists():
+            training += ["--resume_from_checkpoint", "last"]
     if layout == "one":
-        command = [sys.executable, *script, "--per_device_train_batch_size", "8"]
-    else:
-        preset = ROOT / "scripts" / "accelerate" / f"{layout}.yaml"
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(preset)]
-        command += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
-        command += [str(ROOT / "tests" / "sharded_on_cpu.py"), *script, "--per_device_train_batch_size", "4"]
+        for training in trainings:
+            result = run_script_here(SCRIPTS / "train.py", *training)
+            assert result.returncode == 0, result.stderr[-4000:]
+        return
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(SCRIPTS / "accelerate" / f"{layout}.yaml"), "--num_processes", "2"]
+    command += ["--mixed_precision", "no", "--main_process_port", "0", str(ROOT / "tests" / "sharded_on_cpu.py")]
+    command.append(str(SCRIPTS / "train.py"))
+    for training in trainings:
+        command += [*training, "+"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=ROOT)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=ROOT)
     assert result.returncode == 0, result.stderr[-4000:]
-    (output / "stderr.txt").write_text(result.stderr)
-    return output
+    (outputs[0] / "stderr.txt").write_text(result.stderr)
 
 
 @pytest.fixture(scope="module")
 def runs(arguments, tmp_path_factory) -> dict[str, Path]:
+    """What each layout trained, and under `ddp-fsdp2` what the second went on with from a checkpoint of the first."""
     folder = tmp_path_factory.mktemp("runs")
-    return {layout: run(layout, arguments, folder / layout) for layout in ("one", "ddp", "fsdp2")}
+
+    def hand_over(writer: str, reader: str) -> Path:
+        output = folder / f"{writer}-{reader}"
+        shutil.copytree(folder / writer / "checkpoint-2", output / "checkpoint-2")
+        return output
+
+    run("one", arguments, folder / "one")
+    run("ddp", arguments, folder / "ddp")
+    run("fsdp2", arguments, folder / "fsdp2", hand_over("one", "fsdp2"), hand_over("ddp", "fsdp2"))
+    run("one", arguments, hand_over("fsdp2", "one"))
+    return {output.name: output for output in folder.iterdir()}
 
 
 def logged(output: Path, name: str) -> list[float]:
@@ -102,18 +124,17 @@ def test_each_part_is_a_shard_of_its_own_and_the_head_takes_the_reassociated_ord
 
 
 @pytest.mark.parametrize(("written_by", "read_by"), [("one", "fsdp2"), ("fsdp2", "one"), ("ddp", "fsdp2")])
-def test_a_checkpoint_of_one_layout_is_resumed_in_another(runs, arguments, tmp_path, written_by, read_by):
-    shutil.copytree(runs[written_by] / "checkpoint-2", tmp_path / "out" / "checkpoint-2")
-    run(read_by, arguments, tmp_path / "out", "--resume_from_checkpoint", "last")
-    assert logged(tmp_path / "out", "loss") == pytest.approx(logged(runs["one"], "loss"), abs=1e-4)
+def test_a_checkpoint_of_one_layout_is_resumed_in_another(runs, written_by, read_by):
+    resumed = runs[f"{written_by}-{read_by}"]
+    assert logged(resumed, "loss") == pytest.approx(logged(runs["one"], "loss"), abs=1e-4)
 
 
 @pytest.mark.slow
 def test_lora_is_resumed_when_sharded(arguments, tmp_path):
-    lora = ["--train_language_model", "lora", "--lora_dropout", "0"]
-    run("one", arguments, tmp_path / "one", *lora)
+    arguments = [*arguments, "--train_language_model", "lora", "--lora_dropout", "0"]
+    run("one", arguments, tmp_path / "one")
     shutil.copytree(tmp_path / "one" / "checkpoint-2", tmp_path / "sharded" / "checkpoint-2")
-    run("fsdp2", arguments, tmp_path / "sharded", *lora, "--resume_from_checkpoint", "last")
+    run("fsdp2", arguments, tmp_path / "sharded")
     assert logged(tmp_path / "sharded", "loss") == pytest.approx(logged(tmp_path / "one", "loss"), abs=1e-4)
     expected, found = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "sharded"))
     for name, value in expected.items():
@@ -124,8 +145,8 @@ def test_lora_is_resumed_when_sharded(arguments, tmp_path):
 def test_words_beside_captions_are_learnt_alike_in_two_processes(arguments, vision, text, tmp_path):
     processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text)
     base = save_langbridge(vision, text, processor, tmp_path / "base", coefficient_activation="gated_softmax")
-    words = ["--model", base, "--word_prediction_weight", "1", "--entropy_weight", "0.1"]
+    arguments = [*arguments, "--model", base, "--word_prediction_weight", "1", "--entropy_weight", "0.1"]
     for layout in ("one", "ddp"):
-        run(layout, arguments, tmp_path / layout, *words)
+        run(layout, arguments, tmp_path / layout)
     for name in ("loss", "word_prediction", "word_entropy", "grad_norm"):
         assert logged(tmp_path / "ddp", name) == pytest.approx(logged(tmp_path / "one", name), abs=1e-3)

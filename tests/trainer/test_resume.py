@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from in_process import run_script_here
 from paths import ROOT
 from tiny_training import losses, make_trainer, save_langbridge, write_samples
 from transformers import AutoModelForImageTextToText, TrainerCallback
@@ -121,14 +122,9 @@ def test_a_run_killed_in_the_middle_of_a_save_goes_on_from_the_checkpoint_before
     # The moment is the operating system's: where the save was quicker than the signal, once more.
     assert any(kill_while_it_saves() for _ in range(5))
     last = find_last_checkpoint(output)
-    torch.isfinite(AutoModelForImageTextToText.from_pretrained(last).lm_head.weight).all()
+    assert torch.isfinite(AutoModelForImageTextToText.from_pretrained(last).lm_head.weight).all()
     steps = str(int(last.name.removeprefix("checkpoint-")) + 2)
-    result = subprocess.run(
-        [*command, "--resume_from_checkpoint", "last", "--max_steps", steps],
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    result = run_script_here(*command[1:], "--resume_from_checkpoint", "last", "--max_steps", steps)
     assert result.returncode == 0, result.stderr[-2000:]
     assert find_last_checkpoint(output).name == f"checkpoint-{steps}"
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens beside the training steps."""
+"""Callbacks: previews and throughput."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A callback that shows a LangBridge learning: captions of fixed photos, and how close visual tokens are to words
-(the LangBridge paper, arXiv 2503.19404, looks so at pretraining steps 100, 1000 and 2000)."""
+"""A callback that previews a LangBridge in training: captions of fixed photos, and how close visual tokens are to
+words (the LangBridge paper, arXiv 2503.19404, shows these at pretraining steps 100, 1000 and 2000)."""
 
 import json
 import os
@@ -15,18 +15,18 @@ from peft import PeftModel
 from PIL import Image
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
-from transformers import ProcessorMixin, TrainerCallback
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 
-from modeling_langbridge.utils.files import atomic_file
+from modeling_langbridge.reading.patch_words import crop_to_patches, lay_on_grid, name_words, write_on_patches
+from modeling_langbridge.utils.files import atomic_file, read_json
 
 from ..data.images import open_image
 from ..data.samples import SampleError
-from .preview_report import (
-    draw_closeness,
-    draw_photos,
-    preview_table,
-    save_figure,
-)
+from ..evaluation.captioning import ask
+from .preview_report import draw_closeness, draw_photos, preview_table, save_figure
+
+
+LARGEST_GRID = 10  # patches a side, beyond which a word on each cannot be read in the report's picture
 
 
 def word_closeness(visual_tokens: torch.Tensor, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,7 +34,7 @@ def word_closeness(visual_tokens: torch.Tensor, embeddings: torch.Tensor) -> tup
     Finds the word whose embedding points most nearly the way each visual token does.
 
     Args:
-        visual_tokens (`torch.Tensor` of shape `(tokens, d)`): What the language model is handed.
+        visual_tokens (`torch.Tensor` of shape `(tokens, d)`): The language model's inputs for a photo.
         embeddings (`torch.Tensor` of shape `(V, d)`): The language model's embeddings of the shared words.
 
     Returns:
@@ -50,19 +50,19 @@ class PhotoPreviewCallback(TrainerCallback):
     r"""
     Captions fixed photos during training and records how close their visual tokens are to words.
 
-    It looks before the first step, every `steps` steps and after the last one. Into the folder `output_dir/preview`
+    It does so before the first step, every `steps` steps and after the last one. Into the folder `output_dir/preview`
     go `step-000100.json` (the numbers, captions and words), `step-000100.png` (the photos with them), and
-    `preview.md` and `closeness.png`, made anew from all the json files each time. A look changes nothing that is
-    trained, neither the modules' modes nor torch's random numbers: a run that is watched equals one that is not.
+    `preview.md` and `closeness.png`, rewritten from all the json files each time. A preview changes nothing that is
+    trained, neither the modules' modes nor torch's random numbers: a run with previews equals one without.
 
-    A callback cannot log. Therefore `latest` holds the newest look's `word_closeness` (the mean cosine) and
+    A callback cannot log. Therefore `latest` holds the newest preview's `word_closeness` (the mean cosine) and
     `visual_token_length` (in words' lengths), for the trainer to merge into its next log entry; it is empty before the
-    first look. All processes of a distributed run look together; process zero writes.
+    first preview. All processes of a distributed run preview together; process zero writes.
 
     Args:
         processor ([`ProcessorMixin`]): The model's.
         photos (`list[str | PIL.Image.Image]`): Paths or images, at least one.
-        steps (`int`): Training steps between looks.
+        steps (`int`): Training steps between previews.
         output_dir (`str` or `os.PathLike`): The folder in which `preview` is made.
         question (`str`, *optional*, defaults to `"Describe the image."`): Asked about each photo.
         max_new_tokens (`int`, *optional*, defaults to 30): Length at which a caption is cut.
@@ -82,10 +82,10 @@ class PhotoPreviewCallback(TrainerCallback):
         max_new_tokens: int = 30,
     ):
         if steps < 1:
-            raise ValueError(f"`steps` is {steps}: give the number of training steps between looks, at least 1.")
+            raise ValueError(f"`steps` is {steps}: give the number of training steps between previews, at least 1.")
         if not photos:
-            raise ValueError("`photos` is empty: give at least one photo to watch.")
-        self.processor, self.steps, self.max_new_tokens = processor, steps, max_new_tokens
+            raise ValueError("`photos` is empty: give at least one photo to preview.")
+        self.processor, self.steps, self.question, self.max_new_tokens = processor, steps, question, max_new_tokens
         self.folder = Path(output_dir) / "preview"
         self.latest: dict[str, float] = {}
         self.last_step: int | None = None
@@ -93,40 +93,30 @@ class PhotoPreviewCallback(TrainerCallback):
             f"{number}. {'photo' if isinstance(photo, Image.Image) else Path(photo).name}"
             for number, photo in enumerate(photos, 1)
         ]
-        images = [read_photo(photo) for photo in photos]
-        content = [[{"type": "image", "image": image}, {"type": "text", "text": question}] for image in images]
-        self.inputs = processor.apply_chat_template(
-            [[{"role": "user", "content": blocks}] for blocks in content],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"add_special_tokens": False},  # training renders without them
-        )
-        # What the tower sees of each photo, cropped and scaled, so that patches lie where they are drawn.
-        views = processor.image_processor(images, do_normalize=False, do_rescale=False, return_tensors="pt")
-        self.views = views["pixel_values"].permute(0, 2, 3, 1).clamp(0, 255).byte().numpy()  # (photos, h, w, 3)
+        self.images = [open_photo(photo) for photo in photos]
+        self.views, grids = zip(*(crop_to_patches(processor, image) for image in self.images), strict=True)
+        self.grid = grids[0]  # every image is brought to one size
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        extract_model_from_parallel(model, keep_torch_compile=False).config.require_words("Watching the words")
-        # Process zero's folder decides for all, which must look together or not at all.
+        extract_model_from_parallel(model, keep_torch_compile=False).config.require_words("A preview of the words")
+        # Process zero's folder decides for all, which must preview together or not at all.
         recorded = broadcast_object_list([[record["step"] for record in read_records(self.folder)]])[0]
         if state.global_step == 0 and recorded and self.last_step is None:
             raise ValueError(f"{self.folder} holds another training's records: remove it or name another output_dir.")
         if state.global_step > 0 and state.global_step in recorded:
             self.last_step = state.global_step
         else:
-            self.look(model, state)
+            self.preview(model, state)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % self.steps == 0:
-            self.look(model, state)
+            self.preview(model, state)
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         if state.global_step != self.last_step:
-            self.look(model, state)
+            self.preview(model, state)
 
-    def look(self, model, state):
+    def preview(self, model, state):
         """Measures, updates `latest` and, in process zero, writes."""
         model = extract_model_from_parallel(model, keep_torch_compile=False)
         devices = [] if model.device.type == "cpu" else [model.device]
@@ -144,42 +134,48 @@ class PhotoPreviewCallback(TrainerCallback):
         if state.is_world_process_zero:
             self.write({"step": state.global_step, **self.latest, "photos": photos}, words)
 
-    def measure(self, model) -> tuple[list[dict], list[list[str]]]:
-        """Returns each photo's record, and the closest word of each of its patches where visual tokens are patches."""
+    def measure(self, model: PreTrainedModel) -> tuple[list[dict], list[list[list[str]] | None]]:
+        """Each photo's record, and the closest word of each of its patches where visual tokens are patches."""
         bare = model.get_base_model() if isinstance(model, PeftModel) else model  # LoRA stays active inside
-        inputs = self.inputs.to(model.device, dtype=bare.model.vision_tower.dtype)
-        # The same inputs everywhere: all processes generate equally many tokens. Trainers switch the cache off.
-        output = model.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens, use_cache=True)
-        tokenizer = self.processor.tokenizer
-        captions = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
+        # The same images everywhere: all processes generate equally many tokens. Trainers switch the cache off.
+        options = {"max_new_tokens": self.max_new_tokens, "use_cache": True}
+        captions = ask(model, self.processor, self.images, self.question, **options)
+        pixel_values = self.processor.image_processor(self.images, return_tensors="pt")["pixel_values"]
         with gathered_root(model):
-            token_ids = bare.model.vocabulary_head.token_ids.view(bare.config.bridge_vocab_size, -1)  # (V, pieces)
+            names = name_words(self.processor.tokenizer, bare.model.vocabulary_head.token_ids)
             embeddings = bare.model.get_word_embeddings()  # (V, d)
-            images = bare.get_image_features(inputs["pixel_values"]).pooler_output  # photos x (tokens, d)
+            pixel_values = pixel_values.to(model.device, bare.model.vision_tower.dtype)
+            images = bare.get_image_features(pixel_values).pooler_output  # photos x (tokens, d)
         photos, words = [], []
         for name, caption, visual_tokens in zip(self.names, captions, images, strict=True):
-            cosine, nearest = word_closeness(visual_tokens, embeddings)
-            closest = [readable(tokenizer.decode(ids[ids >= 0])) for ids in token_ids[nearest]]
-            words.append(closest if bare.config.words_per_image is None else [])
+            cosine, nearest = word_closeness(visual_tokens, embeddings)  # (tokens,)
             length = visual_tokens.float().norm(dim=-1).mean() / embeddings.float().norm(dim=-1).mean()
             photos.append(
                 {
                     "name": name,
-                    "caption": " ".join(caption.split()),
+                    "caption": caption,
                     "word_closeness": cosine.mean().item(),
                     "visual_token_length": length.item(),
-                    "words": dict(Counter(closest).most_common(5)),
+                    "words": dict(Counter(names[word] for word in nearest.tolist()).most_common(5)),
                 }
             )
+            if bare.config.words_per_image is None:
+                rows = lay_on_grid(nearest, self.grid).tolist()
+                words.append([[names[word] for word in row] for row in rows])
+            else:
+                words.append(None)
         return photos, words
 
-    def write(self, record: dict, words: list[list[str]]):
-        """Adds a look to the folder and makes the table and the curve anew."""
+    def write(self, record: dict, words: list[list[list[str]] | None]):
+        """Adds a preview to the folder and rewrites the table and the curve."""
         self.folder.mkdir(parents=True, exist_ok=True)
         name = f"step-{record['step']:06d}"
+        pictures = [
+            view if grid is None or max(self.grid) > LARGEST_GRID else write_on_patches(view, grid)
+            for view, grid in zip(self.views, words, strict=True)
+        ]
         with atomic_file(self.folder / f"{name}.png") as path:
-            save_figure(draw_photos(record, self.views, words), path)
+            save_figure(draw_photos(record, pictures), path)
         with atomic_file(self.folder / f"{name}.json") as path:
             path.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
         records = read_records(self.folder)
@@ -200,7 +196,7 @@ def gathered_root(model: torch.nn.Module) -> Iterator[None]:
         yield
 
 
-def read_photo(photo: str | Image.Image) -> Image.Image:
+def open_photo(photo: str | Image.Image) -> Image.Image:
     try:
         return open_image(photo)
     except SampleError as error:
@@ -208,11 +204,4 @@ def read_photo(photo: str | Image.Image) -> Image.Image:
 
 
 def read_records(folder: Path) -> list[dict]:
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("step-*.json")]
-    return sorted(records, key=lambda record: record["step"])
-
-
-def readable(surface: str) -> str:
-    """A word without the space before it; white space and control characters as escapes."""
-    word = surface.strip()
-    return word if word and word.isprintable() else repr(surface)
+    return sorted(map(read_json, folder.glob("step-*.json")), key=lambda record: record["step"])

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the word-watching callback saw, to look at: a markdown table, the photos with their words, and a curve."""
+"""The previews of a training for a person to read: a markdown table, the photos with their words, and a curve."""
 
-import math
 import re
 import textwrap
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 
 PANEL = 5.0  # inches, one photo's width in a picture
-LARGEST_GRID = 10  # patches a side, beyond which a word on each cannot be read
 INTRODUCTION = """\
-# The words the visual tokens come to
+# The visual tokens' closest words
 
 Cosine: of each visual token with the closest of the shared words, as the language model embeds them, mean over a
 photo's tokens. Length: of the visual tokens, as a multiple of a word's, both in the mean. Closest words: those that
@@ -62,44 +61,29 @@ def preview_table(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def draw_photos(record: dict, views, words: list[list[str]]) -> Figure:
-    """The photos side by side, at most four a row, their captions beneath, on each patch of a small grid its word."""
+def draw_photos(record: dict, pictures: Sequence[Image.Image]) -> Figure:
+    """A preview's photos, as pictures of one size, side by side, at most four a row, with their captions beneath."""
     texts = []
     for photo in record["photos"]:
         lines = [photo["caption"] or "(an empty caption)", f"Closest words: {list_words(photo)}"]
         texts.append("\n".join(textwrap.fill(line, 72) for line in lines))
-    columns = min(4, len(views))
-    rows = math.ceil(len(views) / columns)
-    shape = views.shape[1] / views.shape[2]
-    height = PANEL * shape + 0.5 + 0.15 * (1 + max(text.count("\n") for text in texts))
+    columns = min(4, len(pictures))
+    rows = -(-len(pictures) // columns)
+    height = PANEL * pictures[0].height / pictures[0].width + 0.5 + 0.15 * (1 + max(t.count("\n") for t in texts))
     figure = Figure(figsize=(PANEL * columns, height * rows + 0.3), dpi=130, layout="constrained")
     title = f"Step {record['step']}: mean cosine with the closest word {record['word_closeness']:.2f}"
     figure.suptitle(title, fontsize=11, fontweight="bold")
     axes = figure.subplots(rows, columns, squeeze=False).flat
-    for axis in axes[len(views) :]:
+    for axis in axes[len(pictures) :]:
         axis.remove()
-    for axis, photo, view, text, patches in zip(axes, record["photos"], views, texts, words, strict=False):
-        side = max(1, math.isqrt(len(patches)))
-        axis.imshow(view, extent=(0, side, side, 0), aspect=shape, interpolation="bilinear")
+    for axis, photo, picture, text in zip(axes, record["photos"], pictures, texts, strict=False):
+        axis.imshow(picture, interpolation="antialiased")
         axis.set(xticks=[], yticks=[])
         axis.set_title(
             f"{shorten(photo['name'], 36)}: {photo['word_closeness']:.2f}", fontsize=9, loc="left", parse_math=False
         )
         axis.set_xlabel(text, fontsize=8.5, loc="left", parse_math=False)
-        if side * side == len(patches) and side <= LARGEST_GRID:
-            write_on_patches(axis, patches, side)
     return figure
-
-
-def write_on_patches(axis, words: list[str], side: int):
-    outline = [patheffects.withStroke(linewidth=1.6, foreground="black")]
-    for position, word in enumerate(words):
-        word = shorten(word, 10)
-        size = min(10, PANEL * 72 / side / (0.73 * max(len(word), 4)))  # so that it fits between its neighbours
-        x, y = position % side + 0.5, position // side + 0.5
-        axis.text(
-            x, y, word, size=size, color="white", ha="center", va="center", path_effects=outline, parse_math=False
-        )
 
 
 def draw_closeness(records: list[dict]) -> Figure:

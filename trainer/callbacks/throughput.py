@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast training goes and what it waits for: images and answer tokens a second, waiting for data, peak memory."""
+"""How fast training is and what it waits for: images and answer tokens a second, waiting for data, peak memory."""
 
 import resource
 import sys
@@ -14,10 +14,10 @@ from transformers import TrainerCallback
 
 class Throughput(TrainerCallback):
     """
-    Counts what a training run gets through. Saving, evaluation and captioning between the steps are left out.
+    Counts what a training run processes. Saving, evaluation and captioning between the steps are left out.
 
-    The trainer calls `count` for each batch and puts `waiting_for_data` around its fetching; as a callback it is told
-    when steps begin and end.
+    The trainer calls `count` for each batch and puts `waiting_for_data` around its fetching; the callback's
+    events say when steps begin and end.
     """
 
     def __init__(self):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: which are whole, sharded ones, LoRA merged."""
+"""Checkpoints: finding complete ones, sharded ones, and merging a LoRA."""

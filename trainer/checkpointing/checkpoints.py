@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that are whole: which one to go on from, and what becomes of one that could not be finished."""
+"""Which checkpoints are complete, and the removal of one that could not be written to its end."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +10,20 @@ from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from modeling_langbridge.utils.files import read_json
+
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to its end: the trainer's state is the last file that a save writes."""
     try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        read_json(checkpoint / TRAINER_STATE_NAME)
     except (OSError, ValueError):
         return False
     return True
 
 
 def find_last_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest whole checkpoint in `output_dir`; one that a killed run left half written is passed over."""
+    """The newest whole checkpoint in `output_dir`; one that a killed run left half written is ignored."""
     found = []
     for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")

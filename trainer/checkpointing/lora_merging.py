@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A LoRA merged into its base: one floating-point model that needs no PEFT, proven to say what the two said."""
+"""Merges a LoRA into its base: one floating-point model without PEFT, whose logits are checked against the two."""
 
 from pathlib import Path
 
@@ -7,14 +7,13 @@ import torch
 from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig
 
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
 from modeling_langbridge.adapter.adapter import WEIGHTS
-from modeling_langbridge.conversion.logit_probe import LogitDifference, compare, probe
-from modeling_langbridge.utils.files import first_line
+from modeling_langbridge.conversion.logit_probe import LogitDifference, compare_logits, probe
+from modeling_langbridge.utils.files import first_line, read_safetensors
 
 
 def merge_lora(
@@ -24,7 +23,7 @@ def merge_lora(
     Merges a LoRA, and the parts that were trained in full beside it, into the LangBridge that it belongs to.
 
     The base is loaded in float32 whatever it was trained in: a merge into 4 bits would round the LoRA away. A QLoRA
-    was learnt on the rounded base; what comes out is the unrounded base with the same update, whose logits are not
+    was trained on the rounded base; the result is the unrounded base with the same update, whose logits are not
     those of the 4-bit model.
 
     Args:
@@ -52,7 +51,7 @@ def merge_lora(
     model = attach_lora(model, config, tensors, folder)
     before = probe(model, processor)
     model = model.merge_and_unload()
-    difference = compare(probe(model, processor), before)
+    difference = compare_logits(probe(model, processor), before)
     if not difference.is_small():
         raise ValueError(f"The merge of {folder} changes the logits by {difference}: nothing is written.")
     return model, processor, difference
@@ -60,7 +59,9 @@ def merge_lora(
 
 def read_lora_config(folder: Path) -> LoraConfig:
     if not (folder / CONFIG_NAME).is_file():
-        raise FileNotFoundError(f"There is no {CONFIG_NAME} in {folder}, so nothing to merge: {describe(folder)}.")
+        raise FileNotFoundError(
+            f"There is no {CONFIG_NAME} in {folder}, so nothing to merge: {describe_folder(folder)}."
+        )
     try:
         config = PeftConfig.from_pretrained(folder)
     except (ValueError, KeyError, TypeError) as error:
@@ -70,8 +71,8 @@ def read_lora_config(folder: Path) -> LoraConfig:
     return config
 
 
-def describe(folder: Path) -> str:
-    """What a folder is that holds no LoRA, and what to do with it."""
+def describe_folder(folder: Path) -> str:
+    """What a folder without a LoRA is, and what to do with it."""
     if not folder.is_dir():
         return "there is no such folder"
     if (folder / WEIGHTS).is_file():
@@ -84,13 +85,7 @@ def describe(folder: Path) -> str:
 
 
 def read_lora_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    path = folder / SAFETENSORS_WEIGHTS_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}: name a folder with a whole LoRA.")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): name a folder with a whole LoRA.") from error
+    return read_safetensors(folder / SAFETENSORS_WEIGHTS_NAME)
 
 
 def load_processor(folder: Path) -> LangBridgeProcessor:
@@ -139,7 +134,7 @@ def load_base(lora: LoraConfig, base: str | Path | None) -> LangBridgeForConditi
 def attach_lora(
     model: LangBridgeForConditionalGeneration, config: LoraConfig, tensors: dict[str, torch.Tensor], folder: Path
 ) -> nn.Module:
-    """PEFT alone would pass over tensors that the base has no place for, and leave untrained what has no tensor."""
+    """PEFT alone would ignore tensors that the base has no parameter for, and leave untrained what has no tensor."""
     name = model.name_or_path
     try:
         model = get_peft_model(model, config)

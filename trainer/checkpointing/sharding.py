@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -13,6 +12,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+
+from modeling_langbridge.utils.files import read_safetensors
 
 
 GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -49,7 +50,7 @@ def scatter_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, 
 def scatter_weights(model: nn.Module, checkpoint: Path) -> None:
     """Gives each process its shard of a checkpoint's weights, or of its LoRA's; every process must call it."""
     files = sorted(checkpoint.glob("model*.safetensors")) or sorted(checkpoint.glob("adapter_model*.safetensors"))
-    weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    weights = {name: tensor for file in files for name, tensor in read_safetensors(file).items()}
     state = {}
     for name in model.state_dict():
         saved = name.replace(".modules_to_save.default", "").replace(".default", "")  # as PEFT names what it saves

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of a caption that say what is to be seen, in English, and those of them that a vocabulary shares."""
+"""The words of an English caption that say what the picture shows, and those of them that a vocabulary has."""
 
 import re
 from collections.abc import Iterable
@@ -20,18 +20,17 @@ STOP_WORDS = frozenset(
 
 
 def content_words(caption: str) -> list[str]:
-    """The words of a caption that say what is to be seen: lower case, each once, in the caption's order."""
+    """The words of a caption that say what the picture shows: in lower case, each once, in the caption's order."""
     words = "".join(letter if letter.isalnum() else " " for letter in caption.lower()).split()
     return [word for word in dict.fromkeys(words) if word not in STOP_WORDS]
 
 
 class CaptionWords:
     """
-    Finds the shared words that a caption uses.
+    Finds the shared words among a caption's [`content_words`].
 
-    A word is a surface of letters with a space before it, such as " dog"; pieces of words and punctuation are none,
-    nor are words that say nothing about what a picture shows, such as " the", whose patches nobody could read.
-    Captions are compared in lower case, so that the first word of a sentence counts as well.
+    A shared word is a surface of lower-case letters with a space before it, such as " dog": pieces of words and
+    punctuation are none.
 
     Args:
         vocabulary (`SharedVocabulary`): the words that the coefficients run over.
@@ -46,9 +45,8 @@ class CaptionWords:
         }
 
     def find(self, caption: str) -> list[int]:
-        """The positions in the vocabulary of the caption's words, each once, in no particular order."""
-        words = re.findall(r"\w+", caption.lower())
-        return list({self.positions[word] for word in words if word in self.positions})
+        """The positions in the vocabulary of the caption's words, each once, in the caption's order."""
+        return [self.positions[word] for word in content_words(caption) if word in self.positions]
 
     def count(self, captions: Iterable[str]) -> torch.Tensor:
         """How many of the captions use each word, `(V,)`; 0 for surfaces that are no words."""

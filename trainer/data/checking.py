@@ -185,7 +185,7 @@ def check_row(
             one.faults.append(SampleError("malformed", f"it makes no sense ({type(error).__name__}: {error})"))
         else:
             one.sample, one.name = sample, sample["id"]
-            one.id = None if checked else row_id  # a row's captions share its id rightly
+            one.id = None if checked else row_id  # a row's captions share its id
         checked.append(one)
     return checked
 

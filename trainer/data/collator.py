@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples to a batch: conversations encoded and padded, images opened and processed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
-from ..objectives.objective import Objective
 from .conversations import ConversationEncoder
 from .images import open_image
 from .samples import naming
@@ -23,20 +22,20 @@ class ConversationCollator:
     Args:
         encoder ([`~trainer.data.conversations.ConversationEncoder`]):
             What makes tokens and targets of a conversation.
-        objectives (`Sequence` of [`~trainer.objectives.objective.Objective`], *optional*):
-            What is learnt beside the caption loss; each adds a `dict` of what it needs, under its name.
+        columns (`Mapping[str, Callable[[list[dict]], dict[str, torch.Tensor]]]`, *optional*):
+            Further entries of the batch: by their names, what makes each of the batch's samples.
 
     Returns, when called with a list of rows:
         `dict` with `input_ids`, `attention_mask` and `labels`, `(batch, sequence)`; `pixel_values`
         `(images, channels, height, width)`, with no image where the batch is text alone, which keeps several processes
-        in step (see `LangBridgeModel.get_image_features`); and `sample_ids`, their names.
+        in step (see `LangBridgeModel.get_image_features`); `sample_ids`, their names; and the `columns`.
 
     Raises:
         `ValueError`: names the sample and what is wrong with it.
     """
 
     encoder: ConversationEncoder
-    objectives: Sequence[Objective] = ()
+    columns: Mapping[str, Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]] = field(default_factory=dict)
 
     def __post_init__(self):
         blank = Image.new("RGB", (64, 64))
@@ -60,7 +59,7 @@ class ConversationCollator:
             "pixel_values": self.process_images(images) if images else self.no_images,
             "sample_ids": [sample["id"] for sample in samples],
         }
-        return batch | {objective.name: objective.collate(samples) for objective in self.objectives}
+        return batch | {name: make_column(samples) for name, make_column in self.columns.items()}
 
     def process_images(self, images: list[Image.Image]) -> torch.Tensor:
         return self.encoder.processor.image_processor(images, return_tensors="pt")["pixel_values"]

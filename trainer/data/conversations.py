@@ -102,7 +102,7 @@ class ConversationEncoder:
         return len(self.encode(row)["input_ids"])
 
     def render(self, messages: list[dict], answers_from: int = 0) -> tuple[str, list[tuple[int, int]]]:
-        """The conversation as text, and where in it each answer to be learnt begins and ends, in characters."""
+        """The conversation as text, and where in it each answer to be trained on begins and ends, in characters."""
         answers, hollow = [], []
         for message in messages:
             if message["role"] == "assistant":

@@ -24,7 +24,7 @@ from modeling_langbridge.utils.files import atomic_file
 
 class FeatureCache(nn.Module):
     """
-    A frozen vision tower that remembers what an adapter reads of it for every image it has seen.
+    A frozen vision tower that keeps in memory, for each image, the features that an adapter reads.
 
     An image is recognised by the hash of its pixel values; its features are kept in memory in half precision (125 kB
     for 49 tokens of width 1280, 1.2 MB for CLIP-L/336's 577 of 1024). The tower must treat each image of a batch

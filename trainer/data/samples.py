@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training sample is, and how the forms that people keep them in are read: LLaVA's, chat, pairs, webdataset.
 
-Read, every sample looks alike:
+Once read, every sample has the same form:
 
     {"id": "000042", "images": [path, PIL image or {"bytes": …}], "answers_from": 0,
      "messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]},
@@ -28,7 +28,7 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
 class SampleError(ValueError):
-    """A sample that cannot be trained on. `fault` names the kind of fault in a few words, the message says it all."""
+    """A sample that cannot be trained on. `fault` names the kind of fault, the message gives the reason."""
 
     def __init__(self, fault: str, message: str):
         super().__init__(message)
@@ -67,7 +67,7 @@ def read_sample(row: dict[str, Any], image_folder: str | Path | None = None) -> 
     Args:
         row (`dict`):
             One of: LLaVA's `conversations` (`from`, `value`); `messages`; `prompt` and `completion`, as text or
-            messages (the completion alone is learnt); an image with a `caption` or `text`; or a webdataset's `jpg`,
+            messages (the completion alone is a target); an image with a `caption` or `text`; or a webdataset's `jpg`,
             `png` or `webp` (several: `0.jpg`, `1.jpg`) with `txt` or `json`. Images are in `image` or `images`, or
             inside the messages; text marks them by `<image>`, or they are put before the first question.
         image_folder (`str` or `Path`, *optional*):
@@ -108,7 +108,7 @@ def read_sample(row: dict[str, Any], image_folder: str | Path | None = None) -> 
     check_messages(messages, answers_from)
     place_images(messages, len(images))
     images = [in_folder(image, image_folder) for image in images]
-    name = str(row["id"]) if "id" in row else describe(messages, images)
+    name = str(row["id"]) if "id" in row else name_after_content(messages, images)
     return {"id": name, "images": images, "messages": messages, "answers_from": answers_from}
 
 
@@ -250,7 +250,7 @@ def path_of(image: Any) -> str | None:
     return os.fspath(path) if isinstance(path, str | Path) else None
 
 
-def describe(messages: list[dict], images: list) -> str:
+def name_after_content(messages: list[dict], images: list) -> str:
     """A name for a sample without an id: its first image's path, or else how its first answer begins."""
     path = path_of(images[0]) if images else None
     if path:

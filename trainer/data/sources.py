@@ -168,7 +168,7 @@ def undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     features = Features(without_decoding(dataset.features))
     if isinstance(dataset, IterableDataset):
         return dataset.cast(features)
-    # `Dataset.cast` would write all images anew.
+    # `Dataset.cast` would write all images again.
     info = dataset.info.copy()
     info.features = features
     return Dataset(dataset.data, info, dataset.split, dataset._indices)

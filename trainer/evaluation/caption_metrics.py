@@ -24,7 +24,7 @@ def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Seque
         `dict[str, float]`: `"CIDEr"` (CIDEr-D, where 1.0 is the 100 of the papers) and `"BLEU-4"` (0 to 1).
 
     Raises:
-        `RuntimeError`: there is no `java`, which the PTB tokenizer is written in.
+        `FileNotFoundError`: there is no `java`, which the PTB tokenizer needs.
         `ValueError`: the images differ, or one has no human caption.
     """
     check_java()
@@ -44,9 +44,9 @@ def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Seque
 
 
 def check_java() -> None:
-    """Raises `RuntimeError` where there is no `java`; to be called before hours of work that end in a score."""
+    """Raises `FileNotFoundError` where there is no `java`: to be called before hours of work that end in a score."""
     if shutil.which("java") is None:
-        raise RuntimeError(
+        raise FileNotFoundError(
             "Scoring captions needs Java for pycocoevalcap's PTB tokenizer: install it (Debian: default-jre-headless)."
         )
 

@@ -1,51 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions by greedy decoding: of photos through a vision-language model, and of plain prompts through a bare one."""
+"""Answers by greedy decoding: a vision-language model's about images, and a language model's to plain prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from ..data.captioned_photos import CaptionedPhoto
+from modeling_langbridge.reading.questions import prepare_question
+
+from ..data.images import open_image
 
 
-def caption_photos(
+def ask(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    photos: Sequence[CaptionedPhoto],
+    images: Sequence[Any],
+    question: str,
     *,
     batch_size: int = 50,
     max_new_tokens: int = 30,
-) -> dict[str, str]:
+    **generate_kwargs: Any,
+) -> list[str]:
     """
-    Captions each photo, the photo alone being the prompt, as [`caption_dataset`] trains it.
+    Asks a model the same question about each of several images.
 
     Args:
-        model ([`PreTrainedModel`]): such as a LangBridge or LLaVA, in eval mode.
+        model ([`PreTrainedModel`]): such as a LangBridge or a LLaVA, in eval mode.
         processor ([`ProcessorMixin`]): the model's.
-        photos (`Sequence[CaptionedPhoto]`): what to caption.
-        batch_size (`int`, *optional*, defaults to 50): photos at a time.
-        max_new_tokens (`int`, *optional*, defaults to 30): length at which a caption is cut.
+        images (`Sequence`): anything that [`~trainer.data.images.open_image`] opens.
+        question (`str`): empty for models that know no instructions: the image alone is then the prompt.
+        batch_size (`int`, *optional*, defaults to 50): images at a time.
+        max_new_tokens (`int`, *optional*, defaults to 30): length at which an answer is cut.
+        generate_kwargs: further arguments of `model.generate`.
 
     Returns:
-        `dict[str, str]`: caption by photo name.
+        `list[str]`: the answers, one line each.
     """
-    captions: dict[str, str] = {}
-    for start in tqdm(range(0, len(photos), batch_size), desc="captioning"):
-        batch = photos[start : start + batch_size]
-        content = [[{"type": "image", "image": photo.image}, {"type": "text", "text": ""}] for photo in batch]
-        inputs = processor.apply_chat_template(
-            [[{"role": "user", "content": blocks}] for blocks in content],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"add_special_tokens": False},
-        )
-        answers = _generate(model, processor.tokenizer, inputs, max_new_tokens)
-        captions.update((photo.name, answer) for photo, answer in zip(batch, answers, strict=True))
-    return captions
+    answers: list[str] = []
+    for start in tqdm(range(0, len(images), batch_size), desc="captioning", delay=5):
+        opened = [open_image(image) for image in images[start : start + batch_size]]
+        inputs = prepare_question(processor, opened, question).to(model.device, dtype=model.dtype)
+        answers += generate_answers(model, processor.tokenizer, inputs, max_new_tokens, **generate_kwargs)
+    return answers
 
 
 def complete_prompts(
@@ -57,7 +55,7 @@ def complete_prompts(
     max_new_tokens: int = 30,
 ) -> list[str]:
     """
-    Lets a language model go on from plain prompts.
+    Lets a language model continue plain prompts.
 
     Args:
         model ([`PreTrainedModel`]): a causal language model in eval mode.
@@ -67,20 +65,25 @@ def complete_prompts(
         max_new_tokens (`int`, *optional*, defaults to 30): length at which an answer is cut.
 
     Returns:
-        `list[str]`: the continuations, without the prompts.
+        `list[str]`: the continuations, without the prompts, one line each.
     """
     answers: list[str] = []
     for start in range(0, len(prompts), batch_size):
         batch = list(prompts[start : start + batch_size])
         inputs = tokenizer(batch, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
-        answers += _generate(model, tokenizer, inputs, max_new_tokens)
+        answers += generate_answers(model, tokenizer, inputs.to(model.device), max_new_tokens)
     return answers
 
 
 @torch.no_grad()
-def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: BatchFeature, max_new_tokens: int
+def generate_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: Mapping[str, torch.Tensor],
+    max_new_tokens: int,
+    **generate_kwargs: Any,
 ) -> list[str]:
-    output = model.generate(**inputs.to(model.device), do_sample=False, max_new_tokens=max_new_tokens)
+    """What a model generates greedily after its inputs, each answer as one line."""
+    output = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, **generate_kwargs)
     answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [" ".join(answer.split()) for answer in answers]

@@ -79,7 +79,7 @@ def recall_both_ways(scores: Tensor, owner: Tensor, ks: Sequence[int] = (1, 5, 1
     Args:
         scores (`torch.Tensor` of shape `(photos, captions)`): the higher, the better they fit.
         owner (`torch.Tensor` of shape `(captions,)`): the photo that each caption was written for.
-        ks (`Sequence[int]`, *optional*, defaults to `(1, 5, 10)`): how many of the best are looked at.
+        ks (`Sequence[int]`, *optional*, defaults to `(1, 5, 10)`): how many of the best count.
 
     Returns:
         `dict`: by direction (a photo is found by any of its captions), recall by k.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Semantic arithmetic: photos and words added and subtracted, as visual tokens or as words, and read again.
+"""Semantic arithmetic: photos and words are added and subtracted, as visual tokens or as words, and the sum is read.
 
 VLAP (Park et al., arXiv 2404.09632) shows such results without saying how they are made; the rules here are our own.
 """
@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
 
 from ..data.caption_words import CaptionWords
+from .captioning import generate_answers
 from .word_scores import (
     pixel_batches,
     pool_photos,
@@ -24,9 +25,9 @@ from .word_scores import (
 )
 
 
-WORDS_TOLD = 10  # how many words stand for a photo where a caption is made of words
-TEXT_WEIGHT = 0.5  # of a text beside a photo: at 1, captions say little but the text
-NOTHING = 1e-6  # what rounding may leave of a photo taken from itself
+NUM_WORDS = 10  # how many words stand for a photo where a caption is made of words
+TEXT_WEIGHT = 0.5  # of a text beside a photo: at 1, captions are about the text alone
+NOTHING = 1e-6  # what rounding may leave where a photo is subtracted from itself
 
 
 def add_tokens(photos: Sequence[tuple[int, Tensor]], texts: Sequence[tuple[int, Tensor]] = ()) -> Tensor:
@@ -34,7 +35,7 @@ def add_tokens(photos: Sequence[tuple[int, Tensor]], texts: Sequence[tuple[int, 
     Adds and subtracts photos patch by patch, and texts to every patch.
 
     A text is given half the length of the first photo's visual token at each patch: raw visual tokens grow many times
-    longer than words, which would not be seen beside them. The sum is divided by how much more is added than
+    longer than words, which would have no effect beside them. The sum is divided by how much more is added than
     subtracted, a text counting half, so that two photos give their mean, and a - a + b gives b.
 
     Args:
@@ -130,7 +131,7 @@ def read_words(
         [(sign, one) for (sign, _), one in zip(photos, pooled, strict=True)]
         + [(sign, text_distribution(words, text)) for sign, text in texts]
     )
-    strongest = total.topk(min(WORDS_TOLD, int((total > 0).sum()))).indices.to(model.device)
+    strongest = total.topk(min(NUM_WORDS, int((total > 0).sum()))).indices.to(model.device)
     return total, total.sqrt(), model.model.get_word_embeddings()[strongest]
 
 
@@ -147,7 +148,7 @@ def embed_text(model: LangBridgeForConditionalGeneration, tokenizer: PreTrainedT
 
 def text_distribution(words: CaptionWords, text: str) -> Tensor:
     """
-    A text as words, all of them alike: `(V,)`.
+    A text as a uniform distribution over its words: `(V,)`.
 
     Raises:
         `ValueError`: the adapter has none of its words.
@@ -174,7 +175,7 @@ def caption_tokens(
     Args:
         model ([`LangBridgeForConditionalGeneration`]): in eval mode.
         processor ([`LangBridgeProcessor`]): the model's.
-        visual_tokens (`torch.Tensor` of shape `(tokens, d)`): as many as one likes.
+        visual_tokens (`torch.Tensor` of shape `(tokens, d)`): any number of them.
         question (`str`): asked about them, by the chat template.
         max_new_tokens (`int`, *optional*, defaults to 30): length at which the answer is cut.
     """
@@ -184,12 +185,8 @@ def caption_tokens(
     # A template writes the special tokens itself.
     inputs = processor.tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
     encoded = BaseModelOutputWithPooling(pooler_output=[visual_tokens])
-    output = model.generate(
-        input_ids=inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        mm_encoder_outputs={"image": encoded},
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
+    inputs = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    [answer] = generate_answers(
+        model, processor.tokenizer, inputs, max_new_tokens, mm_encoder_outputs={"image": encoded}
     )
-    answer = output[0, inputs["input_ids"].shape[1] :]
-    return " ".join(processor.tokenizer.decode(answer, skip_special_tokens=True).split())
+    return answer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photos and captions as words: what an adapter says of a photo, with its language model or without any."""
+"""Photos and captions as words: which words an adapter gives for a photo, with or without its language model."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -28,14 +28,15 @@ TEMPERATURE = 0.01  # VLAP's
 
 
 @torch.no_grad()
-def find_words(
+def reading_words(
     model: LangBridgeForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
     path: str | None = None,
     size: int | None = None,
 ) -> tuple[SharedVocabulary, Tensor]:
     """
-    The words to read a model in: its own, or, where the adapter has none, a vocabulary's that its tokenizer has.
+    The words to read a model in: its own or, where its adapter is not made of words, those of a vocabulary that its
+    tokenizer has.
 
     Args:
         model ([`LangBridgeForConditionalGeneration`]): of any adapter type.
@@ -90,7 +91,7 @@ def mean_tokens(
     """
     The mean of each photo's visual tokens, with an adapter of any type.
 
-    Args: as for [`pool_photos`], but for the whole model.
+    Args: as for [`pool_photos`], with the whole model.
 
     Returns:
         `torch.Tensor` of shape `(photos, d)`, float32 on the CPU.
@@ -100,7 +101,7 @@ def mean_tokens(
 
 
 def visual_tokens(model: LangBridgeForConditionalGeneration, pixel_values: Tensor) -> Tensor:
-    """What the language model is handed of each photo, `(photos, tokens, d)`."""
+    """The language model's inputs for each photo, `(photos, tokens, d)`."""
     return torch.stack(model.get_image_features(pixel_values).pooler_output)
 
 

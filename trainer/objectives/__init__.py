@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is learnt beside the caption loss."""
+"""Objectives beside the caption loss."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Assignment prediction beside the caption loss (VLAP): a photo's visual tokens are to name what its caption names."""
+"""Assignment prediction beside the caption loss (VLAP): a photo and its caption predict each other's words."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -61,11 +61,10 @@ class AssignmentObjective(Objective):
     Assignment prediction: an image's visual tokens and its caption's states, each by their cosines to the words'
     embeddings, are to predict one another's assignment to the words.
 
-    An image is the mean of the visual tokens that the language model is handed, which a hook on the adapter's last
-    module notes. A caption is the mean of the language model's contextual states of what the assistant says in the
-    image's sample. They come of a forward pass of their own, without gradient and without dropout: behind the image
-    they would give it away. A language model that is trained, in full or by LoRA, thus moves the targets, but learns
-    nothing from them.
+    An image is the mean of its visual tokens, which a hook on the adapter's last module keeps. A caption is the mean
+    of the language model's contextual states of what the assistant says in the image's sample. They come from a
+    separate forward pass without the image, without gradient and without dropout. A language model that is trained, in
+    full or by LoRA, thus moves the targets, but learns nothing from them.
 
     Every image of a sample counts, with that sample's caption; text alone does not, nor a caption without tokens. The
     transport runs over the images of one forward pass in all processes together, so that several processes learn what
@@ -82,7 +81,7 @@ class AssignmentObjective(Objective):
         vocabulary (`SharedVocabulary`, *optional*): the words; an adapter made of words has its own.
 
     Raises:
-        `ValueError`: an option's value cannot be, the words are missing or the tokenizer lacks some, no caption has
+        `ValueError`: an option's value is invalid, the words are missing or the tokenizer lacks some, no caption has
         any of them, or the rows are a stream.
     """
 
@@ -125,7 +124,7 @@ class AssignmentObjective(Objective):
             raise ValueError("No caption has a word of the vocabulary: was it made for another language?")
         # Without a use added to each, the transport could assign nothing to a word that no caption has.
         self.frequencies = word_frequencies(counts, smoothing=1 if self.targets == "transport" else 0)
-        self.seen: torch.Tensor | None = None
+        self.mean_tokens: torch.Tensor | None = None
 
     def _captions(self, dataset: Dataset) -> Iterator[list[int]]:
         for row in logging.tqdm(dataset, desc="counting words", unit=" captions", delay=2):
@@ -134,7 +133,7 @@ class AssignmentObjective(Objective):
                 yield self.tokenizer(caption_of(sample), add_special_tokens=False, verbose=False).input_ids
 
     def attach(self, model: nn.Module) -> None:
-        """Watches whatever module makes the visual tokens, PEFT's trained copy among them."""
+        """Hooks every module that makes visual tokens, PEFT's trained copy among them."""
         last = LangBridgeVocabularyHead if self.adapter_type == "langbridge" else LangBridgeMultiModalProjector
         for module in model.modules():
             if isinstance(module, last):
@@ -143,7 +142,7 @@ class AssignmentObjective(Objective):
     def _note(self, module: nn.Module, inputs: tuple, visual_tokens: torch.Tensor) -> None:
         # With label smoothing, TRL follows a training step's forward pass by one without gradients.
         if torch.is_grad_enabled() or not module.training:
-            self.seen = visual_tokens.mean(1, keepdim=True, dtype=torch.float32)  # (images, 1, d)
+            self.mean_tokens = visual_tokens.mean(1, keepdim=True, dtype=torch.float32)  # (images, 1, d)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """
@@ -188,22 +187,22 @@ class AssignmentObjective(Objective):
     def scores(
         self, model: PreTrainedModel, batch: dict[str, torch.Tensor], accelerator: Accelerator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines to the words of the images just seen that have captions, and of these, each `(images, V)`."""
-        places, (seen, self.seen) = batch["places"], (self.seen, None)
-        seen = seen[: len(places)][places >= 0]  # (images, 1, d); of text alone, a blank image ran
+        """Cosines to the words of the last forward's images that have captions, and of these, each `(images, V)`."""
+        places, (images, self.mean_tokens) = batch["places"], (self.mean_tokens, None)
+        images = images[: len(places)][places >= 0]  # (images, 1, d); of text alone, a blank image ran
         with torch.no_grad():
             if self.adapter_type == "langbridge":
                 embeddings = model.model.get_word_embeddings()  # (V, d)
             else:
                 embeddings = model.get_input_embeddings()(self.token_ids.to(model.device))  # (V, d)
-        visual = word_scores(seen, seen.new_ones(len(seen), 1), embeddings)
+        visual = word_scores(images, images.new_ones(len(images), 1), embeddings)
         if not len(visual):
             return visual, visual.detach()
         language_model = model.model.language_model
         was_training = language_model.training
         language_model.eval()
         with torch.no_grad(), accelerator.autocast():
-            # Padding comes last, where no token of a causal model looks: its mask has nothing to say.
+            # Padding comes last, where a causal model's other tokens ignore it: no mask is needed.
             states = language_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state
         language_model.train(was_training)
         text = word_scores(states, batch["mask"], embeddings)  # (captions, V)

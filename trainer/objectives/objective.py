@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run may learn beside the caption loss, and how a batch's share of it adds up to a step's mean."""
+"""Objectives beside the caption loss, each the mean over the images of a whole training step."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 
 class Objective(ABC):
     """
-    Something that images are to learn beside the caption loss.
+    A loss beside the caption loss.
 
-    TRL computes the caption loss around the model's own forward. An objective therefore watches, by hooks, what of it
-    it needs; the collator asks it for tensors of its own, which reach it again under its name; and its terms are
-    sums over images, whose mean over all images of a step is what is learnt and logged.
+    TRL computes the caption loss around the model's own forward. An objective therefore takes what it needs of that
+    forward by hooks. Its `collate` makes tensors of a batch's samples, which the trainer gives back to it under its
+    name. Its terms are sums over images; their mean over all images of a step is trained and logged.
 
     Args:
         weight (`float`): of its loss beside the caption loss.
@@ -35,22 +35,22 @@ class Objective(ABC):
 
     @abstractmethod
     def attach(self, model: nn.Module) -> None:
-        """Begins to watch the model, which PEFT may have wrapped."""
+        """Registers the objective's hooks on the model, which PEFT may have wrapped."""
 
     @abstractmethod
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """What it needs to know of a batch of samples as [`~trainer.data.samples.read_sample`] gives them."""
+        """Tensors of a batch of samples, which are as [`~trainer.data.samples.read_sample`] gives them."""
 
     @abstractmethod
     def count(self, batch: dict[str, torch.Tensor]) -> int:
-        """How many of a batch's images have something to learn."""
+        """How many of a batch's images count."""
 
     @abstractmethod
     def sums(
         self, model: PreTrainedModel, batch: dict[str, torch.Tensor], accelerator: Accelerator
     ) -> dict[str, torch.Tensor]:
         """
-        The terms of the batch that the model has just seen, summed over its images. Every process must call it.
+        The terms of the batch of the model's last forward, summed over its images. Every process must call it.
 
         Args:
             model (`PreTrainedModel`): the bare LangBridge.
@@ -70,7 +70,7 @@ class Objective(ABC):
         self, model: PreTrainedModel, batch: dict[str, torch.Tensor], accelerator: Accelerator
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """
-        What the batch just seen adds to the step's loss, by the objective's weight, and to what is logged of it.
+        What the batch of the last forward adds to the step's loss, times the objective's weight, and to the logs.
 
         The losses are so scaled that their mean over the processes, which DDP takes, summed over a step's accumulated
         batches, is the mean over its images; what is logged is already that of all processes.

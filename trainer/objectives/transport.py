@@ -16,10 +16,13 @@ from torch import Tensor
 
 # Between 1024 and 2048 float32 still holds a logarithm to 6e-5, and so a probability to 1e-4 of itself.
 LARGEST_LOGIT = 2048.0
-# How far the scales of a transport plan may grow before it is computed anew, lest what they multiply was rounded to 0.
+# The transport stops where the words' masses are this near to their frequencies, in Euclidean norm.
+TOLERANCE = 1e-5
+MOST_ROUNDS = 1000
+# Whether it may stop is computed from the whole plan, which takes longer than a round.
+ROUNDS_BETWEEN_CHECKS = 20
+# A plan's scales are moved into its exponent where they grow beyond this; POT's own 1e3 costs time and gains nothing.
 LARGEST_SCALE = 1e6
-# Looking whether the transport is done makes a GPU wait: once in so many rounds.
-ROUNDS_BETWEEN_LOOKS = 10
 
 
 def word_scores(states: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
@@ -35,7 +38,7 @@ def word_scores(states: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
         states (`torch.Tensor` of shape `(batch, tokens, d)`):
             Projected visual tokens, or the language model's contextual states of a caption.
         mask (`torch.Tensor` of shape `(batch, tokens)`):
-            True or 1 where a token counts; what the others hold, be it NaN, is never looked at.
+            True or 1 where a token counts; the others are ignored and may hold NaN.
         embeddings (`torch.Tensor` of shape `(K, d)`):
             The words' embeddings, of any length. Detach them where they must not learn.
 
@@ -68,7 +71,7 @@ def word_scores(states: Tensor, mask: Tensor, embeddings: Tensor) -> Tensor:
 
 def word_counts(token_ids: Iterable[Sequence[int]], word_ids: Tensor) -> Tensor:
     """
-    How often each shared word is used in tokenized captions; tokens that are no shared word are passed over.
+    How often each shared word is used in tokenized captions; tokens that are no shared word are ignored.
 
     Counts of parts of a corpus, or of several processes, may be added.
 
@@ -89,9 +92,8 @@ def word_frequencies(counts: Tensor, smoothing: float = 0.0) -> Tensor:
     """
     Unigram frequencies of the words, summing to 1.
 
-    [`published_targets`] takes them as counted: a word never seen has frequency 0. [`transport_targets`] takes them
-    as marginal, under which a word of frequency 0 can never be assigned: give `smoothing=1` (add-one) there, so that
-    every word can.
+    [`published_targets`] takes them as counted: a word that is never used has frequency 0. [`transport_targets`] takes
+    them as marginal, under which no sample is assigned to a word of frequency 0: give `smoothing=1` (add-one) there.
 
     Args:
         counts (`torch.Tensor` of shape `(K,)`): uses of each word, from [`word_counts`].
@@ -113,94 +115,64 @@ def word_frequencies(counts: Tensor, smoothing: float = 0.0) -> Tensor:
     return (counts / counts.sum()).float()
 
 
-def sinkhorn(
-    scores: Tensor, epsilon: float, word_marginal: Tensor, iterations: int = 1000, tolerance: float = 1e-4
-) -> Tensor:
+@torch.no_grad()
+def transport_targets(scores: Tensor, word_marginal: Tensor, epsilon: float = 0.01) -> Tensor:
     """
-    Entropic optimal transport between n samples of equal mass and K words of given mass: the Q that maximises
-    `(Q * scores).sum() + epsilon * H(Q)`, H(Q) = -Σ Q log Q, where every sample gives 1/n and word k takes
-    `word_marginal[k]`.
+    The VLAP paper's targets: entropic optimal transport from samples of equal mass to words whose masses are how often
+    the captions use them, each sample's row rescaled to sum to 1.
 
-    The samples' masses are exact after any number of iterations; the words' approach theirs. Three iterations, usual
-    since SwAV, leave a good part of the mass misplaced when the words' frequencies are as unequal as a language's; at
-    epsilon 0.01 some hundred meet the default tolerance. The first is in log space, since exp(scores / epsilon) spans
-    more than a float does; the others scale the plan it leaves, which is all representable, by two matrix-vector
-    products each. Differentiable: gradients run through the iterations, of which n + K numbers each are kept.
+    The batch as a whole is made to use the words as often as the corpus does, so a sample's target depends on the
+    others': give batches of many samples. A batch of one leaves no choice, and its target is `word_marginal` whatever
+    its scores. In several processes the batch is the local one: gathering is the caller's.
 
-    In several processes the transport runs over the samples given here, the local batch: gathering is the caller's.
+    Three rounds of Sinkhorn's, usual since SwAV, leave a good part of the mass misplaced when the words' frequencies
+    are as unequal as a language's; POT runs until they are met.
 
-    Source: Cuturi 2013, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport"; Schmitzer 2019, "Stabilized
-    Sparse Scaling Algorithms for Entropy Regularized Transport Problems", arXiv 1610.06519 (log space and scales).
+    Source: Park et al., "VLAP", arXiv 2404.09632 (word-frequency-aware transportation polytope). The published code
+    does something else: [`published_targets`]. The solver is POT's, after Schmitzer 2019, "Stabilized Sparse Scaling
+    Algorithms for Entropy Regularized Transport Problems", arXiv 1610.06519.
 
     Args:
         scores (`torch.Tensor` of shape `(n, K)`):
             What it is worth to assign a sample to a word, such as the cosines of [`word_scores`].
-        epsilon (`float`):
-            Weight of the entropy; the smaller, the nearer each sample comes to a single word.
         word_marginal (`torch.Tensor` of shape `(K,)`):
-            Mass of each word, summing to 1; a word of mass 0 is assigned nothing.
-        iterations (`int`, *optional*, defaults to 1000):
-            The most rounds of fixing the words' masses, then the samples'. What the last one reaches is returned.
-        tolerance (`float`, *optional*, defaults to 1e-4):
-            Stops earlier where the words' masses are this near to `word_marginal`, in summed absolute difference; it
-            looks before the first round and after every tenth.
+            Mass of each word, such as `word_frequencies(counts, smoothing=1)`; a word of mass 0 is assigned nothing.
+        epsilon (`float`, *optional*, defaults to 0.01):
+            Weight of the entropy; the smaller, the nearer each sample comes to a single word.
 
     Returns:
-        `torch.Tensor` of shape `(n, K)`: Q, summing to 1.
+        `torch.Tensor` of shape `(n, K)`, without gradient, every row summing to 1.
 
     Raises:
         `ValueError`: the scores are not finite numbers of that shape, epsilon is not positive or too small for
         float32, or `word_marginal` is negative, does not sum to 1 or is not of length K.
     """
+    from ot.bregman import sinkhorn_stabilized
+
     logits = _logits(scores, "scores", epsilon, "epsilon")  # (n, K)
-    word_marginal = _distribution(word_marginal, "word_marginal", logits)
+    word_marginal = _distribution(word_marginal, "word_marginal", logits)  # (K,)
+    has_mass = word_marginal > 0  # (K,)
+    logits, word_marginal = logits[:, has_mass], word_marginal[has_mass]
+    sample_marginal = logits.new_full((len(logits),), 1 / len(logits))  # (n,)
+    # The first round is in log space: exp(scores / epsilon), with which POT would begin, spans more than a float.
     log_samples = -math.log(len(logits)) - torch.logsumexp(logits, dim=1, keepdim=True)  # (n, 1)
-    plan = (logits + log_samples).exp()  # (n, K)
-    words, samples = torch.ones_like(word_marginal), plan.new_ones(len(plan))  # scales of the plan: (K,), (n,)
+    log_words = word_marginal.log() - torch.logsumexp(logits + log_samples, dim=0)  # (K,)
     with torch.autocast(logits.device.type, enabled=False):
-        for done in range(iterations):
-            if done % ROUNDS_BETWEEN_LOOKS == 0:
-                reached = words * (samples @ plan)  # (K,)
-                if (reached - word_marginal).abs().sum() <= tolerance:
-                    break
-                if done == 0 or max(words.max(), samples.max()) > LARGEST_SCALE:
-                    log_samples = log_samples + samples[:, None].log()
-                    log_words = word_marginal.log() - torch.logsumexp(logits + log_samples, dim=0)  # (K,)
-                    log_samples = -math.log(len(logits)) - torch.logsumexp(logits + log_words, dim=1, keepdim=True)
-                    plan = (logits + log_words + log_samples).exp()
-                    words, samples = torch.ones_like(words), torch.ones_like(samples)
-                    continue
-            # A word of mass 0 has no share in the plan either: 0 / 0 is to be 0.
-            words = word_marginal / (samples @ plan).clamp_min(torch.finfo(plan.dtype).tiny)
-            samples = 1 / len(plan) / (plan @ words)
-    return samples[:, None] * plan * words
-
-
-@torch.no_grad()
-def transport_targets(
-    scores: Tensor, word_marginal: Tensor, epsilon: float = 0.01, iterations: int = 1000, tolerance: float = 1e-4
-) -> Tensor:
-    """
-    The VLAP paper's targets: optimal transport whose word marginal is how often the captions use each word, each
-    sample's row rescaled to sum to 1.
-
-    The batch as a whole is made to use the words as often as the corpus does, so a sample's target depends on the
-    others': give batches of many samples. A batch of one leaves no choice, and its target is `word_marginal` whatever
-    its scores. In several processes the batch is the local one, as in [`sinkhorn`].
-
-    Source: Park et al., "VLAP", arXiv 2404.09632 (word-frequency-aware transportation polytope). The published code
-    does something else: [`published_targets`].
-
-    Args:
-        scores (`torch.Tensor` of shape `(n, K)`): from [`word_scores`].
-        word_marginal (`torch.Tensor` of shape `(K,)`): from `word_frequencies(counts, smoothing=1)`.
-        epsilon, iterations, tolerance: as in [`sinkhorn`], which also says what is raised.
-
-    Returns:
-        `torch.Tensor` of shape `(n, K)`, without gradient, every row summing to 1.
-    """
-    assignment = sinkhorn(scores, epsilon, word_marginal, iterations, tolerance)
-    return assignment / assignment.sum(dim=1, keepdim=True)
+        plan = sinkhorn_stabilized(
+            sample_marginal,
+            word_marginal,
+            -logits,
+            reg=1,
+            numItermax=MOST_ROUNDS,
+            tau=LARGEST_SCALE,
+            stopThr=TOLERANCE,
+            warmstart=(log_samples[:, 0], log_words),
+            print_period=ROUNDS_BETWEEN_CHECKS,
+            warn=False,
+        )  # (n, K)
+    targets = scores.new_zeros(scores.shape, dtype=plan.dtype)
+    targets[:, has_mass] = plan / plan.sum(dim=1, keepdim=True)
+    return targets
 
 
 @torch.no_grad()
@@ -223,7 +195,7 @@ def published_targets(scores: Tensor, frequencies: Tensor, epsilon: float = 0.01
         `torch.Tensor` of shape `(n, K)`, without gradient, every row summing to 1.
 
     Raises:
-        `ValueError`: as in [`sinkhorn`].
+        `ValueError`: as in [`transport_targets`].
     """
     logits = _logits(scores, "scores", epsilon, "epsilon")
     frequencies = _distribution(frequencies, "frequencies", logits)
@@ -242,8 +214,8 @@ def assignment_prediction_loss(
     `½ [CE(text_targets, softmax(visual_scores / τ)) + CE(visual_targets, softmax(text_scores / τ))]`, mean over the
     batch.
 
-    Gradients run through the scores alone. Where the text side is frozen, as in VLAP, the second term is therefore
-    only watched. VLAP adds 0.1 of this loss to the captioning loss.
+    Gradients run through the scores alone. Where the text side is frozen, as in VLAP, the second term therefore
+    has no gradient. VLAP adds 0.1 of this loss to the captioning loss.
 
     Source: Park et al., "VLAP", arXiv 2404.09632; swapped prediction is Caron et al., "SwAV", arXiv 2006.09882.
 

@@ -33,7 +33,7 @@ class WordPredictionArguments:
     )
     frequency_power: float = field(
         default=0.0,
-        metadata={"help": "In word prediction, how much less frequent words count: 0 alike, 1 by inverse use."},
+        metadata={"help": "In word prediction, how much less frequent words count: 0 all the same, 1 by inverse use."},
     )
 
 
@@ -43,7 +43,7 @@ def word_weights(counts: torch.Tensor, power: float = 0.0) -> torch.Tensor:
 
     Args:
         counts (`torch.Tensor` of shape `(V,)`): what [`CaptionWords.count`] gives.
-        power (`float`, *optional*, defaults to 0.0): 0 lets every word count alike, 1 every use of any word.
+        power (`float`, *optional*, defaults to 0.0): 0 lets every word count the same, 1 every use of any word.
 
     Returns:
         `torch.Tensor` of shape `(V,)`, 0 for words that are never used.
@@ -67,7 +67,7 @@ def weigh_words(words: CaptionWords, dataset: Dataset, power: float) -> torch.Te
 
 def word_targets(found: list[list[int]], weights: torch.Tensor) -> torch.Tensor:
     """
-    What an image's pooled coefficients are to be: its caption's words by their weights.
+    The targets of an image's pooled coefficients: its caption's words by their weights.
 
     Args:
         found (`list[list[int]]`):
@@ -108,10 +108,9 @@ def word_prediction_loss(pooled: torch.Tensor, targets: torch.Tensor, num_images
 
 class WordPredictionObjective(Objective):
     """
-    Word prediction: an image's pooled coefficients are to be the words of its caption.
+    Word prediction: an image's pooled coefficients predict the words of its caption.
 
-    A hook on the vocabulary head notes the projected visual tokens that it is given; the coefficients are pooled from
-    them when the loss is asked for.
+    A hook on the vocabulary head keeps its inputs, from which the coefficients are pooled when the loss is computed.
 
     Args:
         weight (`float`): of word prediction beside the caption loss.
@@ -146,10 +145,10 @@ class WordPredictionObjective(Objective):
         self.words = CaptionWords(SharedVocabulary.from_token_ids(tokenizer, token_ids))
         self.weights = weigh_words(self.words, dataset, frequency_power)
         self.entropy_weight = entropy_weight
-        self.seen: tuple[LangBridgeVocabularyHead, torch.Tensor] | None = None
+        self.head_and_inputs: tuple[LangBridgeVocabularyHead, torch.Tensor] | None = None
 
     def attach(self, model: nn.Module) -> None:
-        """Watches whatever vocabulary head runs, PEFT's trained copy among them."""
+        """Hooks every vocabulary head, PEFT's trained copy among them."""
         for module in model.modules():
             if isinstance(module, LangBridgeVocabularyHead):
                 module.register_forward_hook(self._note)
@@ -157,7 +156,7 @@ class WordPredictionObjective(Objective):
     def _note(self, head: LangBridgeVocabularyHead, inputs: tuple, output: torch.Tensor) -> None:
         # With label smoothing, TRL follows a training step's forward pass by one without gradients.
         if torch.is_grad_enabled() or not head.training:
-            self.seen = head, inputs[0].to(head.weight.dtype)
+            self.head_and_inputs = head, inputs[0].to(head.weight.dtype)
 
     def targets(self, samples: list[dict[str, Any]]) -> torch.Tensor:
         """The words of each image's sample, `(images, V)`; a sample of several images has its words for each."""
@@ -173,12 +172,12 @@ class WordPredictionObjective(Objective):
     def sums(
         self, model: PreTrainedModel, batch: dict[str, torch.Tensor], accelerator: Accelerator
     ) -> dict[str, torch.Tensor]:
-        (head, hidden_states), self.seen = self.seen, None
+        (head, hidden_states), self.head_and_inputs = self.head_and_inputs, None
         pooled, entropy, _ = head.pool(hidden_states)  # (images, V), (images,)
         targets = batch["targets"]
         if not len(targets):  # a batch of text alone, for which a blank image ran
             targets = pooled.new_zeros(pooled.shape)
-        assignment = word_prediction_loss(pooled, targets, num_images=1)
+        prediction = word_prediction_loss(pooled, targets, num_images=1)
         entropy = (has_words(targets) * entropy).sum()
-        loss = assignment + self.entropy_weight * entropy
-        return {"loss": loss, "word_prediction": assignment, "word_entropy": entropy}
+        loss = prediction + self.entropy_weight * entropy
+        return {"loss": loss, "word_prediction": prediction, "word_entropy": entropy}

@@ -88,7 +88,7 @@ class PublishingMixin:
 def check_publishing(arguments: TrainingArguments) -> None:
     """Raises `ValueError` where arguments ask for pushes to a branch, or of the optimizer's state, a pickle."""
     if arguments.push_to_hub and arguments.hub_revision is not None:
-        raise ValueError("`hub_revision` is not to be had: pushes go to `main`, and loading pins a commit.")
+        raise ValueError("`hub_revision` is not supported: pushes go to `main`, and loading pins a commit.")
     if arguments.push_to_hub and arguments.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         raise ValueError(
             f"`hub_strategy` {arguments.hub_strategy.value} would publish the optimizer's pickles: take every_save or "

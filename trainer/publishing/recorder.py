@@ -50,7 +50,7 @@ class TrainingClock(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args, state, control, **kwargs):
         name = type(self).__name__
-        # Checkpoints from before this was measured have no entry, which a save would look for.
+        # Checkpoints from before this was measured have no entry, which a save would read.
         stored = state.stateful_callbacks.setdefault(name, {"args": {}, "attributes": {"seconds": None}})
         self.seconds, self.began = stored["attributes"]["seconds"], time.monotonic()
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captions and photos as the data folder keeps them: text for small language models, photos for adapters."""
 
+import dataclasses
 import gzip
-import json
 import os
 import random
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets import Dataset, Features, Image, List, Value
 
-from trainer.data.captioned_photos import CaptionedPhoto
+from trainer.data.captioned_photos import CaptionedPhoto, read_captioned_photos
 
 
 def tidy(caption: str) -> str:
@@ -38,9 +38,9 @@ def read_caption_text(folder: str | os.PathLike, *, seed: int) -> list[str]:
     return shuffled
 
 
-def read_photos(folder: str | os.PathLike, split: str, limit: int | None = None) -> list[CaptionedPhoto]:
+def read_flickr8k(folder: str | os.PathLike, split: str, limit: int | None = None) -> list[CaptionedPhoto]:
     """
-    Reads a split of Flickr8k from `captions.jsonl` and `images/`.
+    Reads a split of Flickr8k from `captions.jsonl` and `images/`, with its captions tidied.
 
     Args:
         folder (`str` or `os.PathLike`): holds both.
@@ -48,23 +48,10 @@ def read_photos(folder: str | os.PathLike, split: str, limit: int | None = None)
         limit (`int`, *optional*): the number of photos to keep, the first ones of the file; all where not given.
 
     Raises:
-        `FileNotFoundError`: there is no `captions.jsonl`.
-        `ValueError`: the split has no photo.
+        `ValueError`: `captions.jsonl` cannot be read, or has no photo in this split.
     """
-    file = Path(folder) / "captions.jsonl"
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist: point --data at the folder that holds Flickr8k.")
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    photos = [
-        CaptionedPhoto(
-            row["image"], str(file.parent / "images" / row["image"]), [tidy(caption) for caption in row["captions"]]
-        )
-        for row in rows
-        if row["split"] == split
-    ]
-    if not photos:
-        raise ValueError(f"{file} has no photo in split {split!r}.")
-    return photos[:limit]
+    photos = read_captioned_photos(str(Path(folder) / "captions.jsonl"), split=split)[:limit]
+    return [dataclasses.replace(photo, captions=[tidy(caption) for caption in photo.captions]) for photo in photos]
 
 
 def caption_dataset(photos: Sequence[CaptionedPhoto]) -> Dataset:

@@ -74,16 +74,16 @@ def ground(world: PhotoWorld, seed: int, folder: Path) -> None:
 
 
 def tune(world: PhotoWorld, seed: int, folder: Path) -> None:
-    """The grounded adapter, its words chosen anew by the caption loss with A, and kept words by word prediction."""
+    """The grounded adapter, whose words the caption loss with A chooses again; word prediction keeps them words."""
     set_seed(seed)
-    model, processor = take_up(world, f"grounded_{seed}", "a", world.sizes.words_per_image)
+    model, processor = load_adapter_onto(world, f"grounded_{seed}", "a", world.sizes.words_per_image)
     steps, rate = world.sizes.tuning_steps, world.sizes.tuning_learning_rate
     # Muon, though quicker, was worse here: it undoes the words.
     _train(world, model, processor, folder, seed, steps, rate, word_prediction_weight=1.0, muon=False)
     LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(folder / "adapter")
 
 
-def take_up(
+def load_adapter_onto(
     world: PhotoWorld, stage: str, language_model: str, words_per_image: int | None = None
 ) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
     """Joins the adapter that a stage left to a language model, which may be another than it was trained with."""

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions of the test photos: through adapters trained alike, and by the bare language models."""
+"""Captions of the test photos: through adapters, and by the language models alone."""
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from experiments.flickr8k.photo_adapters import take_up
+from experiments.flickr8k.photo_adapters import load_adapter_onto
 from experiments.flickr8k.photo_world import PhotoWorld
-from experiments.small_language_model import content_words, word_prompt
+from experiments.small_language_model import word_prompt
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+from trainer.data.caption_words import content_words
 from trainer.data.captioned_photos import CaptionedPhoto
-from trainer.evaluation.captioning import caption_photos, complete_prompts
+from trainer.evaluation.captioning import ask, complete_prompts
 
 
 # Of `mlp` each language model has its own; the others are A's or nobody's.
@@ -57,10 +59,18 @@ def _caption(world: PhotoWorld, adapter: str, language_model: str, seed: int) ->
         processor = LangBridgeProcessor.from_pretrained(checkpoint)
     else:
         words = world.sizes.words_per_image if adapter.endswith("_words") else None
-        model, processor = take_up(world, f"{adapter.removesuffix('_words')}_{seed}", language_model, words)
+        model, processor = load_adapter_onto(world, f"{adapter.removesuffix('_words')}_{seed}", language_model, words)
     model.to(torch.accelerator.current_accelerator() or "cpu")
     with world.features(model.model.vision_tower).standing_in_for_tower(model.model):
         return caption_photos(model, processor, world.photos("test"))
+
+
+def caption_photos(
+    model: LangBridgeForConditionalGeneration, processor: LangBridgeProcessor, photos: Sequence[CaptionedPhoto]
+) -> dict[str, str]:
+    """Captions by photo name, the photo alone being the prompt, as `caption_dataset` trains it."""
+    answers = ask(model, processor, [photo.image for photo in photos], question="")
+    return {photo.name: answer for photo, answer in zip(photos, answers, strict=True)}
 
 
 def _write_captions(folder: Path, captions: dict[str, dict[str, str]]) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a transfer is worth: language model B and an adapter learn together from captions, from seven starts.
 
-Each start puts another adapter, or the same one in another way, on B. Captions of the test photos after some steps
-show how far the start leads, and for how long.
+Each start joins B with another adapter, or with the same one in another way. Captions of the test photos after some
+steps show how far the start is ahead, and for how long.
 """
 
 import dataclasses
@@ -13,17 +13,17 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
 from experiments.flickr8k.caption_corpora import caption_dataset
-from experiments.flickr8k.photo_adapters import take_up
+from experiments.flickr8k.photo_adapters import load_adapter_onto
+from experiments.flickr8k.photo_captions import caption_photos
 from experiments.flickr8k.photo_world import PhotoWorld
 from modeling_langbridge import (
     LangBridgeAdapter,
     LangBridgeForConditionalGeneration,
     LangBridgeProcessor,
 )
-from modeling_langbridge.adapter.word_space import put_inverse_in
+from modeling_langbridge.adapter.word_space import set_to_inverse
 from trainer.distillation import distil
 from trainer.evaluation.caption_metrics import caption_scores
-from trainer.evaluation.captioning import caption_photos
 from trainer.muon import build_muon
 from trainer.sft_trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer
 
@@ -44,7 +44,7 @@ Start = tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]
 def make_start(world: PhotoWorld, name: str, seed: int, scratch: Path) -> Start:
     """The model that joint finetuning begins with, by its name in `STARTS`."""
     if name in ("raw", "permuted"):
-        model, processor = take_up(world, f"langbridge_{seed}", "b")
+        model, processor = load_adapter_onto(world, f"langbridge_{seed}", "b")
         if name == "permuted":
             token_ids = model.model.vocabulary_head.token_ids
             token_ids.copy_(token_ids[torch.randperm(len(token_ids))])
@@ -54,7 +54,7 @@ def make_start(world: PhotoWorld, name: str, seed: int, scratch: Path) -> Start:
         adapter = LangBridgeAdapter.from_pretrained(world.output_dir / f"tuned_{seed}" / "adapter")
         return adapter.join(*parts, words_per_image=world.sizes.words_per_image, linear_remainder=True)
     if name == "distilled":
-        model, processor = take_up(world, f"grounded_{seed}", "b")
+        model, processor = load_adapter_onto(world, f"grounded_{seed}", "b")
         distil_from_photos(world, model, processor, seed, scratch)
         return model, processor
     processor = LangBridgeProcessor.from_vision_text_pretrained(*parts)
@@ -75,10 +75,10 @@ def lift_onto(
     its_processor: LangBridgeProcessor,
     world: PhotoWorld,
 ) -> None:
-    """Gives a model the MLP that was trained with another language model, followed by that one's lift into words."""
+    """Gives a model the MLP that was trained with another language model, lifted into that model's words."""
     ids = torch.tensor(world.vocabulary.token_ids(its_processor.tokenizer))  # (V,)
     model.model.multi_modal_projector.load_state_dict(mlp.model.multi_modal_projector.state_dict())
-    put_inverse_in(model.model.vocabulary_head, mlp.get_input_embeddings()(ids))
+    set_to_inverse(model.model.vocabulary_head, mlp.get_input_embeddings()(ids))
 
 
 def distil_from_photos(
@@ -115,7 +115,7 @@ class Captioning(TrainerCallback):
         self.photos, self.processor = world.photos("test"), processor
         self.steps, self.curve = world.sizes.finetuning_steps, {}
 
-    def look(self, step: int, model: PreTrainedModel) -> None:
+    def caption(self, step: int, model: PreTrainedModel) -> None:
         if step not in self.steps or step in self.curve:
             return
         model.eval()
@@ -125,10 +125,10 @@ class Captioning(TrainerCallback):
         self.curve[step] = {"scores": scores, "captions": captions}
 
     def on_train_begin(self, args, state, control, model, **kwargs):
-        self.look(0, model)
+        self.caption(0, model)
 
     def on_step_end(self, args, state, control, model, **kwargs):
-        self.look(state.global_step, model)
+        self.caption(state.global_step, model)
 
 
 def finetune(world: PhotoWorld, start: str, seed: int, folder: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What experiments on real photos share: small language models A and B, their words, and what a frozen tower sees."""
+"""What experiments on real photos share: language models A and B, their words, and the frozen tower's features."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, LlamaConfig, PreTrainedModel, Qwen2Config
 from transformers.image_utils import load_image
 
-from experiments.flickr8k.caption_corpora import read_caption_text, read_photos
+from experiments.flickr8k.caption_corpora import read_caption_text, read_flickr8k
 from experiments.small_language_model import (
     CHAT_TEMPLATE,
     caption_documents,
@@ -56,7 +56,7 @@ class Sizes:
         400,
     )  # of B and an adapter, after which photos are captioned
     finetuning_learning_rate: float = 5e-4  # of B
-    finetuning_adapter_learning_rate: float = 1e-2  # of every adapter but words, which learn as in tuning
+    finetuning_adapter_learning_rate: float = 1e-2  # of every adapter except words, which learn as in tuning
 
 
 QUICK = Sizes(
@@ -82,7 +82,7 @@ class PhotoWorld:
 
     Args:
         data (`Path`): holds `caption_text`, `flickr8k` and `mobilenetv2_imagenet`.
-        output_dir (`Path`): each stage's folder lies in it.
+        output_dir (`Path`): the folder of the stages' folders.
         sizes ([`Sizes`]): of everything.
         tokenizers (`tuple[str, str]`, *optional*):
             Folders of `data/tokenizers` for A and B, in place of small ones trained here.
@@ -99,7 +99,7 @@ class PhotoWorld:
 
     @property
     def settings(self) -> dict:
-        """All that decides the results, but for the adapters' seeds: more of them may be added later."""
+        """All that decides the results, except the adapters' seeds: more of them may be added later."""
         return {"sizes": dataclasses.asdict(self.sizes), "tokenizers": self.tokenizers, "seed": self.seed}
 
     @property
@@ -115,7 +115,7 @@ class PhotoWorld:
 
     def photos(self, split: str) -> list[CaptionedPhoto]:
         limit = self.sizes.train_photos if split == "train" else self.sizes.test_photos
-        return read_photos(self.data / "flickr8k", split, limit)
+        return read_flickr8k(self.data / "flickr8k", split, limit)
 
     def caption_text(self) -> tuple[list[str], list[str]]:
         """The halves of the text that language models A and B learn from."""
@@ -183,7 +183,7 @@ def _train_language_model(world: PhotoWorld, folder: Path, which: int, config_cl
 
 
 def compute_features(world: PhotoWorld, folder: Path) -> None:
-    """What the frozen tower sees in every train and test photo."""
+    """The frozen tower's features of every train and test photo."""
     cache = FeatureCache(AutoModel.from_pretrained(world.tower, dtype=torch.float32))
     image_processor = AutoImageProcessor.from_pretrained(world.tower)
     photos = world.photos("train") + world.photos("test")

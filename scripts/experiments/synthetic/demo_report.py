@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo leaves for a person to read: a table of caption attribute accuracies, a sentence, and a picture."""
+"""The demo's report: a table of caption attribute accuracies, a sentence, and a picture."""
 
 import os
 import textwrap
@@ -28,7 +28,7 @@ COLUMNS = {
 
 
 def accuracy_table(scenes: Sequence[Scene], captions: Mapping[str, Sequence[str]]) -> str:
-    """A markdown table: one row per system, the share of attributes that its captions of the scenes state rightly."""
+    """A markdown table: one row per system, the share of attributes that its captions state correctly."""
     lines = [f"| caption written by | {' | '.join(COLUMNS.values())} |", "|---|" + "---:|" * len(COLUMNS)]
     for system, answers in captions.items():
         accuracy = attribute_accuracy(scenes, answers)
@@ -36,8 +36,10 @@ def accuracy_table(scenes: Sequence[Scene], captions: Mapping[str, Sequence[str]
     return "\n".join(lines)
 
 
-def compare(scenes: Sequence[Scene], names: tuple[str, str], captions: tuple[Sequence[str], Sequence[str]]) -> str:
-    """Says which of two systems states more attributes rightly, and whether the scenes suffice to tell."""
+def compare_captions(
+    scenes: Sequence[Scene], names: tuple[str, str], captions: tuple[Sequence[str], Sequence[str]]
+) -> str:
+    """Says which of two systems states more attributes correctly, and whether the scenes suffice to tell."""
     hits = [[attribute_hits(*pair)["all"] for pair in zip(scenes, answers, strict=True)] for answers in captions]
     differences = [first - second for first, second in zip(*hits, strict=True)]
     mean, error = fmean(differences), stdev(differences) / sqrt(len(differences))

@@ -2,7 +2,7 @@
 """A small synthetic world to learn to caption: two coloured shapes per picture, many ways to say what is there.
 
 Some pairs of colour and shape (`UNSEEN_PAIRS`) are kept out of every training picture. A held-out scene shows at
-least one of them, so whoever captions it rightly has named a thing that no training picture showed. Language models
+least one of them, so a correct caption names a thing that no training picture showed. Language models
 also read about other scenes with such pairs, as real ones have read of more than training photos show; but never about
 a scene that is held out.
 """
@@ -242,7 +242,7 @@ def read_caption(caption: str) -> tuple[list[dict[str, str]], str | None]:
 
 def attribute_hits(scene: Scene, caption: str) -> dict[str, float]:
     """
-    Share of the scene's attributes that the caption states rightly, per kind, each in [0, 1].
+    Share of the scene's attributes that the caption states correctly, per kind, each in [0, 1].
 
     Things may be named in either order: the order that serves the caption better counts. Only the first two things
     count, so that naming everything earns nothing.

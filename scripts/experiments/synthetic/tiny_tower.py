@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny CLIP vision tower that learns to see by naming the attributes of synthetic scenes."""
+"""A tiny CLIP vision tower, trained to name the attributes of synthetic scenes."""
 
 import os
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def train_tower(
 ) -> None:
     """
     Trains a CLIP vision tower from random weights to name a scene's attributes, and saves it with its image processor,
-    whole or not at all. The classification head is thrown away.
+    whole or not at all. The classification head is not saved.
 
     The tower gives 49 visual tokens (7 x 7 patches) of width 64 and a class token before them.
 

@@ -4,14 +4,13 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from elsewhere import logits_elsewhere
+from in_process import run_script_here
 from paths import ROOT
 from safetensors.torch import load_file, save_file
 from tiny_parts import ask, make_image, save_language_model, save_vision_tower
@@ -306,8 +305,7 @@ def test_the_lifted_adapter_goes_to_another_language_model(vision, parts, tmp_pa
 
 
 def test_the_script_writes_what_a_fresh_process_loads_without_this_project(checkpoint, tmp_path):
-    command = [sys.executable, str(SCRIPT), "--model", str(checkpoint), "--output_dir", str(tmp_path / "lifted")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    result = run_script_here(SCRIPT, "--model", checkpoint, "--output_dir", tmp_path / "lifted")
     assert result.returncode == 0, result.stderr[-3000:]
     assert re.search(r"span 32 of the 32 dimensions .* relative error of \d(\.\d+)?e-0[789]\.\n", result.stdout)
     difference = re.search(r"differ from the LLaVA's by at most (\S+) \(the largest is", result.stdout)

@@ -2,13 +2,12 @@
 """A checkpoint of the published code, converted: the same logits and answers as the original's own forward pass."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from elsewhere import logits_elsewhere
+from in_process import run_script_here
 from original_langbridge import OriginalLangBridge, mark_image
 from paths import ROOT
 from PIL import Image
@@ -254,8 +253,7 @@ def test_the_script_writes_a_folder_that_a_fresh_process_loads_without_this_proj
         "--vocab_matrix": finetuned.save_matrix(tmp_path / "matrix.pt"),
         "--output_dir": output,
     }
-    command = [sys.executable, str(SCRIPT), *(str(part) for option in options.items() for part in option)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    result = run_script_here(SCRIPT, *(part for option in options.items() for part in option))
     assert result.returncode == 0, result.stderr[-3000:]
     sentences = result.stdout.splitlines()
     assert len(sentences) == 2 and "have moved by" in sentences[0] and str(output) in sentences[1]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from in_process import run_script_here
 from paths import SCRIPTS
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
@@ -91,7 +92,7 @@ def read(folder: Path, name: str) -> dict:
 @pytest.fixture
 def run_export(run_script):
     def run(model: Path, output: Path, *arguments) -> str:
-        return run_script("--model", model, "--format", "llava", "--output_dir", output, *arguments)
+        return run_script("--model", model, "--output_dir", output, *arguments)
 
     return run
 
@@ -103,7 +104,7 @@ def export(run_export, tmp_path):
     def export(model: Path, *arguments) -> Path:
         output = tmp_path / "llava"
         message = run_export(model, output, *arguments)
-        assert "The LLaVA lies in" in message, message
+        assert "The LLaVA is in" in message, message
         return output
 
     return export
@@ -309,8 +310,8 @@ def test_a_merged_lora_is_exported_and_a_fresh_process_with_transformers_alone_a
     model.save_pretrained(tmp_path / "merged")
     processor.save_pretrained(tmp_path / "merged")
     (tmp_path / "merged" / TRAINING_RECORD).write_text("how it was trained")
-    arguments = ["--model", tmp_path / "merged", "--format", "llava", "--output_dir", tmp_path / "llava"]
-    exported = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=200)
+    arguments = ["--model", tmp_path / "merged", "--output_dir", tmp_path / "llava"]
+    exported = run_script_here(SCRIPT, *arguments)
     assert exported.returncode == 0, exported.stderr[-3000:]
     assert "The LLaVA's logits differ from the LangBridge's by at most" in exported.stdout
     assert (tmp_path / "llava" / TRAINING_RECORD).read_text() == "how it was trained"

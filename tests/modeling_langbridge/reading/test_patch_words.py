@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 from tiny_parts import make_image, make_tokenizer, save_vision_tower
 from transformers import (
     AutoModel,
@@ -19,6 +19,7 @@ from modeling_langbridge.reading.patch_words import (
     draw_words,
     name_words,
     strongest_words,
+    write_on_patches,
 )
 
 
@@ -94,6 +95,13 @@ def test_words_that_look_alike_get_names_of_their_own():
     assert name_words(tokenizer, ids) == ["dog", "zb"]
 
 
+def test_bytes_that_are_no_characters_get_names_of_their_own():
+    tokenizer = make_tokenizer()
+    byte_ids = torch.tensor(tokenizer.encode("é"))  # (2,), neither of which is a character
+    assert name_words(tokenizer, byte_ids) == ["\ufffd", "'\ufffd'"]
+    assert len(set(name_words(tokenizer, torch.arange(len(tokenizer))))) == len(tokenizer)
+
+
 def test_a_heat_map_is_bright_where_the_word_is_said_and_blue_where_raw_coefficients_are_negative(vision, text):
     model, processor = compose(vision, text)
     words = strongest_words(model, processor, Image.new("RGB", (40, 40), "white"))
@@ -113,3 +121,15 @@ def test_a_heat_map_is_bright_where_the_word_is_said_and_blue_where_raw_coeffici
         if framed.getpixel((x, y)) != picture.getpixel((x, y))
     ]
     assert set(changed) == {1 * 4 + 2}
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_word_lies_on_its_own_patch(row, column):
+    view = Image.new("RGB", (64, 32), "black")
+    words = [["x", "x"], ["x", "x"]]
+    plain = write_on_patches(view, words)
+    words[row][column] = "snowboarding"
+    left, top, right, bottom = ImageChops.difference(write_on_patches(view, words), plain).getbbox()
+    width, height = plain.width // 2, plain.height // 2
+    assert column * width <= left < right <= (column + 1) * width
+    assert row * height <= top < bottom <= (row + 1) * height

@@ -318,8 +318,8 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"[\x22a\x22,", "is not a vocabulary file, which is JSON"),
-        (b"\xff\xfe\x00", "is not a vocabulary file, which is JSON"),
+        (b"[\x22a\x22,", "is damaged, it is not JSON"),
+        (b"\xff\xfe\x00", "is damaged, it is not JSON"),
         (b'{"\xc4\xa0dog": 5562}', "must hold a JSON list of token surfaces, not a dict"),
         (b'["a", 5]', "entry 1 is 5"),
         (b"[]", "needs at least one surface"),

@@ -10,7 +10,7 @@ from PIL import Image
 from experiments.flickr8k.caption_corpora import (
     caption_dataset,
     read_caption_text,
-    read_photos,
+    read_flickr8k,
     tidy,
 )
 
@@ -41,16 +41,16 @@ def test_caption_text_holds_each_distinct_caption_once_in_an_order_given_by_the_
 
 
 def test_photos_of_a_split_come_in_order_with_their_captions(flickr):
-    photos = read_photos(flickr, "train")
+    photos = read_flickr8k(flickr, "train")
     assert [(photo.name, photo.captions) for photo in photos] == [
         ("0.png", ["Photo 0.", "Again 0"]),
         ("2.png", ["Photo 2.", "Again 2"]),
     ]
-    assert read_photos(flickr, "train", limit=1) == photos[:1]
+    assert read_flickr8k(flickr, "train", limit=1) == photos[:1]
 
 
 def test_every_human_caption_becomes_a_row_with_its_own_photo(flickr):
-    rows = list(caption_dataset(read_photos(flickr, "train")))
+    rows = list(caption_dataset(read_flickr8k(flickr, "train")))
     assert [row["completion"][0]["content"] for row in rows] == ["Photo 0.", "Again 0", "Photo 2.", "Again 2"]
     assert [row["images"][0].getpixel((0, 0))[0] for row in rows] == [0, 0, 80, 80]
     assert all(row["prompt"] == [{"role": "user", "content": ""}] for row in rows)
@@ -59,7 +59,7 @@ def test_every_human_caption_becomes_a_row_with_its_own_photo(flickr):
 def test_missing_text_photos_and_splits_are_named(tmp_path, flickr):
     with pytest.raises(FileNotFoundError, match="no \\*.txt.gz"):
         read_caption_text(tmp_path, seed=0)
-    with pytest.raises(FileNotFoundError, match="captions.jsonl"):
-        read_photos(tmp_path / "nowhere", "train")
+    with pytest.raises(ValueError, match="captions.jsonl cannot be read"):
+        read_flickr8k(tmp_path / "nowhere", "train")
     with pytest.raises(ValueError, match="'dev'"):
-        read_photos(flickr, "dev")
+        read_flickr8k(flickr, "dev")

@@ -4,14 +4,13 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 from elsewhere import logits_elsewhere
+from in_process import run_script_here
 from paths import ROOT
 from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -20,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 from hub_cards.training_record import TRAINING_RECORD
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
-from modeling_langbridge.conversion.logit_probe import compare, save_in
+from modeling_langbridge.conversion.logit_probe import compare_logits, save_in
 from trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer
 from trainer.checkpointing.lora_merging import merge_lora
 
@@ -96,8 +95,7 @@ def lora(base) -> Path:
 @pytest.fixture(scope="module")
 def merged(lora) -> Path:
     output = lora.parent / "merged"
-    command = [sys.executable, str(SCRIPT), "--model", str(lora), "--output_dir", str(output)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    result = run_script_here(SCRIPT, "--model", lora, "--output_dir", output)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "Merging changed the logits by at most" in result.stdout and "QLoRA" in result.stdout
     return output
@@ -254,7 +252,7 @@ def test_weights_too_large_for_the_dtype_are_refused(lora, tmp_path):
 )
 def test_a_difference_is_small_beside_the_largest_logit_or_one(reference, difference, small):
     reference = torch.tensor([[reference, 0.1]], dtype=torch.float64)
-    assert compare(reference + torch.tensor([0.0, difference]), reference).is_small() == small
+    assert compare_logits(reference + torch.tensor([0.0, difference]), reference).is_small() == small
 
 
 def no_folder(copy, request):

@@ -130,3 +130,11 @@ def test_images_of_every_size_and_mode_share_a_batch(collator, tmp_path):
 def test_a_faulty_sample_is_named_in_its_batch(collator, change, message):
     with pytest.raises(ValueError, match=message):
         collator([TEXT, {**sample("broken", "red"), **change}])
+
+
+def test_further_columns_are_made_of_the_batchs_samples(processor):
+    def count_images(samples: list[dict]) -> dict[str, torch.Tensor]:
+        return {"num_images": torch.tensor([len(sample["images"]) for sample in samples])}
+
+    collator = ConversationCollator(ConversationEncoder(processor), {"count": count_images})
+    assert collator([ONE, TEXT, TWO])["count"]["num_images"].tolist() == [1, 0, 2]

@@ -2,12 +2,12 @@
 """Semantic arithmetic: photos and words are added and subtracted, and the sum's words, photos and caption follow."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from in_process import run_script_here
 from paths import SCRIPTS
 from tiny_parts import SENTENCES, ask, make_image
 from tiny_training import load_script
@@ -25,7 +25,7 @@ from trainer.evaluation.semantic_arithmetic import (
     read_words,
     text_distribution,
 )
-from trainer.evaluation.word_scores import find_words, pool_photos, visual_tokens
+from trainer.evaluation.word_scores import pool_photos, reading_words, visual_tokens
 
 
 SCRIPT = SCRIPTS / "arithmetic.py"
@@ -166,7 +166,7 @@ def test_a_text_as_words_is_those_that_the_adapter_has():
 
 
 def test_a_sum_is_read_as_its_photo_and_moves_towards_a_text(gated, processor):
-    vocabulary, embeddings = find_words(gated, processor.tokenizer)
+    vocabulary, embeddings = reading_words(gated, processor.tokenizer)
     red, blue = make_image("red"), make_image("blue")
     pooled = pool_photos(gated.model, processor.image_processor, [red])[0]  # (V,)
     water = vocabulary.surfaces.index(" water")
@@ -185,25 +185,15 @@ def test_a_sum_is_read_as_its_photo_and_moves_towards_a_text(gated, processor):
 
 
 def test_a_caption_on_words_is_made_of_the_strongest(gated, processor):
-    vocabulary, embeddings = find_words(gated, processor.tokenizer)
+    vocabulary, embeddings = reading_words(gated, processor.tokenizer)
     strengths, _, tokens = read_words(gated, processor, vocabulary, [(1, make_image("red"))])
     assert torch.equal(tokens, embeddings[strengths.argsort(descending=True)[:10]])
 
 
 def test_the_script_shows_words_photos_and_caption(checkpoint, photos, gated, processor, tmp_path):
-    command = [sys.executable, str(SCRIPT), "--model", str(checkpoint), "--plus", str(photos / "red.png")]
-    command += [
-        "--plus-text",
-        "water",
-        "water",
-        "--plus_text",
-        "water",
-        "--photos",
-        str(photos),
-        "--output",
-        str(tmp_path / "out.json"),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    command = ["--model", checkpoint, "--plus", photos / "red.png", "--plus-text", "water", "water"]
+    command += ["--plus_text", "water", "--photos", photos, "--output", tmp_path / "out.json"]
+    result = run_script_here(SCRIPT, *command)
     assert result.returncode == 0, result.stderr[-3000:]
     alone, wet = json.loads((tmp_path / "out.json").read_text())
     assert (alone["sum"], wet["sum"]) == ("red.png", 'red.png + "water" + "water" + "water"')

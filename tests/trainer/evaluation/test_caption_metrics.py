@@ -62,5 +62,5 @@ def test_images_that_do_not_match_are_named():
 
 def test_missing_java_is_said_plainly(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match="Java"):
+    with pytest.raises(FileNotFoundError, match="Java"):
         caption_scores({"a.jpg": "a dog"}, {"a.jpg": ["a dog"]})

@@ -5,13 +5,13 @@ import itertools
 import json
 import math
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from in_process import run_script_here
 from paths import SCRIPTS
 from safetensors.torch import load_file, save_file
 from tiny_parts import SENTENCES, make_image, save_vision_tower
@@ -29,9 +29,9 @@ from trainer.data.captioned_photos import read_captioned_photos
 from trainer.evaluation.retrieval import likelihood_scores, recall_at, recall_both_ways
 from trainer.evaluation.word_scores import (
     assign,
-    find_words,
     mean_tokens,
     pool_photos,
+    reading_words,
     score_captions,
     score_means,
 )
@@ -248,7 +248,7 @@ def test_photos_are_scored_with_any_adapter(vision, text, processor, adapter_typ
     )
     images = [make_image("red"), make_image("blue")]
     if adapter_type == "langbridge":
-        words, embeddings = find_words(model, processor.tokenizer)
+        words, embeddings = reading_words(model, processor.tokenizer)
         assert words == vocabulary
     else:
         embeddings = model.get_input_embeddings()(torch.tensor(vocabulary.token_ids(processor.tokenizer))).detach()
@@ -270,9 +270,8 @@ def test_an_assignment_is_as_sharp_as_vlaps():
 
 
 def test_the_script_finds_everything_with_an_adapter_that_knows_the_photos(vision, grounded, captions, tmp_path):
-    command = [sys.executable, str(SCRIPT), "--adapter", str(grounded), "--vision_tower", vision]
-    command += ["--dataset", str(captions), "--output", str(tmp_path / "out.json")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    command = ["--adapter", grounded, "--vision_tower", vision, "--dataset", captions]
+    result = run_script_here(SCRIPT, *command, "--output", tmp_path / "out.json")
     assert result.returncode == 0, result.stderr[-3000:]
     assert "4 photos, 8 captions" in result.stdout
     assert "| image to text | 1.000 | 1.000 | 1.000 |" in result.stdout

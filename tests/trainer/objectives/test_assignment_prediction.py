@@ -75,7 +75,7 @@ def logged(trainer, name: str) -> list[float]:
     return [float(entry[name]) for entry in trainer.state.log_history if name in entry]
 
 
-def see(trainer, rows) -> dict[str, torch.Tensor]:
+def terms_of(trainer, rows) -> dict[str, torch.Tensor]:
     """Shows the model a batch of rows, and the objective's sums of it."""
     batch = trainer.data_collator(rows)
     trainer.model(**{name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values")})
@@ -149,7 +149,7 @@ def test_a_batchs_padding_and_dropout_change_no_caption(vision, vocabulary, make
     batch = trainer.data_collator(rows)
     assert not batch[objective.name]["mask"].all()
     model.train()  # GPT-2's dropout is 0.1
-    objective.seen = torch.ones(len(expected), 1, 32)
+    objective.mean_tokens = torch.ones(len(expected), 1, 32)
     _, scores = objective.scores(model, batch[objective.name], Accelerator(cpu=True))
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-4)
     assert model.model.language_model.training
@@ -222,7 +222,7 @@ def test_evaluation_reports_the_mean_over_a_batchs_images(compose, make, dataset
     trainer = make(assignment_prediction_weight=1.0, per_device_eval_batch_size=12)
     metrics = trainer.evaluate(dataset)
     images = sum(len(row["images"]) for row in dataset)
-    expected = see(trainer, list(dataset))["loss"].item() / images
+    expected = terms_of(trainer, list(dataset))["loss"].item() / images
     assert metrics["eval_assignment_prediction"] == pytest.approx(expected, rel=1e-4)
     plain = make(compose(), assignment_prediction_weight=0.0, per_device_eval_batch_size=12).evaluate(dataset)
     assert metrics["eval_loss"] == pytest.approx(plain["eval_loss"] + expected, rel=1e-4)
@@ -253,7 +253,7 @@ def test_one_image_and_captions_without_a_shared_word_give_finite_losses(make, d
     answers = [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "0123 %$#"}]
     trainer = make()
     for rows in ([dataset[0]], [{"images": dataset[0]["images"], "messages": answers}] * 3):
-        terms = see(trainer, rows)
+        terms = terms_of(trainer, rows)
         terms["loss"].backward()
         assert terms["loss"].isfinite() and terms["loss"] > 0
     assert all(parameter.grad.isfinite().all() for parameter in trainer.model.model.multi_modal_projector.parameters())
@@ -263,7 +263,7 @@ def test_a_caption_without_tokens_counts_nothing(make, dataset):
     trainer = make()
     (objective,) = trainer.objectives
     rows = [row for row in dataset if row["images"]][:3]
-    expected = see(trainer, rows)["loss"]
+    expected = terms_of(trainer, rows)["loss"]
     silent = {**rows[0], "messages": [{"role": "assistant", "content": [{"type": "text", "text": ""}]}]}
     batch = objective.collate([rows[0], silent, *rows[1:]])
     assert batch["places"].tolist() == [0, -1, 1, 2] and objective.count(batch) == 3
@@ -278,7 +278,7 @@ def test_words_that_are_all_alike_give_finite_losses(make, dataset, targets):
     trainer = make(assignment_targets=targets)
     with torch.no_grad():
         trainer.model.get_input_embeddings().weight.fill_(0.1)
-    terms = see(trainer, list(dataset))
+    terms = terms_of(trainer, list(dataset))
     terms["loss"].backward()
     assert terms["loss"].isfinite()
     assert all(parameter.grad.isfinite().all() for parameter in trainer.model.model.multi_modal_projector.parameters())
@@ -371,7 +371,7 @@ def test_two_processes_learn_what_one_learns(make, launch, tmp_path):
 def test_sharded_weights_are_refused(launch, tmp_path):
     options = {**OPTIONS, "max_steps": 1, "dataset": write_samples(tmp_path), "assignment_prediction_weight": 0.5}
     result = launch("fsdp2", **options)
-    assert "train.py: `assignment_prediction_weight` cannot be had with sharded weights" in result.stderr
+    assert "train.py: `assignment_prediction_weight` is not supported with sharded weights" in result.stderr
 
 
 def test_words_that_the_tokenizer_cuts_count_as_never_used_and_train_on(compose, processor, make, tmp_path):

@@ -41,15 +41,15 @@ def test_the_loss_is_the_caption_loss_and_the_weighted_words(compose, processor,
         compose(), processor, dataset, tmp_path / "words", word_prediction_weight=2.0, entropy_weight=0.5, **options
     )
     with_words.train()
-    (loss,), (assignment,), (entropy,) = (logged(with_words, n) for n in ("loss", "word_prediction", "word_entropy"))
-    assert loss == pytest.approx(logged(plain, "loss")[0] + 2 * (assignment + 0.5 * entropy), abs=2e-3)
+    (loss,), (prediction,), (entropy,) = (logged(with_words, n) for n in ("loss", "word_prediction", "word_entropy"))
+    assert loss == pytest.approx(logged(plain, "loss")[0] + 2 * (prediction + 0.5 * entropy), abs=2e-3)
 
     model, (objective,) = compose(), with_words.objectives
     rows = [row for row in dataset if row["images"]]
     batch = with_words.data_collator(rows)
     coefficients = model.get_image_coefficients(batch["pixel_values"])  # gated, (images, tokens, V)
     pooled = coefficients.sum(1) / coefficients.sum((1, 2))[:, None]
-    assert assignment == pytest.approx(word_prediction_loss(pooled, objective.targets(rows)).item(), abs=1e-3)
+    assert prediction == pytest.approx(word_prediction_loss(pooled, objective.targets(rows)).item(), abs=1e-3)
     gates = coefficients.sum(-1)  # (images, tokens)
     softmax = coefficients / gates[..., None]
     expected = -(gates * (softmax * softmax.log()).sum(-1)).sum(1) / gates.sum(1)  # (images,)

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-
-
 import pytest
-from hub_clients import TOKEN
 from huggingface_hub import ModelCard
 from paths import SCRIPTS
 from tiny_training import write_samples
@@ -24,7 +21,7 @@ print("loaded")
 
 
 @pytest.fixture
-def train(client, vision, text, tmp_path):
+def train(publisher, vision, text, tmp_path):
     def train(script: str, repo_id: str, *options: str) -> None:
         SharedVocabulary([" dog", " ball", " a", " the", " red"]).save(tmp_path / "vocabulary.json")
         samples = write_samples(tmp_path, 6, text_only=lambda index: False)
@@ -32,7 +29,7 @@ def train(client, vision, text, tmp_path):
         command += ["--vocabulary", tmp_path / "vocabulary.json", "--projector_hidden_size", "24"]
         command += ["--output_dir", tmp_path / "out", "--max_steps", "2", "--save_steps", "1", "--use_cpu"]
         command += ["--report_to", "none", "--push_to_hub", "--hub_model_id", repo_id]
-        result = client.run(*command, token=TOKEN)
+        result = publisher.run(*command)
         assert result.returncode == 0, result.stderr[-3000:]
 
     return train
