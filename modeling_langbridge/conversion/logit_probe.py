@@ -84,5 +84,5 @@ def save_in(model: PreTrainedModel, processor: ProcessorMixin, folder: Path, dty
     saved = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     reloaded = compare_logits(probe(saved, type(processor).from_pretrained(folder)), rounded)
     if not reloaded.is_small():
-        raise ValueError(f"What was written differs from what was meant: by {reloaded}. Nothing is kept of it.")
+        raise ValueError(f"The logits of the reloaded model differ by {reloaded}: nothing was kept.")
     return compare_logits(rounded, exact)

@@ -61,7 +61,7 @@ PREFIXES = OriginalWeights("model.mm_projector.", "model.vision_tower.vision_tow
 
 
 def read_config(path: Path) -> dict:
-    """A checkpoint's `config.json`, which must ask for the forward pass that this package has."""
+    """Reads a checkpoint's `config.json`; raises `ValueError` for settings that this package does not support."""
     config = read_json_object(path)
     if config.get("model_type") not in LANGUAGE_MODELS:
         raise ValueError(
@@ -86,7 +86,7 @@ def read_text_config(config: dict) -> PreTrainedConfig:
 
 
 def read_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase, size: int) -> dict[str, int]:
-    """The first V words of a vocabulary file, spelling to token id, which must be the tokenizer's."""
+    """The first V words of a vocabulary file, from spelling to token id; the ids must be the tokenizer's."""
     words = dict(list(read_json_object(path).items())[:size])
     if len(words) < size:
         raise ValueError(f"{path} holds {len(words)} words, fewer than `mm_vocab_size` in the checkpoint ({size}).")
@@ -171,7 +171,7 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def read_tensors(path: Path):
-    """What a file of tensors holds, without running code."""
+    """Loads a file of tensors without running code."""
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     require_file(path)
@@ -182,7 +182,9 @@ def read_tensors(path: Path):
             f"{path} holds objects other than tensors, which could run code and are not loaded: use safetensors."
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is damaged, or of an unknown form ({first_line(error)}): get it anew.") from error
+        raise ValueError(
+            f"{path} is damaged, or of unknown format ({first_line(error)}): download it again."
+        ) from error
 
 
 def read_json_object(path: Path) -> dict:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words that each patch of a photo is made of, read from a LangBridge model, and pictures of them.
+"""Reads the words of each patch of a photo from a LangBridge model, and draws them.
 
-It needs torch, transformers and PIL alone, so that a Space can carry it.
+This module needs only torch, transformers and PIL, so that it can be uploaded with a Space.
 """
 
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 
-PICTURE = 960  # pixels, at least, of a picture's width
-SMALLEST_PATCH = 64  # pixels; what a word on it needs
+PICTURE = 960  # minimum width of a picture, in pixels
+SMALLEST_PATCH = 64  # in pixels, so that a word fits
 
 
 @dataclass(frozen=True, eq=False)
 class PatchWords:
-    """What a model says of a photo.
+    """The words of a photo, by patch and in total.
 
     Args:
         view (`PIL.Image.Image`): The photo as the vision tower sees it, cropped to its patches.
         names (`list[str]`): The V words, as [`name_words`] writes them.
         coefficients (`torch.Tensor` of shape `(rows, columns, V)`): Each patch's, float32 on the CPU.
         patches (`list[list[list[tuple[str, float]]]]`): For every row and column its strongest words with their
-            coefficients, the strongest first; raw ones count by their size, whatever their sign.
-        photo (`list[tuple[str, float]]`): The words that the patches together say most, with their shares of all that
-            is said. Where the model has `words_per_image`, exactly the words that the language model is handed.
+            coefficients, the strongest first; raw ones are ranked by magnitude.
+        photo (`list[tuple[str, float]]`): The strongest words of all patches together, with their shares of the total.
+            Where the model has `words_per_image`, exactly the words that the language model reads.
     """
 
     view: Image.Image
@@ -42,20 +42,20 @@ class PatchWords:
 
     @property
     def patch_width(self) -> int:
-        """Pixels of a patch's sides in a picture."""
+        """Width and height of a patch in a picture, in pixels."""
         return patch_width(self.grid)
 
 
 @torch.no_grad()
 def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image, top: int = 5) -> PatchWords:
-    """Reads the words of a photo.
+    """Reads the words of a photo with a model.
 
     Args:
         model (`LangBridgeForConditionalGeneration`): With an adapter made of words, whatever its activation.
         processor (`LangBridgeProcessor`): The model's.
         image (`PIL.Image.Image`): The photo.
-        top (`int`, *optional*, defaults to 5): How many words to name of each patch; of the whole photo `2 * top`,
-            or the model's `words_per_image`.
+        top (`int`, *optional*, defaults to 5): Number of words per patch. The whole photo has `2 * top`, or the
+            model's `words_per_image`.
 
     Returns:
         [`PatchWords`].
@@ -90,7 +90,7 @@ def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: Im
 
 
 def crop_to_patches(processor: ProcessorMixin, image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
-    """A photo as the vision tower sees it, cropped to its patches, and the rows and columns of these."""
+    """A photo as the vision tower sees it, cropped to its patches, and their numbers of rows and columns."""
     unscaled = processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")
     pixels = unscaled["pixel_values"][0]  # (3, height, width)
     size = processor.patch_size
@@ -100,19 +100,18 @@ def crop_to_patches(processor: ProcessorMixin, image: Image.Image) -> tuple[Imag
 
 
 def lay_on_grid(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """What is said of each visual token, `(tokens, ...)`, by the rows and columns of the patches."""
-    # Registers, which some towers put before the patches, lie nowhere in the photo.
+    """Reshapes values of visual tokens `(tokens, ...)` to `(rows, columns, ...)`."""
+    # Registers, which some towers put before the patches, have no place in the photo.
     return tokens[-grid[0] * grid[1] :].unflatten(0, grid)  # (rows, columns, ...)
 
 
 def name_words(tokenizer: PreTrainedTokenizerBase, token_ids: torch.Tensor) -> list[str]:
-    """The words of a vocabulary head's `token_ids`, `(V,)` or `(V, pieces)`, each by a name of its own.
+    """Unique names for the words of a vocabulary head's `token_ids`, `(V,)` or `(V, pieces)`.
 
-    A name is the word without the space before it. Where an earlier word has that name already, or nothing is left to
-    read, it is the word in quotation marks with its spaces and escapes, and where these are taken as well, as by bytes
-    that are no characters, with its place in the vocabulary.
+    A name is the word without the space before it. Where an earlier word already has that name, or the word is not
+    printable, the name is its `repr`, with its index in the vocabulary where that is taken too.
     """
-    # Behind another token, since some tokenizers drop the space with which a text begins.
+    # Decoded after another token, since some tokenizers drop a leading space.
     anchor = tokenizer.encode("a", add_special_tokens=False)
     tokens = [[i for i in word if i >= 0] for word in token_ids.view(len(token_ids), -1).tolist()]
     start = len(tokenizer.decode(anchor, clean_up_tokenization_spaces=False))
@@ -125,7 +124,7 @@ def name_words(tokenizer: PreTrainedTokenizerBase, token_ids: torch.Tensor) -> l
 
 
 def readable(surface: str) -> str:
-    """A word without the space before it; in quotation marks with escapes where nothing is left to read."""
+    """A word without the space before it, or its `repr` where it is not printable."""
     word = surface.strip()
     return word if word and word.isprintable() else repr(surface)
 
@@ -150,8 +149,8 @@ def write_on_patches(
 
     Args:
         view (`PIL.Image.Image`): The photo, cropped to its patches.
-        words (`list[list[str]]`): For every row and column one.
-        strengths (`list[list[float]]`, *optional*): For every row and column, from 0 to 1; all 1 when left out.
+        words (`list[list[str]]`): One word for every row and column.
+        strengths (`list[list[float]]`, *optional*): From 0 to 1, for every row and column; 1 when left out.
     """
     grid = len(words), len(words[0])
     strengths = strengths or [[1.0] * grid[1]] * grid[0]
@@ -174,7 +173,7 @@ def write_on_patches(
 
 
 def draw_heat(words: PatchWords, word: str) -> Image.Image:
-    """Lights the photo up where a word is said, the more the larger its coefficient; blue where that is negative."""
+    """Highlights the patches of a word by its coefficient: orange where it is positive, blue where negative."""
     coefficients = words.coefficients[..., words.names.index(word)]  # (rows, columns)
     strength = coefficients / coefficients.abs().max().clamp(min=1e-12)
     photo = enlarge(words.view, words.grid)
@@ -201,11 +200,11 @@ def enlarge(view: Image.Image, grid: tuple[int, int]) -> Image.Image:
 
 
 def patch_width(grid: tuple[int, int]) -> int:
-    """Pixels of a patch's sides in a picture."""
+    """Width and height of a patch in a picture, in pixels."""
     return max(SMALLEST_PATCH, PICTURE // grid[1])
 
 
 def fit(word: str, width: int, size: float) -> ImageFont.FreeTypeFont:
-    """The font of a size in pixels, or of a smaller one in which the word is no wider than its patch."""
+    """The font at a size in pixels, or smaller where the word would be wider than its patch."""
     length = ImageFont.load_default(size).getlength(word)
     return ImageFont.load_default(min(size, size * 0.92 * width / length))

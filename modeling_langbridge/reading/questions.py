@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A question about images as a model's inputs."""
+"""Prepares a question about images as the inputs of a model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from transformers import BatchFeature, ProcessorMixin
 
 def prepare_question(processor: ProcessorMixin, images: Sequence[Any], question: str) -> BatchFeature:
     """
-    The inputs with which a model answers the same question about each of several images.
+    Prepares the inputs for the same question about each of several images.
 
     Args:
-        processor ([`ProcessorMixin`]): a LangBridge's or a LLaVA's.
-        images (`Sequence`): what chat templates take: PIL images, paths or URLs.
-        question (`str`): asked about each image, which stands before it.
+        processor ([`ProcessorMixin`]): The processor of a LangBridge or a LLaVA.
+        images (`Sequence`): PIL images, paths or URLs.
+        question (`str`): The question; the image comes before it.
 
     Returns:
         [`BatchFeature`] of `input_ids` and `attention_mask` `(images, sequence)`, and `pixel_values`.

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a repository: found in a folder here, or on the Hub by way of transformers' cache, read whole or refused in
-one sentence, written whole or not at all, and pushed."""
+"""Files in local folders and on the Hub: finding, reading with readable errors, atomic writing, and uploading."""
 
 import json
 import os

@@ -182,7 +182,7 @@ def test_what_a_visitor_does_wrong_is_told_in_a_sentence(grounded, visit, tmp_pa
     page.locator("input[type=file]").set_input_files(tmp_path / "photo.jpg")
     page.get_by_label("another word").fill("<b>nonsense</b>")
     page.get_by_role("button", name="Show").click()
-    expect(page.get_by_text("“<b>nonsense</b>” is none of this model's")).to_be_visible()
+    expect(page.get_by_text("“<b>nonsense</b>” is not one of this model's")).to_be_visible()
     page.get_by_role("button", name="Ask").click()
     expect(page.get_by_text("The question is empty")).to_be_visible()
 

@@ -108,5 +108,5 @@ def test_a_tower_of_native_resolution_is_refused(text):
 
 def test_a_loaded_tower_without_a_folder_needs_its_image_processor(text):
     tower = AutoModel.from_config(VISION_TOWERS["clip"][0])
-    with pytest.raises(ValueError, match="needs `image_processor=`"):
+    with pytest.raises(ValueError, match="needs the argument `image_processor`"):
         LangBridgeProcessor.from_vision_text_pretrained(tower, text)
