@@ -7,6 +7,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Pre
 from ..vocabulary.shared_vocabulary import SharedVocabulary
 
 
+UNKNOWN = "<unk>"
+
+
 def placeholder_language_model(vocabulary: SharedVocabulary) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """
     A language model of eight numbers a token, whose tokens are the words of a vocabulary, and its tokenizer.
@@ -14,7 +17,9 @@ def placeholder_language_model(vocabulary: SharedVocabulary) -> tuple[PreTrained
     Args:
         vocabulary ([`SharedVocabulary`]): The words; each is the token of its place in the list.
     """
-    words = Tokenizer(models.WordLevel({surface: place for place, surface in enumerate(vocabulary.surfaces)}))
+    # Surfaces are decoded behind another text, which the tokenizer must be able to encode.
+    places = {surface: place for place, surface in enumerate([*vocabulary.surfaces, UNKNOWN])}
+    words = Tokenizer(models.WordLevel(places, unk_token=UNKNOWN))
     words.decoder = decoders.Fuse()
     config = LlamaConfig(
         vocab_size=len(vocabulary) + 8,
@@ -25,4 +30,4 @@ def placeholder_language_model(vocabulary: SharedVocabulary) -> tuple[PreTrained
         bos_token_id=None,
         eos_token_id=None,
     )
-    return AutoModelForCausalLM.from_config(config), PreTrainedTokenizerFast(tokenizer_object=words)
+    return AutoModelForCausalLM.from_config(config), PreTrainedTokenizerFast(tokenizer_object=words, unk_token=UNKNOWN)

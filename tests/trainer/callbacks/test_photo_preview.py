@@ -332,11 +332,11 @@ def test_a_real_photo_is_drawn_as_the_tower_is_given_it(data, model, processor, 
     assert np.abs(view - pixels).max() < 1e-4
     assert sorted(p.name for p in (tmp_path / "preview").iterdir()) == [
         "closeness.png",
+        "preview.md",
         "step-000000.json",
         "step-000000.png",
         "step-000002.json",
         "step-000002.png",
-        "preview.md",
     ]
     for name in ("closeness.png", "step-000002.png"):
         with Image.open(tmp_path / "preview" / name) as image:
