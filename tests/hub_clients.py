@@ -102,9 +102,10 @@ class Publisher:
         command = list(map(str, command))
         self.process.stdin.write(json.dumps({"arguments": command, "environment": {"HF_TOKEN": token}}) + "\n")
         self.process.stdin.flush()
-        status = int(self.process.stdout.readline())
+        status = self.process.stdout.readline()
+        assert status, "the publisher's process has ended"
         output, errors = ((self.home / name).read_text() for name in ("stdout", "stderr"))
-        return subprocess.CompletedProcess(command, status, output, errors)
+        return subprocess.CompletedProcess(command, int(status), output, errors)
 
     def push(self, folder: Path, repo_id: str, *options: str | Path) -> subprocess.CompletedProcess:
         """Runs scripts/push_to_hub.py."""

@@ -107,7 +107,16 @@ def test_a_template_that_tells_about_this_machine_is_refused(folders, run_script
     )
 
 
-PATHS = ["path:/home/a/b", "me@host:/home/a/b", "{/home/a/b}", "x|/home/a/b", "$HOME/a", "~alice/a", "../alice/a"]
+PATHS = [
+    "/home/alice",
+    "path:/home/a/b",
+    "me@host:/home/a/b",
+    "{/home/a/b}",
+    "x|/home/a/b",
+    "$HOME/a",
+    "~alice/a",
+    "../alice/a",
+]
 
 
 @pytest.mark.parametrize("text", PATHS)

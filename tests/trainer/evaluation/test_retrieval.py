@@ -106,6 +106,9 @@ def test_recall_counts_any_of_a_photos_captions():
     recall = recall_both_ways(scores, owner, ks=(1, 2, 3))
     assert recall["image to text"] == {"1": 0.0, "2": 0.5, "3": 1.0}
     assert recall["text to image"] == {"1": 0.0, "2": 1.0, "3": 1.0}
+    # Chance knows nothing of the scores.
+    assert recall["text to image, chance"] == pytest.approx({"1": 0.5, "2": 1.0, "3": 1.0})
+    assert recall["image to text, chance"] == pytest.approx({"1": 1 / 2, "2": 5 / 6, "3": 1.0})
 
 
 def test_scores_that_are_all_equal_give_chance():
