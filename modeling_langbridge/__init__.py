@@ -17,7 +17,7 @@ from .vocabulary.shared_vocabulary import SharedVocabulary
 AutoConfig.register("langbridge", LangBridgeConfig)
 AutoConfig.register("langbridge_adapter", LangBridgeAdapterConfig)
 AutoProcessor.register(LangBridgeConfig, LangBridgeProcessor)
-# AutoModel, too, gives the generating class, so that its result can be handed to a pipeline.
+# AutoModel, too, gives the generating class, which a pipeline can use.
 for auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
     auto_class.register(LangBridgeConfig, LangBridgeForConditionalGeneration)
 

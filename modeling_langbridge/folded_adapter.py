@@ -44,7 +44,7 @@ class FoldedAdapter:
     @torch.inference_mode(False)
     @torch.no_grad()
     def refresh(self, linear: nn.Linear, head: LangBridgeVocabularyHead, embedding: nn.Embedding) -> "FoldedAdapter":
-        """Folds anew where a tensor has changed. `weight` `(d, H)` and `bias` `(d,)` are the map."""
+        """Folds again where a tensor has changed. `weight` `(d, H)` and `bias` `(d,)` are the map."""
         tensors = [head.token_ids, head.weight, head.bias, embedding.weight, *linear.parameters()]
         versions = [(id(tensor), tensor.data_ptr(), tensor.dtype, tensor._version) for tensor in tensors]
         if versions != self.versions:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0 (trf-ignore: TRF028)
 """PyTorch LangBridge model: LLaVA whose projector ends in a vocabulary head.
 
-Every visual token becomes coefficients over V shared words and is handed to the language model as that combination of
-the model's own embeddings of those words (LangBridge, arXiv 2503.19404, section 3):
+Every visual token becomes coefficients over V shared words. The language model gets that combination of its own
+embeddings of the words (LangBridge, arXiv 2503.19404, section 3):
 
     h = W2 gelu(W1 v + b1) + b2    multi_modal_projector
     c = W3 h + b3                  vocabulary_head
     x = c E                        E: the language model's embeddings of the words `vocabulary_head.token_ids`
 
-Where the coefficients are distributions, `words_per_image` hands an image over as its strongest words instead.
-To compare with, the projector alone may be the adapter: `adapter_type` `"mlp"` is stock LLaVA, `"linear"` is VLAP's.
+Where the coefficients are distributions, `words_per_image` passes an image on as its strongest words instead.
+For comparison, the projector alone may be the adapter: `adapter_type` `"mlp"` is LLaVA's, `"linear"` is VLAP's.
 """
 
 import os
@@ -210,7 +210,7 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         self.post_init()
 
     def set_output_embeddings(self, new_embeddings: nn.Linear):
-        # Resizing hands over a plain `nn.Linear`, which would lose the soft-capping.
+        # Resizing gives a plain `nn.Linear`, which would lose the soft-capping.
         self.lm_head.weight, self.lm_head.bias = new_embeddings.weight, new_embeddings.bias
         self.lm_head.out_features = new_embeddings.out_features
 
