@@ -84,7 +84,14 @@ def coefficients(folder: Path) -> torch.Tensor:
 
 
 def test_a_checkpoint_keeps_its_words_on_another_language_model(checkpoints, other_text, vision, tmp_path):
-    command = [sys.executable, str(SCRIPT), "--model", str(checkpoints["raw"]), "--language_model", other_text]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--model",
+        str(checkpoints["raw"]),
+        "--text",
+        other_text,
+    ]  # the flag's older name
     result = subprocess.run([*command, "--output_dir", str(tmp_path / "moved")], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "60 of 60" in result.stdout and "Needs finetuning: raw coefficients" in result.stdout
