@@ -67,7 +67,7 @@ class LangBridgeAdapterConfig(PreTrainedConfig):
         """The shapes of the weights, from modules on the meta device, without weights or work."""
         shape = {name: value for name, value in self.to_shape().items() if not name.startswith("vision_")}
         config = LangBridgeConfig(
-            vision_config=CLIPVisionConfig(hidden_size=self.vision_feature_size),
+            vision_config=CLIPVisionConfig(hidden_size=self.vision_feature_size, num_attention_heads=1),
             text_config=LlamaConfig(vocab_size=self.bridge_vocab_size),
             **shape,
         )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import trl
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from paths import SCRIPTS
@@ -142,3 +143,32 @@ def test_training_options_that_trl_has_too_mean_the_same():
     for name in common:
         assert sorted(ours[name].choices or []) == sorted(theirs[name].choices or []), name
         assert ours[name].default == theirs[name].default or name == "dtype"
+
+
+@pytest.mark.parametrize(
+    ("options", "needs_folder"),
+    [({"model": "mine"}, True), ({"vision_tower": "tower", "language_model": "text"}, False)],
+)
+def test_a_revision_is_refused_where_it_would_be_forgotten(options, needs_folder):
+    train = load_script("train")
+    arguments = train.ModelArguments(**options, model_revision="v1")
+    with pytest.raises(ValueError, match="--model_revision is of a --model that is trained without LoRA"):
+        train.load_model(arguments, base=None, needs_folder=needs_folder)
+
+
+def test_remote_code_is_refused_in_training(tmp_path):
+    options = ["--output_dir", str(tmp_path / "out"), "--dataset", "unread.json", "--use_cpu", "--bf16", "false"]
+    with pytest.raises(ValueError, match="--trust_remote_code has no effect"):
+        load_script("train").main([*options, "--trust_remote_code", "true"])
+
+
+def test_four_bits_are_of_the_asked_for_kind(model, processor, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    for part in (model, processor):
+        part.save_pretrained(tmp_path)
+    train = load_script("train")
+    options = {"bnb_4bit_quant_type": "fp4", "use_bnb_nested_quant": True, "dtype": "float16"}
+    arguments = train.ModelArguments(model=str(tmp_path), load_in_4bit=True, **options)
+    found = train.load_model(arguments, base=None, needs_folder=True)[0].config.quantization_config
+    assert (found.bnb_4bit_quant_type, found.bnb_4bit_use_double_quant) == ("fp4", True)
+    assert found.bnb_4bit_compute_dtype == torch.float16

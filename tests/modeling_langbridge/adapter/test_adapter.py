@@ -134,6 +134,17 @@ def test_on_another_language_model_it_says_the_same_words(
     assert visual_tokens.shape == (32, 48) and logits.isfinite().all()
 
 
+def test_a_convolutional_towers_adapter_comes_back_the_same(text, vocabulary, tmp_path):
+    vision = save_vision_tower("mobilenet_v2", tmp_path / "tower")
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text)
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, vocabulary, processor, projector_hidden_size=40
+    )
+    LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(tmp_path / "adapter")
+    again, _ = LangBridgeAdapter.from_pretrained(tmp_path / "adapter").join(vision, text)
+    assert again.model.multi_modal_projector.linear_1.weight.equal(model.model.multi_modal_projector.linear_1.weight)
+
+
 def test_loading_keeps_dtype_and_what_is_trained(compose, processor, saved):
     model = compose(seed=1).to(torch.bfloat16)
     model.model.multi_modal_projector.requires_grad_(False)
