@@ -84,7 +84,8 @@ def coefficients(folder: Path) -> torch.Tensor:
 
 
 def test_a_checkpoint_keeps_its_words_on_another_language_model(checkpoints, other_text, vision, tmp_path):
-    command = ["--model", checkpoints["raw"], "--language_model", other_text, "--output_dir", tmp_path / "moved"]
+    old_name = "--text"  # of --language_model
+    command = ["--model", checkpoints["raw"], old_name, other_text, "--output_dir", tmp_path / "moved"]
     result = run_script_here(SCRIPT, *command)
     assert result.returncode == 0, result.stderr
     assert "60 of 60" in result.stdout and "Needs finetuning: raw coefficients" in result.stdout
