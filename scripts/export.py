@@ -3,13 +3,8 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trainer.command_line import DTYPES, run_script, torch_dtype
-
-
-if TYPE_CHECKING:
-    from modeling_langbridge import LangBridgeConfig, LangBridgeProcessor
 
 
 EPILOG = """examples:
@@ -30,27 +25,6 @@ docs/serving.md says how the folder is served.
 """
 
 
-def read_config_and_processor(name: str) -> tuple["LangBridgeConfig", "LangBridgeProcessor"]:
-    from peft.utils import CONFIG_NAME
-    from transformers import AutoConfig
-
-    from modeling_langbridge import LangBridgeConfig, LangBridgeProcessor
-    from modeling_langbridge.utils.files import first_line
-
-    if Path(name, CONFIG_NAME).is_file():
-        raise ValueError(f"{name} holds a LoRA: merge it into its base first, with scripts/merge_lora.py.")
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        processor = LangBridgeProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{name} must be the folder or Hub id of a LangBridge checkpoint ({first_line(error)})."
-        ) from error
-    if not isinstance(config, LangBridgeConfig):
-        raise ValueError(f"{name} holds a model of type {config.model_type}: give a LangBridge checkpoint.")
-    return config, processor
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -69,12 +43,13 @@ def main() -> None:
 
     from hub_cards.training_record import carry_record
     from modeling_langbridge import LangBridgeForConditionalGeneration, to_llava
+    from modeling_langbridge.adapter.loading import open_processor
     from modeling_langbridge.conversion.logit_probe import compare_logits, probe, save_in
     from modeling_langbridge.conversion.to_llava import check_fits_llava
     from modeling_langbridge.utils.files import atomic_folder
 
     with atomic_folder(arguments.output_dir) as unfinished:
-        config, processor = read_config_and_processor(arguments.model)
+        config, processor = open_processor(arguments.model)
         check_fits_llava(config, processor)  # here too, before the weights are read
         dtype = torch_dtype(arguments.dtype) or config.dtype
         langbridge = LangBridgeForConditionalGeneration.from_pretrained(arguments.model, dtype=torch.float32)
