@@ -266,7 +266,7 @@ def a_complete_model(copy, request):
 
 
 def an_adapter_alone(copy, request):
-    return request.getfixturevalue("lora") / "adapter", "it is LangBridge's adapter alone"
+    return request.getfixturevalue("lora") / "adapter", "it is an adapter alone"
 
 
 def a_run_that_did_not_end(copy, request):
