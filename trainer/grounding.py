@@ -6,6 +6,7 @@ The result is an adapter alone (`adapter.safetensors` and its words), which work
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -83,10 +84,9 @@ class GroundingModel(nn.Module):
 
     Args:
         langbridge ([`LangBridgeForConditionalGeneration`]): with `coefficient_activation` softmax or gated_softmax.
-        entropy_weight (`float`): weight of the patches' mean entropy.
     """
 
-    def __init__(self, langbridge: LangBridgeForConditionalGeneration, entropy_weight: float):
+    def __init__(self, langbridge: LangBridgeForConditionalGeneration):
         super().__init__()
         if langbridge.model.vocabulary_head.activation == "linear":
             raise ValueError(
@@ -95,7 +95,6 @@ class GroundingModel(nn.Module):
         self.langbridge = langbridge.requires_grad_(False)
         self.langbridge.model.multi_modal_projector.requires_grad_(True)
         self.langbridge.model.vocabulary_head.requires_grad_(True)
-        self.entropy_weight = entropy_weight
 
     def forward(self, pixel_values: torch.Tensor, word_targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """
@@ -105,17 +104,15 @@ class GroundingModel(nn.Module):
                 From [`~trainer.objectives.word_prediction.word_targets`].
 
         Returns:
-            `dict` with `loss`, its terms `word_prediction` and `entropy` in nats, and `words`, the positions of each
-            image's ten strongest words, `(images, 10)`.
+            `dict` with `loss` and the patches' mean `entropy`, in nats, and `words`, the positions of each image's ten
+            strongest words, `(images, 10)`.
         """
         bridge = self.langbridge.model
         features = bridge.get_vision_features(pixel_values).pooler_output  # (images, tokens, d_v)
         pooled, entropy, _ = bridge.vocabulary_head.pool(bridge.multi_modal_projector(features))
-        prediction, entropy = word_prediction_loss(pooled, word_targets), entropy.mean()
         return {
-            "loss": prediction + self.entropy_weight * entropy,
-            "word_prediction": prediction.detach(),
-            "entropy": entropy.detach(),
+            "loss": word_prediction_loss(pooled, word_targets),
+            "entropy": entropy.detach().mean(),
             "words": pooled.topk(min(10, pooled.shape[1])).indices,
         }
 
@@ -197,7 +194,7 @@ class GroundingTrainer(PublishingMixin, Trainer):
         words, train_dataset = CaptionWords(vocabulary), with_one_image(train_dataset)
         weights = weigh_words(words, train_dataset, args.frequency_power)
         super().__init__(
-            GroundingModel(langbridge, args.entropy_weight),
+            GroundingModel(langbridge),
             args,
             data_collator=GroundingCollator(processing_class, words, weights),
             train_dataset=RowsByImage(train_dataset),
@@ -206,20 +203,19 @@ class GroundingTrainer(PublishingMixin, Trainer):
             **kwargs,
         )
         self.tokenizer: PreTrainedTokenizerBase = processing_class.tokenizer
-        self.terms: dict[str, list[float]] = {"word_prediction": [], "entropy": []}
+        self.entropies: list[float] = []
         self.recorder = TrainingRecorder(self, langbridge, "grounding", dataset_name, eval_dataset_name)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any):
         outputs = model(**inputs)
         if model.training:
-            for name, values in self.terms.items():
-                values.append(outputs[name].item())
+            self.entropies.append(outputs["entropy"].item())
         return (outputs["loss"], {"words": outputs["words"]}) if return_outputs else outputs["loss"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs.update({name: sum(values) / len(values) for name, values in self.terms.items() if values})
-            self.terms = {name: [] for name in self.terms}
+            logs["entropy"] = fmean(self.entropies)
+            self.entropies = []
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -232,7 +228,7 @@ class GroundingTrainer(PublishingMixin, Trainer):
         LangBridgeAdapter.from_model(langbridge, self.tokenizer).save_pretrained(folder / "adapter")
         learnt = TrainedPart(mode="full", learning_rate=float(self.args.learning_rate))
         parts = {"vision_tower": TrainedPart(mode="frozen"), "projector": learnt, "vocabulary_head": learnt}
-        self.recorder.write(folder / "adapter", name_origins(parts, langbridge), {"entropy": self.args.entropy_weight})
+        self.recorder.write(folder / "adapter", name_origins(parts, langbridge), objectives={})
 
 
 def word_precision(prediction: Any) -> dict[str, float]:

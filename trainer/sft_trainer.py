@@ -102,7 +102,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
                 eval_dataset = self._read(eval_dataset, encoder, args)
         self.objectives: list[Objective] = []
         if args.word_prediction_weight:
-            weights = args.word_prediction_weight, args.frequency_power, args.entropy_weight
+            weights = args.word_prediction_weight, args.frequency_power
             self.objectives.append(WordPredictionObjective(*weights, model, encoder.tokenizer, train_dataset))
         if args.assignment_prediction_weight:
             self.objectives.append(AssignmentObjective(args, model, encoder.tokenizer, train_dataset, vocabulary))

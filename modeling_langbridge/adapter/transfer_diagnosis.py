@@ -118,8 +118,7 @@ def diagnose_transfer(
     """
     head, bridge = new.model.vocabulary_head, new.model
     words = bridge.get_word_embeddings().float()  # (V, d)
-    token_ids = head.token_ids.view(len(words), -1)  # (V, pieces)
-    whole = (token_ids >= 0).sum(1) == 1  # (V,)
+    whole = head.is_whole()  # (V,)
     num_cut = int((~whole).sum())
     in_use = slice(None) if head.missing_words() is None else whole
     lengths = words[in_use].norm(dim=-1)

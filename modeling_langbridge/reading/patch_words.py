@@ -68,7 +68,7 @@ def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: Im
     pixel_values = pixel_values.to(model.model.vision_tower.device, model.model.vision_tower.dtype)
     coefficients = model.get_image_coefficients(pixel_values)[0].float().cpu()  # (tokens, V)
 
-    names = name_words(processor.tokenizer, model.model.vocabulary_head.token_ids)
+    names = name_words(processor.tokenizer, model.model.vocabulary_head.get_word_ids())
 
     def name(numbers: torch.Tensor, words: torch.Tensor) -> list[tuple[str, float]]:
         return [(names[word], number) for word, number in zip(words.tolist(), numbers.tolist(), strict=True)]
@@ -105,17 +105,16 @@ def lay_on_grid(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     return tokens[-grid[0] * grid[1] :].unflatten(0, grid)  # (rows, columns, ...)
 
 
-def name_words(tokenizer: PreTrainedTokenizerBase, token_ids: torch.Tensor) -> list[str]:
-    """Unique names for the words of a vocabulary head's `token_ids`, `(V,)` or `(V, pieces)`.
+def name_words(tokenizer: PreTrainedTokenizerBase, word_ids: list[list[int]]) -> list[str]:
+    """Unique names for words, each given by the token ids of its pieces (`vocabulary_head.get_word_ids()`).
 
     A name is the word without the space before it. Where an earlier word already has that name, or the word is not
     printable, the name is its `repr`, with its index in the vocabulary where that is taken too.
     """
     # Decoded after another token, since some tokenizers drop a leading space.
     anchor = tokenizer.encode("a", add_special_tokens=False)
-    tokens = [[i for i in word if i >= 0] for word in token_ids.view(len(token_ids), -1).tolist()]
     start = len(tokenizer.decode(anchor, clean_up_tokenization_spaces=False))
-    texts = tokenizer.batch_decode([anchor + word for word in tokens], clean_up_tokenization_spaces=False)
+    texts = tokenizer.batch_decode([anchor + word for word in word_ids], clean_up_tokenization_spaces=False)
     names: dict[str, None] = {}  # a dict, unlike a set, keeps the order
     for surface in (text[start:] for text in texts):
         candidates = readable(surface), repr(surface), f"{surface!r} ({len(names)})"

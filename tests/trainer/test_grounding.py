@@ -2,6 +2,7 @@
 """The grounding stage: words of captions are learnt without a language model, and any language model takes them up."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -80,27 +81,12 @@ def test_an_adapter_learns_its_photos_words_and_nothing_else_changes(
     assert strongest == [" ball", " boat", " grass", " dog"]
 
 
-def test_the_terms_of_the_objective_are_logged_apart(vision, processor, captions, tmp_path):
-    dataset = load_training_data(str(captions))
-    trainer = make_trainer(vision, processor, dataset, tmp_path / "out", entropy_weight=0.5, max_steps=20)
+def test_the_patches_entropy_is_logged_beside_the_loss(vision, processor, captions, tmp_path):
+    trainer = make_trainer(vision, processor, load_training_data(str(captions)), tmp_path / "out", max_steps=20)
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(entries) == 2
-    for entry in entries:
-        expected = float(entry["word_prediction"]) + 0.5 * float(entry["entropy"])
-        assert float(entry["loss"]) == pytest.approx(expected, abs=2e-3)
-        assert float(entry["entropy"]) > 0
-
-
-def test_more_weight_on_the_entropy_makes_patches_speak_fewer_words(vision, processor, captions, tmp_path):
-    entropies = []
-    for weight in (0.0, 1.0):
-        trainer = make_trainer(
-            vision, processor, load_training_data(str(captions)), tmp_path / str(weight), entropy_weight=weight
-        )
-        trainer.train()
-        entropies.append([float(entry["entropy"]) for entry in trainer.state.log_history if "loss" in entry][-1])
-    assert entropies[1] < 0.7 * entropies[0]
+    assert all(0 < float(entry["entropy"]) <= math.log(len(VOCABULARY)) for entry in entries)
 
 
 def test_word_precision_is_the_share_of_strongest_words_that_the_caption_uses(vision, processor, captions, tmp_path):

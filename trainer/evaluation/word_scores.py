@@ -55,8 +55,8 @@ def reading_words(
         return vocabulary, model.get_input_embeddings()(token_ids)
     if path is not None or size is not None:
         raise ValueError("This adapter is made of words of its own: leave out --vocabulary and --vocab_size.")
-    token_ids = model.model.vocabulary_head.token_ids.tolist()
-    return SharedVocabulary.from_token_ids(tokenizer, token_ids), model.model.get_word_embeddings()
+    word_ids = model.model.vocabulary_head.get_word_ids()
+    return SharedVocabulary.from_token_ids(tokenizer, word_ids), model.model.get_word_embeddings()
 
 
 def gives_distributions(config: LangBridgeConfig) -> bool:

@@ -108,9 +108,9 @@ class AssignmentObjective(Objective):
             raise ValueError("`assignment_prediction_weight` counts the captions' words first: leave `streaming` out.")
         self.adapter_type = model.config.adapter_type
         if self.adapter_type == "langbridge":
-            words = model.model.vocabulary_head.token_ids.cpu().view(model.config.bridge_vocab_size, -1)  # (V, pieces)
-            # Whoever counts tokens finds no word that is cut into pieces.
-            self.token_ids = words[:, 0].where((words >= 0).sum(1) == 1, -1)  # (V,)
+            words = model.model.vocabulary_head.get_word_ids()
+            # No token of a text is a split word.
+            self.token_ids = torch.tensor([word[0] if len(word) == 1 else -1 for word in words])  # (V,)
         elif vocabulary is None:
             raise ValueError(
                 f"`assignment_prediction_weight` needs words, of which an adapter of type {self.adapter_type!r} has "

@@ -27,10 +27,6 @@ from .objective import Objective
 class WordPredictionArguments:
     """What the objective weighs, the same in the grounding stage and beside the caption loss."""
 
-    entropy_weight: float = field(
-        default=0.0,
-        metadata={"help": "In word prediction, weight of the patches' entropy: the more, the fewer words a patch."},
-    )
     frequency_power: float = field(
         default=0.0,
         metadata={"help": "In word prediction, how much less frequent words count: 0 all the same, 1 by inverse use."},
@@ -115,7 +111,6 @@ class WordPredictionObjective(Objective):
     Args:
         weight (`float`): of word prediction beside the caption loss.
         frequency_power (`float`): how much less frequent words count.
-        entropy_weight (`float`): weight of the patches' mean entropy in the objective.
         model (`PreTrainedModel`): a LangBridge with `coefficient_activation` softmax or gated_softmax.
         tokenizer (`PreTrainedTokenizerBase`): its tokenizer, which names its words.
         dataset (`Dataset`): the training rows, whose words are counted.
@@ -130,7 +125,6 @@ class WordPredictionObjective(Objective):
         self,
         weight: float,
         frequency_power: float,
-        entropy_weight: float,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         dataset: Dataset | IterableDataset,
@@ -141,10 +135,9 @@ class WordPredictionObjective(Objective):
             raise ValueError("`word_prediction_weight` needs a softmax adapter: make one by scripts/ground.py.")
         if isinstance(dataset, IterableDataset):
             raise ValueError("`word_prediction_weight` counts the captions' words first: leave `streaming` out.")
-        token_ids = model.model.vocabulary_head.token_ids.tolist()
-        self.words = CaptionWords(SharedVocabulary.from_token_ids(tokenizer, token_ids))
+        word_ids = model.model.vocabulary_head.get_word_ids()
+        self.words = CaptionWords(SharedVocabulary.from_token_ids(tokenizer, word_ids))
         self.weights = weigh_words(self.words, dataset, frequency_power)
-        self.entropy_weight = entropy_weight
         self.head_and_inputs: tuple[LangBridgeVocabularyHead, torch.Tensor] | None = None
 
     def attach(self, model: nn.Module) -> None:
@@ -178,6 +171,5 @@ class WordPredictionObjective(Objective):
         if not len(targets):  # a batch of text alone, for which a blank image ran
             targets = pooled.new_zeros(pooled.shape)
         prediction = word_prediction_loss(pooled, targets, num_images=1)
-        entropy = (has_words(targets) * entropy).sum()
-        loss = prediction + self.entropy_weight * entropy
-        return {"loss": loss, "word_prediction": prediction, "word_entropy": entropy}
+        entropy = (has_words(targets) * entropy.detach()).sum()
+        return {"loss": prediction, "word_prediction": prediction, "word_entropy": entropy}

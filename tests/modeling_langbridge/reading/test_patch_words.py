@@ -87,19 +87,15 @@ def test_an_adapter_without_words_is_named(vision, text):
 def test_words_that_look_alike_get_names_of_their_own():
     tokenizer = make_tokenizer()
     (dog,), (bare,), (line,) = (tokenizer.encode(word) for word in (" dog", "b", "\n"))
-    cut = tokenizer.encode(" zb")
-    pieces = torch.tensor([[dog], [bare], tokenizer.encode(" b"), [line]])
-    assert name_words(tokenizer, pieces[:, 0]) == ["dog", "b", "' b'", r"'\n'"]
-    ids = torch.full((2, 3), -1)
-    ids[0, 0], ids[1, : len(cut)] = dog, torch.tensor(cut)
-    assert name_words(tokenizer, ids) == ["dog", "zb"]
+    assert name_words(tokenizer, [[dog], [bare], tokenizer.encode(" b"), [line]]) == ["dog", "b", "' b'", r"'\n'"]
+    assert name_words(tokenizer, [[dog], tokenizer.encode(" zb")]) == ["dog", "zb"]
 
 
 def test_bytes_that_are_no_characters_get_names_of_their_own():
     tokenizer = make_tokenizer()
-    byte_ids = torch.tensor(tokenizer.encode("é"))  # (2,), neither of which is a character
-    assert name_words(tokenizer, byte_ids) == ["\ufffd", "'\ufffd'"]
-    assert len(set(name_words(tokenizer, torch.arange(len(tokenizer))))) == len(tokenizer)
+    words = [[byte] for byte in tokenizer.encode("é")]  # two, neither of which is a character
+    assert name_words(tokenizer, words) == ["\ufffd", "'\ufffd'"]
+    assert len(set(name_words(tokenizer, [[token] for token in range(len(tokenizer))]))) == len(tokenizer)
 
 
 def test_a_heat_map_is_bright_where_the_word_is_said_and_blue_where_raw_coefficients_are_negative(vision, text):
