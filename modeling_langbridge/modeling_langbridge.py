@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    GenerationConfig,
     GenerationMixin,
     LlavaForConditionalGeneration,
     LlavaModel,
@@ -316,11 +317,10 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
             model.model.vocabulary_head.token_ids.copy_(token_ids)
         for part in (vision_tower, *adapter):
             part.to(device=language_model.device, dtype=language_model.dtype)
-        model.generation_config = language_model.generation_config
-        model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-        # A placeholder that the model wrote itself would have no image when its answer is read again.
-        suppressed = model.generation_config.suppress_tokens or []
-        model.generation_config.suppress_tokens = [*suppressed, processor.image_token_id]
+        # A language model's sampling and its limits of length were chosen for text.
+        ids = ("bos_token_id", "eos_token_id", "decoder_start_token_id", "suppress_tokens")
+        settings = GenerationConfig(**{name: getattr(language_model.generation_config, name) for name in ids})
+        model.generation_config = processor.complete_generation_config(settings)
         model.eval()
         check_same_logits(model, language_model)
         if len(processor.tokenizer) > num_tokens:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0 (trf-ignore: TRF028)
 """LangBridge processor: LLaVA's, composed of the image processor and the tokenizer of its parts."""
 
+import copy
+
 import torch
 from PIL import Image
 from transformers import (
@@ -8,6 +10,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoTokenizer,
+    GenerationConfig,
     LlavaProcessor,
     PreTrainedConfig,
     PreTrainedModel,
@@ -121,6 +124,23 @@ def read_image_blocks(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     return template if rendered.count("<image>") == 1 else FLATTEN_CONTENT + template
 
 
+# Stands for an answer while a template is rendered: private-use characters, which no text has in this order.
+STAND_IN = "\ue000\uf8ff\ue000"
+
+
+def find_end_of_turn(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> str | None:
+    """The token that a chat template writes behind an answer, such as `<|im_end|>`; `None` where it writes none."""
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "a"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": STAND_IN}]},
+    ]
+    text = tokenizer.apply_chat_template(messages, chat_template=chat_template, tokenize=False)
+    behind = text.rpartition(STAND_IN)[2].lstrip()
+    tokens = sorted(map(str, tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+    # Phi's tokenizer has tokens of spaces alone.
+    return next((token for token in tokens if token.strip() and behind.startswith(token)), None)
+
+
 def read_image(image):
     """Loads an image that is given by path, URL or base64 text; `ValueError` names one that cannot be read."""
     if isinstance(image, (list, tuple)):
@@ -159,6 +179,9 @@ class LangBridgeProcessor(LlavaProcessor):
             As of the model's [`LangBridgeConfig`].
         """
         self.words_per_image = words_per_image
+        if tokenizer is not None:
+            # A prompt is continued at its right end. Few tokenizers say so, and most pad there by default.
+            tokenizer.padding_side = "left"
         super().__init__(
             image_processor,
             tokenizer,
@@ -182,6 +205,33 @@ class LangBridgeProcessor(LlavaProcessor):
         """Number of visual tokens per image, the same for every image."""
         images = self.image_processor(Image.new("RGB", (64, 64)), return_tensors="pt")
         return self.replace_image_token(images, 0).count(self.image_token)
+
+    def complete_generation_config(self, generation_config: GenerationConfig) -> GenerationConfig:
+        """
+        Adds to generation settings what a model with this processor needs, whatever they come from.
+
+        Answers also end where the chat template ends a turn, which a base language model does not know of. An image
+        placeholder is not generated: it would have no image when the answer is read again.
+
+        Args:
+            generation_config (`GenerationConfig`): The settings, which stay as they are.
+
+        Returns:
+            `GenerationConfig`: a copy with `eos_token_id`, `pad_token_id` and `suppress_tokens` completed.
+        """
+        completed = copy.deepcopy(generation_config)
+        chat_template = self.chat_template["default"] if isinstance(self.chat_template, dict) else self.chat_template
+        try:
+            end_of_turn = find_end_of_turn(self.tokenizer, chat_template)
+        except Exception:  # a template may fail in as many ways as there are templates; training reports it
+            end_of_turn = None
+        ends = completed.eos_token_id if isinstance(completed.eos_token_id, list) else [completed.eos_token_id]
+        ends = [*ends, None if end_of_turn is None else self.tokenizer.convert_tokens_to_ids(end_of_turn)]
+        ends = [token_id for token_id in dict.fromkeys(ends) if token_id is not None]
+        completed.eos_token_id = ends[0] if len(ends) == 1 else ends or None
+        completed.pad_token_id = self.tokenizer.pad_token_id
+        completed.suppress_tokens = [*dict.fromkeys([*(completed.suppress_tokens or []), self.image_token_id])]
+        return completed
 
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs):
         if image_sizes is None:

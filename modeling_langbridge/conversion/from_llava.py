@@ -93,7 +93,8 @@ def lift(
             "embeddings: the processor belongs to another model."
         )
     processor = convert_processor(processor, llava.config)
-    model = take_over(llava, len(token_ids))
+    model = wrap_llava(llava, len(token_ids))
+    model.generation_config = processor.complete_generation_config(llava.generation_config)
     head = model.model.vocabulary_head
     head.token_ids.copy_(torch.tensor(token_ids))
     embeddings = model.model.get_word_embeddings().cpu()  # (V, d)
@@ -107,7 +108,7 @@ def lift(
     return model, processor, LiftingLoss(len(token_ids), rank, embeddings.shape[1], error.item())
 
 
-def take_over(llava: LlavaForConditionalGeneration, num_words: int) -> LangBridgeForConditionalGeneration:
+def wrap_llava(llava: LlavaForConditionalGeneration, num_words: int) -> LangBridgeForConditionalGeneration:
     """A LangBridge around the LLaVA's own modules and weights. Its vocabulary head is not initialised."""
     config = LangBridgeConfig(
         vision_config=llava.config.vision_config,
@@ -136,7 +137,6 @@ def take_over(llava: LlavaForConditionalGeneration, num_words: int) -> LangBridg
     if model.lm_head.softcapping is not None:
         # LLaVA's output layer leaves out Gemma 2's soft-capping.
         config.text_config.final_logit_softcapping = model.lm_head.softcapping = None
-    model.generation_config = llava.generation_config
     return model.eval()
 
 

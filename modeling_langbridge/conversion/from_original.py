@@ -151,8 +151,6 @@ def convert_langbridge(
             state_dict=weights.language_model,
             dtype=weights.language_model["model.embed_tokens.weight"].dtype,
         )
-        if (folder / "generation_config.json").is_file():
-            text.generation_config = load(GenerationConfig, folder, "--model")
     else:
         text = load(AutoModelForCausalLM, base, "--language_model")
     processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text, image_processor, tokenizer)
@@ -166,6 +164,9 @@ def convert_langbridge(
         coefficient_activation="linear",
         vision_feature_layer=config["mm_vision_select_layer"],
     )
+    if weights.language_model and (folder / "generation_config.json").is_file():
+        settings = load(GenerationConfig, folder, "--model")
+        model.generation_config = processor.complete_generation_config(settings)
     for layer, place in LAYERS.items():
         module = model.model.get_submodule(place)
         module.weight.copy_(weights.projector[f"{layer}.weight"])

@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import ProcessorMixin
 
+from modeling_langbridge.processing_langbridge import STAND_IN, find_end_of_turn
+
 from .samples import SampleError, read_sample, text_of
 
 
@@ -20,9 +22,6 @@ PLAIN_CAPTIONS = """\
     {%- if message.role == 'assistant' -%}{{- eos_token -}}{%- endif -%}
 {%- endfor -%}
 """
-
-# Stands for an answer while the template is rendered: private-use characters, which no text holds in this order.
-STAND_IN = "\ue000\uf8ff\ue000"
 
 
 class ConversationEncoder:
@@ -58,13 +57,15 @@ class ConversationEncoder:
             bos = self.tokenizer.bos_token_id
             begins_with_bos = bos is not None and self.tokenizer("a").input_ids[0] == bos
             self.chat_template = ("{{- bos_token -}}\n" if begins_with_bos else "") + PLAIN_CAPTIONS
-        added = {str(token) for token in self.tokenizer.added_tokens_decoder.values()} - {processor.image_token}
-        ends = [re.escape(token) for token in sorted(added, key=len, reverse=True) if token.strip()]  # Phi has spaces
-        self.end_of_turn = re.compile(rf"\s*(?:{'|'.join(ends)})")
-        example = read_sample({"prompt": "a", "completion": "b"})
-        text, [(start, end)] = self.render(example["messages"])
-        # This one in every turn: a template that ends the last alone has the next turn's beginning in its place.
-        self.end_of_turn = re.compile(r"\s*" + re.escape(text[start:end].strip().removeprefix("b").strip()))
+        end_of_turn = find_end_of_turn(self.tokenizer, self.chat_template)
+        if end_of_turn is None:
+            raise SampleError(
+                "template",
+                "the chat template puts no end-of-turn token behind an answer, so the model would not learn to stop; "
+                "give the processor another `chat_template`",
+            )
+        # The same in every turn: a template that ends only the last has the next turn's beginning in its place.
+        self.end_of_turn = re.compile(r"\s*" + re.escape(end_of_turn))
 
     def encode(self, row: dict[str, Any]) -> dict[str, Any]:
         """
