@@ -16,7 +16,6 @@ from modeling_langbridge import (
     SharedVocabulary,
 )
 from trainer.callbacks.photo_preview import PhotoPreviewCallback
-from trainer.callbacks.preview_report import draw_photos
 
 
 @pytest.fixture
@@ -169,9 +168,10 @@ def test_the_preview_names_the_words_but_writes_none_on_patches(picking, tmp_pat
     model, processor = picking
     callback = PhotoPreviewCallback(processor, [make_image("red")], 1, tmp_path, max_new_tokens=2)
     photos, words = callback.measure(model)
-    assert words == [[]] and len(photos[0]["words"]) == 5
+    assert words == [None] and len(photos[0]["words"]) == 5
     assert photos[0]["word_closeness"] == pytest.approx(1)  # a visual token is a word
-    draw_photos({"step": 0, "photos": photos, "word_closeness": 1.0}, callback.views, words)
+    callback.write({"step": 0, "photos": photos, "word_closeness": 1.0}, words)
+    assert (tmp_path / "preview" / "step-000000.png").is_file()
 
 
 @pytest.mark.parametrize("adapter", [None, "adapter"])
