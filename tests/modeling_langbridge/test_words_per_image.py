@@ -170,7 +170,7 @@ def test_the_preview_names_the_words_but_writes_none_on_patches(picking, tmp_pat
     photos, words = callback.measure(model)
     assert words == [None] and len(photos[0]["words"]) == 5
     assert photos[0]["word_closeness"] == pytest.approx(1)  # a visual token is a word
-    callback.write({"step": 0, "photos": photos, "word_closeness": 1.0}, words)
+    callback.write({"step": 0, "photos": photos, "word_closeness": 1.0, "visual_token_length": 1.0}, words)
     assert (tmp_path / "preview" / "step-000000.png").is_file()
 
 
