@@ -4,8 +4,8 @@ LangBridge from nothing to captions, offline: a synthetic world, all models, the
 
     python scripts/demo.py --output_dir demo_output
 
-Takes four to six minutes on two CPU cores, under a minute with --quick (which proves the plumbing, not the method).
-Each stage leaves a folder of its own in the output folder, whole or not at all: after Ctrl-C the same command goes on
+Takes four to nine minutes on two CPU cores, about one with --quick (which proves the plumbing, not the method).
+Each stage leaves a folder of its own in the output folder, atomically: after Ctrl-C the same command goes on
 where it stopped. The trained checkpoint is in OUTPUT_DIR/langbridge, the table in results.md, the picture in
 captions.png.
 """

@@ -6,7 +6,7 @@ change of the language model costs.
     python scripts/reproduce.py --data DATA --output_dir reproduce_output
 
 About three hours on two CPU cores, far less with --quick. Each stage leaves a folder of its own in the output
-folder, whole or not at all, and a second run with the same settings goes on where the first one stopped. To do a stage
+folder, atomically, and a second run with the same settings goes on where the first one stopped. To do a stage
 again, remove its folder and those of the stages after it. Where other work shares the cores, put
 OMP_WAIT_POLICY=PASSIVE before the command: threads that wait for each other by spinning slow small models down more
 than tenfold.

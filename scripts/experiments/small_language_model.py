@@ -166,7 +166,7 @@ def train_language_model(
     seed: int = 0,
 ) -> None:
     """
-    Trains a causal language model from random weights and saves it with its tokenizer, whole or not at all.
+    Trains a causal language model from random weights and saves it with its tokenizer, atomically.
 
     Each document is one row, ended by `<eos>` and padded; the loss counts its real tokens only. Muon trains the hidden
     matrices: AdamW alone did not teach models of this size to copy within minutes.

@@ -54,10 +54,9 @@ def tiny_world(small_data, output_dir, tokenizers=None):
     return PhotoWorld(small_data, output_dir, sizes, tokenizers, seed=0, adapter_seeds=(0,))
 
 
+@pytest.mark.slow
 @needs_java
-@pytest.mark.parametrize(
-    "tokenizers", [None, pytest.param(("qwen2", "llama3"), marks=pytest.mark.slow)], ids=["own", "real"]
-)
+@pytest.mark.parametrize("tokenizers", [None, ("qwen2", "llama3")], ids=["own", "real"])
 def test_all_stages_lead_to_a_table_and_a_second_run_repeats_none(small_data, tmp_path, tokenizers):
     world = tiny_world(small_data, tmp_path / "output", tokenizers)
     reproduce(world)

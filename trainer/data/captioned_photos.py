@@ -19,7 +19,7 @@ class CaptionedPhoto:
     A photo with all its captions.
 
     Args:
-        name (`str`): the file's name, or the sample's where the image lies in the dataset.
+        name (`str`): the file's name, or the sample's where the image is in the dataset.
         image: what [`~trainer.data.images.open_image`] opens.
         captions (`list[str]`): at least one.
     """

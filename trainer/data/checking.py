@@ -249,7 +249,7 @@ def add_to_report(report: Report, one: CheckedSample, num_examples: int) -> None
 
 def write_clean_rows(report: Report, output: str | os.PathLike) -> None:
     """
-    Writes the rows without faults, unchanged and in order, in the format of the file itself, whole or not at all.
+    Writes the rows without faults, unchanged and in order, in the format of the file itself, atomically.
 
     Args:
         report ([`Report`]):

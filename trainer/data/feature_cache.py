@@ -92,7 +92,7 @@ class FeatureCache(nn.Module):
             model.vision_tower = tower
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes all features to one safetensors file, whole or not at all."""
+        """Writes all features to one safetensors file, atomically."""
         if not self.features:
             raise ValueError(f"There are no features to save to {path}: run the tower on some images first.")
         keys = torch.frombuffer(bytearray(b"".join(self.features)), dtype=torch.uint8).view(-1, 16)

@@ -45,7 +45,7 @@ from trainer.sft_trainer import LangBridgeSFTTrainer
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything. The defaults fill four to six minutes on two cores."""
+    """How much of everything. The defaults fill four to nine minutes on two cores."""
 
     train_scenes: int = 8000
     held_out_scenes: int = 500

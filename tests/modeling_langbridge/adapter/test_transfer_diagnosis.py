@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is foretold of a change of the language model: each number against a plain computation, and what follows."""
+"""What is predicted of a change of the language model: each number against a plain computation, and what follows."""
 
 import pytest
 import torch

@@ -22,7 +22,7 @@ def test_a_linear_map_between_the_words_is_found_on_words_held_out():
     assert word_map_r2(source, source @ draw(10, 14) + draw(14)) == pytest.approx(1)
 
 
-def test_words_that_have_nothing_in_common_are_foretold_worse_than_by_their_mean():
+def test_words_that_have_nothing_in_common_are_predicted_worse_than_by_their_mean():
     assert word_map_r2(draw(100, 60), draw(100, 20)) < -0.3  # 60 numbers a word, fitted to 80 words: overfitting shows
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files are read whole or refused in one sentence, and written whole or not at all."""
+"""Files are read whole or refused in one sentence, and written atomically."""
 
 import pytest
 import torch

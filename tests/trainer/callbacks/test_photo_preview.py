@@ -213,7 +213,7 @@ def test_a_resumed_training_without_a_preview_before_is_previewed_at_once(model,
 def test_another_trainings_records_are_not_mixed_with(model, processor, photos, tmp_path):
     callback = make_callback(processor, photos, 2, tmp_path)
     train(callback, model, tmp_path, last_step=0)
-    train(callback, model, tmp_path, last_step=0)  # the same run, begun anew with a smaller batch
+    train(callback, model, tmp_path, last_step=0)  # the same run, started again with a smaller batch
     before = read_record(tmp_path, 0)
     with pytest.raises(ValueError, match="preview holds another training's records"):
         train(make_callback(processor, photos[:1], 2, tmp_path), model, tmp_path, last_step=0)
