@@ -140,7 +140,7 @@ def complete_template(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
             rendered = tokenizer.apply_chat_template([message], chat_template=template, tokenize=False)
         except Exception:  # training reports it
             return template
-    if adds_bos(tokenizer) and not rendered.startswith(tokenizer.bos_token):
+    if adds_bos(tokenizer) and not begins_with_bos(tokenizer, rendered):
         # Some ways to tokenize a rendered text add the token and some do not: the template makes them all alike.
         template = "{{- bos_token }}" + template
     return template
@@ -149,6 +149,11 @@ def complete_template(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a tokenizer puts its beginning-of-text token in front of a text by itself."""
     return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+
+
+def begins_with_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a text begins with the beginning-of-text token, so that the tokenizer must not add another."""
+    return tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
 
 
 # Stands for an answer while a template is rendered: private-use characters, which no text has in this order.
@@ -220,13 +225,15 @@ class LangBridgeProcessor(LlavaProcessor):
         )
 
     def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs):
-        bos, texts = self.tokenizer.bos_token, [text] if isinstance(text, str) else text or []
+        texts = [text] if isinstance(text, str) else text or []
         text_kwargs = kwargs.get("text_kwargs", {})
         adds_special_tokens = {**kwargs, **text_kwargs}.get("add_special_tokens", True)
-        if bos and adds_special_tokens and all(isinstance(one, str) for one in texts):
-            if any(one.startswith(bos) for one in texts) and adds_bos(self.tokenizer):
-                # A chat template wrote the token; the tokenizer would add a second one, to all texts or to none.
-                text = [one if one.startswith(bos) else bos + one for one in texts]
+        if adds_special_tokens and all(isinstance(one, str) for one in texts):
+            has_bos = [begins_with_bos(self.tokenizer, one) for one in texts]
+            if any(has_bos) and adds_bos(self.tokenizer):
+                # A chat template wrote the token. The tokenizer adds one to all texts or to none.
+                bos = self.tokenizer.bos_token
+                text = [one if begins else bos + one for one, begins in zip(texts, has_bos, strict=True)]
                 kwargs.pop("add_special_tokens", None)
                 kwargs["text_kwargs"] = {**text_kwargs, "add_special_tokens": False}
         return super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from transformers import ProcessorMixin
 
-from modeling_langbridge.processing_langbridge import STAND_IN, find_end_of_turn
+from modeling_langbridge.processing_langbridge import STAND_IN, begins_with_bos, find_end_of_turn
 
 from .samples import SampleError, read_sample, text_of
 
@@ -171,9 +171,7 @@ class ConversationEncoder:
         The text is cut where a token would lie across the start of an answer, since the prompt ends there: Qwen 3.5's
         ends with "<think>\\n", and "\\n\\n" is one token.
         """
-        bos = self.tokenizer.bos_token
-        # As the processor does: a text that begins with the beginning-of-text token gets no second one.
-        adds_special_tokens = not (bos and text.startswith(bos))
+        adds_special_tokens = not begins_with_bos(self.tokenizer, text)
         tokens = self.tokenize_piece(text, 0, adds_special_tokens)
         cuts = [cut for cut in starts if any(start < cut < end for _, start, end in tokens)]
         if cuts:
