@@ -22,22 +22,37 @@ from transformers.processing_utils import MultiModalData
 from transformers.utils import auto_docstring
 
 
-# Converts content blocks into the plain strings that a language model's own template expects.
+# Converts content, strings and blocks alike, into the plain strings that a language model's own template expects.
+# Texts keep their blanks. Where two parts have none between them, an image gets a line break and a text a space.
+# Answers are trimmed, as training teaches them.
 FLATTEN_CONTENT = """\
+{%- macro gap(left, right) -%}
+    {%- if left and right and left == left.rstrip() and right == right.lstrip() -%}
+        {{- '\\n' if left.endswith('<image>') or right == '<image>' else ' ' -}}
+    {%- endif -%}
+{%- endmacro -%}
 {%- set flat = namespace(messages=[]) -%}
 {%- for message in messages -%}
     {%- set flat.content = message.content -%}
-    {%- if message.content is not none and message.content is not string -%}
+    {%- if message.content is not none -%}
         {%- set flat.content = '' -%}
-        {%- for block in message.content -%}
+        {%- set is_text = message.content is string -%}
+        {%- for block in ([{'type': 'text', 'text': message.content}] if is_text else message.content) -%}
             {%- if block.type == 'image' or block.type == 'image_url' -%}
-                {%- set flat.content = flat.content + '<image>\\n' -%}
+                {%- set pieces = ['', ''] -%}
             {%- elif block.type == 'text' -%}
-                {%- set flat.content = flat.content + block.text -%}
+                {%- set pieces = block.text.split('<image>') -%}
             {%- else -%}
                 {{- raise_exception('LangBridge reads text and images, not ' ~ block.type ~ '.') -}}
             {%- endif -%}
+            {%- for piece in pieces -%}
+                {%- if not loop.first -%}
+                    {%- set flat.content = flat.content + gap(flat.content, '<image>') + '<image>' -%}
+                {%- endif -%}
+                {%- set flat.content = flat.content + gap(flat.content, piece) + piece -%}
+            {%- endfor -%}
         {%- endfor -%}
+        {%- if message.role == 'assistant' -%}{%- set flat.content = flat.content | trim -%}{%- endif -%}
     {%- endif -%}
     {%- set flat.messages = flat.messages + [dict(message, content=flat.content)] -%}
 {%- endfor -%}
@@ -103,25 +118,42 @@ def add_missing_tokens(tokenizer: PreTrainedTokenizerBase):
         # Not the end-of-turn token: a model trained with it as padding never learns to stop.
         tokenizer.add_special_tokens({"pad_token": "<pad>"})
     if tokenizer.chat_template is None:
-        # Training renders without special tokens, inference with them: the template makes both start the same.
-        begins_with_bos = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
-        tokenizer.chat_template = ("{{- bos_token -}}\n" if begins_with_bos else "") + PLAIN_TEMPLATE
+        tokenizer.chat_template = PLAIN_TEMPLATE
     if isinstance(tokenizer.chat_template, dict):
         tokenizer.chat_template = {
-            name: read_image_blocks(tokenizer, template) for name, template in tokenizer.chat_template.items()
+            name: complete_template(tokenizer, template) for name, template in tokenizer.chat_template.items()
         }
     else:
-        tokenizer.chat_template = read_image_blocks(tokenizer, tokenizer.chat_template)
+        tokenizer.chat_template = complete_template(tokenizer, tokenizer.chat_template)
 
 
-def read_image_blocks(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """Extends a chat template that expects strings so that it also accepts `{"type": "image"}` blocks."""
+def complete_template(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """Extends a chat template so that it takes `{"type": "image"}` blocks and begins as the tokenizer begins text."""
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}
     try:
         rendered = tokenizer.apply_chat_template([message], chat_template=template, tokenize=False)
     except Exception:  # a template may raise anything; it then expects strings
         rendered = ""
-    return template if rendered.count("<image>") == 1 else FLATTEN_CONTENT + template
+    if rendered.count("<image>") != 1:
+        template = FLATTEN_CONTENT + template
+        try:
+            rendered = tokenizer.apply_chat_template([message], chat_template=template, tokenize=False)
+        except Exception:  # training reports it
+            return template
+    if adds_bos(tokenizer) and not begins_with_bos(tokenizer, rendered):
+        # Some ways to tokenize a rendered text add the token and some do not: the template makes them all alike.
+        template = "{{- bos_token }}" + template
+    return template
+
+
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer puts its beginning-of-text token in front of a text by itself."""
+    return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+
+
+def begins_with_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a text begins with the beginning-of-text token, so that the tokenizer must not add another."""
+    return tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
 
 
 # Stands for an answer while a template is rendered: private-use characters, which no text has in this order.
@@ -191,6 +223,20 @@ class LangBridgeProcessor(LlavaProcessor):
             image_token=image_token,
             num_additional_image_tokens=num_additional_image_tokens,
         )
+
+    def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        texts = [text] if isinstance(text, str) else text or []
+        text_kwargs = kwargs.get("text_kwargs", {})
+        adds_special_tokens = {**kwargs, **text_kwargs}.get("add_special_tokens", True)
+        if adds_special_tokens and all(isinstance(one, str) for one in texts):
+            has_bos = [begins_with_bos(self.tokenizer, one) for one in texts]
+            if any(has_bos) and adds_bos(self.tokenizer):
+                # A chat template wrote the token. The tokenizer adds one to all texts or to none.
+                bos = self.tokenizer.bos_token
+                text = [one if begins else bos + one for one, begins in zip(texts, has_bos, strict=True)]
+                kwargs.pop("add_special_tokens", None)
+                kwargs["text_kwargs"] = {**text_kwargs, "add_special_tokens": False}
+        return super().__call__(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         if self.words_per_image is not None:

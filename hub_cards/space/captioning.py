@@ -53,7 +53,6 @@ def stream_answer(model: PreTrainedModel, processor: ProcessorMixin, photo: Imag
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        processor_kwargs={"add_special_tokens": False},  # training renders without them
     ).to(model.device, dtype=model.dtype)
     streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     text = ""

@@ -26,6 +26,4 @@ def prepare_question(processor: ProcessorMixin, images: Sequence[Any], question:
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        # Templates write the beginning-of-text token themselves; tokenizers such as Llama's would add a second one.
-        processor_kwargs={"add_special_tokens": False},
     )

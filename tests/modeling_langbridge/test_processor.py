@@ -59,9 +59,42 @@ def test_a_template_of_strings_takes_image_blocks(vision, text):
         "<|im_start|>system\nBe brief.<|im_end|>\n"
         "<|im_start|>user\n<image>\nwhat is in the picture?<|im_end|>\n"
         "<|im_start|>assistant\na dog<|im_end|>\n"
-        "<|im_start|>user\nwhere?<image>\n<|im_end|>\n"
+        "<|im_start|>user\nwhere?\n<image><|im_end|>\n"
         "<|im_start|>assistant\n"
     )
+
+
+WORDS = {"one": {"type": "text", "text": "one"}, "two ": {"type": "text", "text": "two "}}
+IMAGE = {"type": "image"}
+
+
+@pytest.mark.parametrize(
+    ("content", "written"),
+    [
+        ("<image>one", "<image>\none"),
+        ("one<image>", "one\n<image>"),
+        ("one <image> one", "one <image> one"),
+        ("\none \n<image>\n\none\n", "\none \n<image>\n\none\n"),
+        ("<image><image>", "<image>\n<image>"),
+        ("<image> <image>\n", "<image> <image>\n"),
+        ([IMAGE, IMAGE, WORDS["one"]], "<image>\n<image>\none"),
+        ([WORDS["one"], WORDS["one"], WORDS["two "], WORDS["one"], IMAGE], "one one two one\n<image>"),
+        ([WORDS["two "], IMAGE, WORDS["two "]], "two <image>\ntwo "),
+        ([{"type": "text", "text": "one<image>"}, WORDS["one"]], "one\n<image>\none"),
+        ([], ""),
+    ],
+)
+def test_parts_of_a_message_without_a_blank_between_them_get_one(vision, text, content, written):
+    processor = with_template(text, CHATML, vision)
+    rendered = processor.apply_chat_template([{"role": "user", "content": content}])
+    assert rendered == f"<|im_start|>user\n{written}<|im_end|>\n"
+
+
+@pytest.mark.parametrize("answer", [" a dog \n", [{"type": "text", "text": " a"}, {"type": "text", "text": "dog\n"}]])
+def test_an_answer_is_trimmed_as_in_training(vision, text, answer):
+    processor = with_template(text, CHATML, vision)
+    rendered = processor.apply_chat_template([{"role": "assistant", "content": answer}])
+    assert rendered == "<|im_start|>assistant\na dog<|im_end|>\n"
 
 
 def test_strings_render_as_the_original_template_renders_them(vision, text):
@@ -104,6 +137,41 @@ def test_training_and_inference_begin_with_the_same_tokens(data, vision, name):
     inference = processor.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"][0]
     training = processor(text=processor.apply_chat_template(messages), add_special_tokens=False)["input_ids"][0]
     assert inference == training
+
+
+@pytest.fixture(scope="module")
+def with_bos(vision) -> LangBridgeProcessor:
+    """Of a tokenizer that puts <|endoftext|> in front of a text; its template does not know of that."""
+    tokenizer = make_tokenizer()
+    tokenizer.bos_token = "<|endoftext|>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)]
+    )
+    tokenizer.chat_template = CHATML
+    return LangBridgeProcessor.from_vision_text_pretrained(vision, "unused", tokenizer=tokenizer)
+
+
+def test_a_template_is_made_to_begin_as_the_tokenizer_begins_a_text(with_bos):
+    messages = ask(make_image())
+    rendered = with_bos.apply_chat_template(messages, add_generation_prompt=True)
+    assert rendered.startswith("<|endoftext|><|im_start|>") and rendered.count("<|endoftext|>") == 1
+    at_once = with_bos.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    assert with_bos(text=rendered, images=[make_image()])["input_ids"] == at_once["input_ids"]
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("options", [{}, {"text_kwargs": {"padding": True}}, {"add_special_tokens": True}])
+def test_each_text_has_one_beginning(with_bos, kind, options):
+    bos, raw = with_bos.tokenizer.bos_token_id, with_bos.tokenizer("a dog", add_special_tokens=False).input_ids
+    for texts in (["<|endoftext|>a dog", "a dog"], ["a dog", "a dog"], ["<|endoftext|>a dog"]):
+        assert with_bos(text=kind(texts), **options)["input_ids"] == [[bos, *raw]] * len(texts)
+    assert with_bos(text="<|endoftext|>a dog", **options)["input_ids"] == [[bos, *raw]]
+
+
+@pytest.mark.parametrize("options", [{"add_special_tokens": False}, {"text_kwargs": {"add_special_tokens": False}}])
+def test_no_beginning_is_added_where_none_is_wanted(with_bos, options):
+    written, unwritten = with_bos(text=["<|endoftext|>a dog", "a dog"], **options)["input_ids"]
+    assert written == [with_bos.tokenizer.bos_token_id, *unwritten]
 
 
 def test_a_tokenizer_larger_than_the_embedding_widens_it(vision, tmp_path):

@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversations as token ids, with the assistant's answers as the only targets, whatever the chat template."""
 
+import logging
+import os
 import re
+from itertools import pairwise
 from typing import Any
 
+from PIL import Image
 from transformers import ProcessorMixin
 
-from modeling_langbridge.processing_langbridge import STAND_IN, find_end_of_turn
+from modeling_langbridge.processing_langbridge import STAND_IN, begins_with_bos, find_end_of_turn
 
 from .samples import SampleError, read_sample, text_of
 
+
+logger = logging.getLogger(__name__)
 
 # LLaVA's "plain" form of the pretraining stage: the image, then its caption; the question is left out.
 PLAIN_CAPTIONS = """\
@@ -29,8 +35,13 @@ class ConversationEncoder:
     Turns a sample into token ids and labels.
 
     The conversation is rendered twice, once with its answers and once with a stand-in for each, so that every answer's
-    place in the text is known without asking anything of the template. Its targets are the answer's tokens and the
-    end-of-turn token behind them; questions, headers, image placeholders and padding are -100.
+    place in the text is known without asking anything of the template. Its targets are the answer's tokens, the
+    end-of-turn token behind them, and what the template writes between the generation prompt and the answer: a blank,
+    or Qwen 3's empty thought. Inference ends its prompt before these, so that they are the model's own to write.
+    Questions, headers, image placeholders and padding are -100.
+
+    At its start the encoder compares the tokens before each answer of an example with those that inference makes, and
+    warns where they differ.
 
     Args:
         processor (`ProcessorMixin`):
@@ -54,9 +65,8 @@ class ConversationEncoder:
         template = processor.chat_template
         self.chat_template = template["default"] if isinstance(template, dict) else template
         if plain_captions:
-            bos = self.tokenizer.bos_token_id
-            begins_with_bos = bos is not None and self.tokenizer("a").input_ids[0] == bos
-            self.chat_template = ("{{- bos_token -}}\n" if begins_with_bos else "") + PLAIN_CAPTIONS
+            self.chat_template = PLAIN_CAPTIONS
+        self.prompt_end = self.find_prompt_end()
         end_of_turn = find_end_of_turn(self.tokenizer, self.chat_template)
         if end_of_turn is None:
             raise SampleError(
@@ -66,6 +76,9 @@ class ConversationEncoder:
             )
         # The same in every turn: a template that ends only the last has the next turn's beginning in its place.
         self.end_of_turn = re.compile(r"\s*" + re.escape(end_of_turn))
+        self.render(make_example()[:2])  # refuses at once a template that hides the answers
+        if not plain_captions:  # which are asked for only after a later stage with the processor's own template
+            self.warn_of_other_prompts()
 
     def encode(self, row: dict[str, Any]) -> dict[str, Any]:
         """
@@ -79,16 +92,16 @@ class ConversationEncoder:
         """
         sample = read_sample(row)
         text, spans = self.render(sample["messages"], sample["answers_from"])
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        tokens = self.tokenize(text, [start for start, _ in spans])
         image_token_id = self.processor.image_token_id
-        num_placeholders = encoding["input_ids"].count(image_token_id)
+        num_placeholders = sum(token_id == image_token_id for token_id, _, _ in tokens)
         if num_placeholders != len(sample["images"]):
             raise SampleError(
                 "placeholder mismatch",
                 f"the chat template writes {num_placeholders} image placeholders for {len(sample['images'])} images",
             )
         input_ids, labels = [], []
-        for token_id, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
+        for token_id, start, end in tokens:
             if token_id == image_token_id:
                 input_ids += [token_id] * self.num_image_tokens
                 labels += [-100] * self.num_image_tokens
@@ -110,11 +123,8 @@ class ConversationEncoder:
                 answers.append(text_of(message))
                 message = {**message, "content": [{"type": "text", "text": STAND_IN}]}
             hollow.append(message)
-        try:
-            frame = self.apply_template(hollow).split(STAND_IN)
-            text = self.apply_template(messages)
-        except Exception as error:  # a template may fail in as many ways as there are templates
-            raise SampleError("template", f"the chat template refuses the conversation: {error}") from error
+        frame = self.apply_template(hollow).split(STAND_IN)
+        text = self.apply_template(messages)
         if len(frame) != len(answers) + 1:
             raise SampleError("template", "the chat template does not write each answer once")
         spans, position = [], len(frame[0])
@@ -126,14 +136,95 @@ class ConversationEncoder:
                     "the chat template puts no end-of-turn token behind an answer, so the model would not learn to "
                     "stop; give the processor another `chat_template`",
                 )
-            # A space in front of an answer is the model's own to write: generation prompts end without it.
-            start = position - (len(before) - len(before.rstrip(" ")))
-            spans.append((start, position + len(answer) + end.end()))
+            spans.append((position - self.num_own(before), position + len(answer) + end.end()))
             position += len(answer) + len(after)
         if text != frame[0] + "".join(answer + after for answer, after in zip(answers, frame[1:], strict=True)):
             raise SampleError("template", "the chat template changes the answers, so that they cannot be told apart")
         num_given = sum(message["role"] == "assistant" for message in messages[:answers_from])
         return text, spans[num_given:]
 
-    def apply_template(self, messages: list[dict]) -> str:
-        return self.tokenizer.apply_chat_template(messages, chat_template=self.chat_template, tokenize=False)
+    def apply_template(self, messages: list[dict], **options: Any) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, chat_template=self.chat_template, tokenize=False, **options
+            )
+        except Exception as error:  # a template may fail in as many ways as there are templates
+            raise SampleError("template", f"the chat template refuses the conversation: {error}") from error
+
+    def find_prompt_end(self) -> str:
+        """What a prompt ends with behind its question; empty where the template writes no generation prompt."""
+        question = [{"role": "user", "content": [{"type": "text", "text": STAND_IN}]}]
+        prompt = self.apply_template(question, add_generation_prompt=True)
+        return "" if prompt == self.apply_template(question) else prompt.rpartition(STAND_IN)[2]
+
+    def num_own(self, before: str) -> int:
+        """How many characters in front of an answer are the model's own to write, since a prompt ends before them."""
+        if self.prompt_end and self.prompt_end in before:
+            return len(before.rpartition(self.prompt_end)[2])
+        # Without a generation prompt, a header is not the model's to write, but a space is.
+        return len(before) - len(before.rstrip(" "))
+
+    def tokenize(self, text: str, starts: list[int]) -> list[tuple[int, int, int]]:
+        """
+        Tokens with the characters where they begin and end.
+
+        The text is cut where a token would lie across the start of an answer, since the prompt ends there: Qwen 3.5's
+        ends with "<think>\\n", and "\\n\\n" is one token.
+        """
+        adds_special_tokens = not begins_with_bos(self.tokenizer, text)
+        tokens = self.tokenize_piece(text, 0, adds_special_tokens)
+        cuts = [cut for cut in starts if any(start < cut < end for _, start, end in tokens)]
+        if cuts:
+            tokens = []
+            for start, end in pairwise([0, *cuts, len(text)]):
+                tokens += self.tokenize_piece(text[start:end], start, adds_special_tokens and start == 0)
+        return tokens
+
+    def tokenize_piece(self, text: str, position: int, add_special_tokens: bool) -> list[tuple[int, int, int]]:
+        encoding = self.tokenizer(
+            text, add_special_tokens=add_special_tokens, return_offsets_mapping=True, verbose=False
+        )
+        offsets = encoding["offset_mapping"]
+        return [
+            (token_id, position + start, position + end)
+            for token_id, (start, end) in zip(encoding["input_ids"], offsets, strict=True)
+        ]
+
+    def warn_of_other_prompts(self) -> None:
+        """Compares what an example's answers are taught behind with what inference asks for them behind."""
+        messages = make_example()
+        for conversation in (messages[:2], messages):
+            try:
+                encoded = self.encode({"messages": conversation})
+            except SampleError:  # such samples are refused when they come, and a file may have none of them
+                return
+            labels = encoded["labels"]
+            starts = [i for i, label in enumerate(labels) if label != -100 and labels[i - 1] == -100]
+            for number, start in enumerate(starts, 1):
+                taught = encoded["input_ids"][:start]
+                asked = self.processor.apply_chat_template(
+                    conversation[: 2 * number - 1],
+                    chat_template=self.chat_template,
+                    add_generation_prompt=True,
+                    tokenize=True,
+                    return_dict=True,
+                )["input_ids"][0]
+                if taught != asked:
+                    same = len(os.path.commonprefix([taught, asked]))
+                    seen = slice(max(0, same - 3), same + 12)
+                    logger.warning(
+                        "Answer %d of a conversation is taught behind %r, but inference asks for it behind %r: give "
+                        "the processor a `chat_template` that writes the same before an answer and in its prompt.",
+                        number,
+                        self.tokenizer.decode(taught[seen]),
+                        self.tokenizer.decode(asked[seen]),
+                    )
+                    return
+
+
+def make_example() -> list[dict]:
+    """Two questions, one with an image and several texts, and their answers."""
+    texts = [[{"type": "text", "text": text}] for text in ("What", "is it?", "a dog", "Where?", "here")]
+    image = {"type": "image", "image": Image.new("RGB", (64, 64))}
+    contents = [[image, *texts[0], *texts[1]], *texts[2:]]
+    return [{"role": ("user", "assistant")[turn % 2], "content": content} for turn, content in enumerate(contents)]

@@ -12,6 +12,7 @@ The assistant's messages from position `answers_from` on are what the model is t
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ CAPTION_QUESTION = "Describe the image."
 CAPTIONS = ("captions", "caption", "text")
 CONVERSATIONS = ("conversations", "messages", "completion")
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+# Line breaks beside an image that the chat template writes itself where a text has no blank there.
+BREAKS_AT_IMAGES = re.compile(r"(?<=<image>)\n(?=\S)|(?<=\S)\n(?=<image>)")
 
 
 class SampleError(ValueError):
@@ -177,27 +180,22 @@ def read_message(turn: dict, images: list) -> dict:
             raise SampleError("unknown content", f"content of type {kind!r}, expected text or image")
         else:
             raise malformed("a block", block, "an object with a type")
-    return {"role": ROLES[role], "content": join_texts(blocks)}
-
-
-def join_texts(blocks: list[dict]) -> list[dict]:
-    """Makes one block of texts that follow each other, since chat templates would write them without a space."""
-    joined = []
-    for block in blocks:
-        if joined and block["type"] == joined[-1]["type"] == "text":
-            block = {"type": "text", "text": f"{joined.pop()['text']} {block['text']}"}
-        joined.append(block)
-    return joined
+    if ROLES[role] == "assistant":
+        # An answer is one text, and the blanks around it are not taught.
+        answer = text_of({"content": blocks}).strip()
+        blocks = [block for block in blocks if block["type"] == "image"]
+        blocks += [{"type": "text", "text": answer}] if answer else []
+    return {"role": ROLES[role], "content": blocks}
 
 
 def to_blocks(text: str) -> list[dict]:
     """Cuts text at its `<image>` placeholders: `"<image>\\nWhat?"` to an image block and a text block."""
     blocks = []
-    for position, piece in enumerate(text.split("<image>")):
+    for position, piece in enumerate(BREAKS_AT_IMAGES.sub("", text).split("<image>")):
         if position:
             blocks.append({"type": "image", "text": None})
-        if piece.strip():
-            blocks.append({"type": "text", "text": piece.strip()})
+        if piece:
+            blocks.append({"type": "text", "text": piece})
     return blocks
 
 
@@ -229,7 +227,13 @@ def place_images(messages: list[dict], num_images: int) -> None:
 
 
 def text_of(message: dict) -> str:
-    return " ".join(block["text"] for block in message["content"] if block["type"] == "text")
+    """The texts of a message as one, with a space where two have no blank between them, as the template joins them."""
+    joined = ""
+    for block in message["content"]:
+        if block["type"] == "text":
+            has_blank = joined != joined.rstrip() or block["text"] != block["text"].lstrip()
+            joined += (" " if joined and not has_blank else "") + block["text"]
+    return joined
 
 
 def in_folder(image: Any, image_folder: str | Path | None) -> Any:

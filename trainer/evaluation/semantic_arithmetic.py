@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
+from modeling_langbridge.processing_langbridge import begins_with_bos
 
 from ..data.caption_words import CaptionWords
 from .captioning import generate_answers
@@ -182,8 +183,8 @@ def caption_tokens(
     content = [{"type": "image"}, {"type": "text", "text": question}]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     prompt = prompt.replace(processor.image_token, processor.image_token * len(visual_tokens), 1)
-    # A template writes the special tokens itself.
-    inputs = processor.tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
+    adds_special_tokens = not begins_with_bos(processor.tokenizer, prompt)
+    inputs = processor.tokenizer(prompt, add_special_tokens=adds_special_tokens, return_tensors="pt").to(model.device)
     encoded = BaseModelOutputWithPooling(pooler_output=[visual_tokens])
     inputs = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
     [answer] = generate_answers(

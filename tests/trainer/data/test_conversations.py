@@ -2,6 +2,7 @@
 """The assistant's answers and their ends are the targets, in every turn, whatever the tokenizer and chat template."""
 
 import json
+import re
 import unicodedata
 from itertools import groupby
 
@@ -163,9 +164,13 @@ def tokens_of(processor: LangBridgeProcessor, row: dict, **options) -> list[int]
             if block["type"] == "image":
                 block["image"] = next(images)
     messages = [message for message in sample["messages"] if not (options and message is sample["messages"][-1])]
-    return processor.apply_chat_template(
-        messages, tokenize=True, return_dict=True, processor_kwargs={"add_special_tokens": False}, **options
-    )["input_ids"][0]
+    return processor.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"][0]
+
+
+def starts_of(encoded: dict) -> list[int]:
+    """Where each run of neighbouring targets begins."""
+    labels = encoded["labels"]
+    return [i for i, label in enumerate(labels) if label != -100 and labels[i - 1] == -100]
 
 
 CONVERSATIONS = {
@@ -202,9 +207,125 @@ def test_training_and_inference_read_the_same_tokens(case, name):
     encoded = case[0].encode(row)
     assert encoded["input_ids"] == tokens_of(processor, row)
     # The model is asked for the last answer behind exactly what it saw before that answer in training.
-    runs = [(label != -100, index) for index, label in enumerate(encoded["labels"])]
-    start = max(index for is_target, index in runs if is_target and not runs[index - 1][0])
-    assert encoded["input_ids"][:start] == tokens_of(processor, row, add_generation_prompt=True)
+    assert encoded["input_ids"][: starts_of(encoded)[-1]] == tokens_of(processor, row, add_generation_prompt=True)
+
+
+BLOCKS = [{"type": "image"}, {"type": "text", "text": "what"}, {"type": "text", "text": "is it? "}]
+QUESTIONS = {
+    "the image first": "<image>\nwhat is it?",
+    "without a blank": "<image>what is it?",
+    "a space": "<image> what is it?",
+    "in the middle": "is <image> a dog?",
+    "last": "what is it?\n<image>",
+    "on a line": "what\n<image>\nis it?",
+    "blanks around": "\n what is it? \n\n<image>\n\n",
+    "a later image": "what is it? <image>\n",
+    "blocks": BLOCKS,
+    "the image's block last": BLOCKS[::-1],
+    "a block with a placeholder": [{"type": "text", "text": "is\n<image>"}, {"type": "text", "text": "a dog?"}],
+}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_question_is_taught_as_it_is_asked_wherever_the_image_stands(case, name):
+    encoder, processor = case[0], case[0].processor
+    messages = talk(QUESTIONS[name], " a dog \n", "where? ", "here")
+    encoded = encoder.encode({"messages": messages, "images": [make_image()]})
+    for start, prompt in zip(starts_of(encoded), (messages[:1], messages[:3]), strict=True):
+        # As LLaVA's documentation has it: from the template to text, from the text to tokens.
+        text = processor.apply_chat_template(prompt, add_generation_prompt=True)
+        assert encoded["input_ids"][:start] == processor(text=text, images=[make_image()])["input_ids"][0]
+
+
+THOUGHT = "<think>\n\n</think>\n\n"
+# Qwen 3: the last answer follows an empty thought, which the prompt does not write.
+THOUGHT_OF_LAST = CHATML.replace(
+    "{{ m.content }}", f"{{% if m.role == 'assistant' and loop.last %}}{THOUGHT}{{% endif %}}{{{{ m.content }}}}"
+)
+THOUGHT_OF_ALL = THOUGHT_OF_LAST.replace(" and loop.last", "")
+PROMPT = "<|im_start|>assistant\n{% endif %}"
+STARTED = PROMPT.replace("{%", "<think>\n{%")  # Qwen 3.5's prompt begins the thought
+
+
+@pytest.mark.parametrize(
+    ("template", "first", "last"),
+    [
+        (THOUGHT_OF_LAST, "", THOUGHT),
+        (THOUGHT_OF_ALL, THOUGHT, THOUGHT),
+        (THOUGHT_OF_ALL.replace(PROMPT, PROMPT.replace("{%", THOUGHT + "{%")), "", ""),
+    ],
+)
+def test_a_thought_that_no_prompt_holds_is_the_models_to_write(vision, caplog, template, first, last):
+    processor = with_template(vision, template, *ADDED["chatml"], "<think>", "</think>")
+    encoder = ConversationEncoder(processor)
+    assert not caplog.records
+    row = {"messages": talk("<image>what?", "a dog", "where?", "here"), "images": [make_image()]}
+    encoded = encoder.encode(row)
+    assert targets(processor, encoded) == [f"{first}a dog<|im_end|>", f"{last}here<|im_end|>"]
+    assert encoded["input_ids"] == tokens_of(processor, row)
+    assert encoded["input_ids"][: starts_of(encoded)[-1]] == tokens_of(processor, row, add_generation_prompt=True)
+    row["messages"] = row["messages"][:2]
+    encoded = encoder.encode(row)
+    assert targets(processor, encoded) == [f"{last}a dog<|im_end|>"]
+    assert encoded["input_ids"][: starts_of(encoded)[0]] == tokens_of(processor, row, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize(
+    ("template", "target"),
+    [
+        (THOUGHT_OF_LAST.replace(PROMPT, STARTED), "\n</think>\n\na dog<|im_end|>"),
+        (
+            CHATML.replace("\n{{ m.content }}", " {{ m.content }}").replace(PROMPT, PROMPT.replace("\n", " ")),
+            "a dog<|im_end|>",
+        ),
+    ],
+)
+def test_no_token_lies_across_the_end_of_the_prompt(vision, template, target):
+    """Here "\\n\\n" and " a" are tokens, of which the prompts end with the first character."""
+    processor = with_template(vision, template, *ADDED["chatml"], "<think>", "</think>", "\n\n")
+    row = {"messages": talk("<image>what?", "a dog"), "images": [make_image()]}
+    encoded = ConversationEncoder(processor).encode(row)
+    assert targets(processor, encoded) == [target]
+    assert encoded["input_ids"][: starts_of(encoded)[0]] == tokens_of(processor, row, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize(
+    ("template", "warning"),
+    [
+        # An earlier answer is written without the thought that its own prompt has begun.
+        (THOUGHT_OF_LAST.replace(PROMPT, STARTED), r"Answer 1 .*behind '[^<]*', but .*<think>\\n': give"),
+        (CHATML.replace(PROMPT, "{% endif %}"), r"Answer 1 .*start\|>assistant\\n', but .*_end\|>\\n': give"),
+        (CHATML.replace(PROMPT, "<|im_start|>bot\n{% endif %}"), "Answer 1 .*assistant.*, but .*bot"),
+        (CHATML.replace("{{ m.role }}", "{{ m.role }}{{ loop.length }}"), "Answer 1 .*user2.*, but .*user1"),
+        # What stands between the first answer and its prompt cannot be cut there in the second question's past, too.
+        (CHATML.replace("\n{{", " {{").replace(PROMPT, PROMPT.replace("\n", " ")), "Answer 2 "),
+    ],
+)
+def test_a_difference_that_stays_is_told_once_at_the_start(vision, caplog, template, warning):
+    encoder = ConversationEncoder(with_template(vision, template, *ADDED["chatml"], "<think>", "</think>"))
+    assert re.search(warning, caplog.text)
+    encoder.encode({"messages": talk("what?", "a dog", "where?", "here")})
+    assert len(caplog.records) == 1
+
+
+def test_nothing_is_told_where_training_and_inference_agree(style, request, caplog, processors, vision):
+    name = style.removeprefix("real ")
+    if name == style:
+        processor = processors[name]
+    else:
+        folder = request.getfixturevalue("data") / "tokenizers" / name
+        processor = compose(vision, AutoTokenizer.from_pretrained(folder))
+    ConversationEncoder(processor)
+    ConversationEncoder(processor, plain_captions=True)
+    assert not caplog.records
+
+
+def test_a_template_given_by_hand_is_taught_with_the_beginning_that_the_processor_adds(vision):
+    processor = compose(vision, make_sentencepiece())
+    processor.chat_template = processor.chat_template.replace("{{- bos_token }}", "")
+    encoded = ConversationEncoder(processor).encode({"messages": talk("what?", "a dog")})
+    assert encoded["input_ids"] == tokens_of(processor, {"messages": talk("what?", "a dog")})
+    assert encoded["input_ids"].count(processor.tokenizer.bos_token_id) == 1
 
 
 @pytest.mark.parametrize("name", ANSWERS)

@@ -138,17 +138,32 @@ def test_images_that_no_block_places_go_before_the_first_question():
 
 
 @pytest.mark.parametrize(
-    "content", ["<image>\nwhat?", [words("<image> what?")], [{"type": "image"}, words("what?")], [words("what?")]]
+    "content", ["<image>\nwhat?", [words("<image>what?")], [{"type": "image"}, words("what?")], [words("what?")]]
 )
 def test_a_placeholder_is_a_placeholder_in_text_or_a_block(content):
     assert read_sample(chat(content, "a dog", images=["a.png"]))["messages"][0] == user(IMAGE, words("what?"))
 
 
-def test_texts_that_follow_each_other_become_one():
-    row = chat([words("what"), words(" is it? "), words(None)], [words("a"), words("dog")])
-    assert read_sample(row)["messages"] == [user(words("what is it?")), assistant("a dog")]
-    row = chat([{"type": "image"}, words("what"), words("is it?")], "a dog", images=["a.png"])
-    assert read_sample(row)["messages"][0] == user(IMAGE, words("what is it?"))
+def test_texts_of_a_question_stay_as_they_are_and_those_of_an_answer_become_one():
+    row = chat([words("what"), words(" is it? "), words(None)], [words(" a"), words("dog "), words("runs\n")])
+    expected = [user(words("what"), words(" is it? ")), assistant("a dog runs")]
+    assert read_sample(row)["messages"] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks"),
+    [
+        ("what\n<image>\nis it?", ["what", None, "is it?"]),
+        ("what <image> is it?", ["what ", None, " is it?"]),
+        ("\nwhat \n<image>\n\nis it?\n", ["\nwhat \n", None, "\n\nis it?\n"]),
+        ("<image>\n<image>\n", [None, None, "\n"]),
+        ("<image> <image>", [None, " ", None]),
+    ],
+)
+def test_text_around_an_image_keeps_its_blanks_but_for_the_line_break_that_the_template_writes(text, blocks):
+    expected = user(*(IMAGE if block is None else words(block) for block in blocks))
+    row = chat(text, "a dog", images=["a.png"] * blocks.count(None))
+    assert read_sample(row)["messages"][0] == expected
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,6 @@ def usual_caption(model, processor: LangBridgeProcessor, image, question: str) -
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        processor_kwargs={"add_special_tokens": False},
     )
     output = model.generate(**inputs, do_sample=False, max_new_tokens=30)
     answer = processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
