@@ -24,6 +24,7 @@ OF_MODEL_TYPE: dict[str, Kind] = {
 CODE = [
     "configuration_langbridge.py",
     "folded_adapter.py",
+    "image_opening.py",
     "modeling_langbridge.py",
     "processing_langbridge.py",
     "vocabulary_head.py",
@@ -131,12 +132,12 @@ def files_to_push(folder: Path, kind: Kind) -> list[str]:
         if name not in files:
             raise ValueError(f"There is no {name} in {folder}, without which it cannot be loaded: {writer} writes it.")
     if kind == "model":
-        for module in get_relative_imports(folder / "modeling_langbridge.py"):
-            if f"{module}.py" not in files:
-                raise ValueError(
-                    f"There is no {module}.py in {folder}, which modeling_langbridge.py imports: "
-                    "`model.save_pretrained` writes it."
-                )
+        for name in ("modeling_langbridge.py", "processing_langbridge.py"):
+            for module in get_relative_imports(folder / name):
+                if f"{module}.py" not in files:
+                    raise ValueError(
+                        f"There is no {module}.py in {folder}, which {name} imports: {NEEDED[kind][name]} writes it."
+                    )
     if kind in ("model", "llava"):
         require_weights(folder, files)
     return sorted(files)

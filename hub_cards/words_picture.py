@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
 from modeling_langbridge.reading.patch_words import draw_words, strongest_words
@@ -28,13 +28,7 @@ def draw_words_picture(folder: Path, photos: list[Path]) -> Image.Image:
     """
     model = LangBridgeForConditionalGeneration.from_pretrained(folder)
     processor = LangBridgeProcessor.from_pretrained(folder)
-    drawn = []
-    for photo in photos:
-        try:
-            upright = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{photo} cannot be opened as an image ({error}).") from error
-        drawn.append(draw_words(strongest_words(model, processor, upright)))
+    drawn = [draw_words(strongest_words(model, processor, photo)) for photo in photos]
     picture = Image.new("RGB", (sum(one.width for one in drawn), max(one.height for one in drawn)), "white")
     left = 0
     for one in drawn:

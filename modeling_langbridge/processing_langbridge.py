@@ -17,9 +17,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.image_utils import load_image
 from transformers.processing_utils import MultiModalData
 from transformers.utils import auto_docstring
+
+from .image_opening import open_image, open_images
 
 
 # Converts content, strings and blocks alike, into the plain strings that a language model's own template expects.
@@ -173,16 +174,6 @@ def find_end_of_turn(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> 
     return next((token for token in tokens if token.strip() and behind.startswith(token)), None)
 
 
-def read_image(image):
-    """Loads an image that is given by path, URL or base64 text; `ValueError` names one that cannot be read."""
-    if isinstance(image, (list, tuple)):
-        return [read_image(one) for one in image]
-    try:
-        return load_image(image) if isinstance(image, str) else image
-    except OSError as error:
-        raise ValueError(f"The image {image[:200]} cannot be read: {error}.") from error
-
-
 @auto_docstring
 class LangBridgeProcessor(LlavaProcessor):
     # Loading keeps only settings that are named here.
@@ -244,7 +235,10 @@ class LangBridgeProcessor(LlavaProcessor):
         return super().replace_image_token(image_inputs, image_idx, **kwargs)
 
     def prepare_inputs_layout(self, images=None, **kwargs):
-        return super().prepare_inputs_layout(images=None if images is None else read_image(images), **kwargs)
+        return super().prepare_inputs_layout(images=open_images(images), **kwargs)
+
+    # Public, for images that are given to `image_processor` itself.
+    open_image = staticmethod(open_image)
 
     @property
     def num_image_tokens(self) -> int:

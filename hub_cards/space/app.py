@@ -12,8 +12,8 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
 from captioning import load_model, stream_answer
-from PIL import Image, ImageOps
-from transformers import PreTrainedConfig
+from PIL import Image
+from transformers import PreTrainedConfig, ProcessorMixin
 from words_panel import CSS, add_words_panel
 
 
@@ -23,7 +23,7 @@ FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
 THEME = gr.themes.Default(primary_hue="amber", neutral_hue="stone", **FONTS)
 
 
-def open_photo(file: dict | None, last: str | None):
+def open_photo(processor: ProcessorMixin, file: dict | None, last: str | None):
     """Opens the image that was uploaded or picked; warns and clears the photo where it is not an image.
 
     The browser may report one photo twice: nothing changes where its path is the `last` one.
@@ -34,8 +34,8 @@ def open_photo(file: dict | None, last: str | None):
     if path is None:
         return None, None, gr.skip()
     try:
-        return path, ImageOps.exif_transpose(Image.open(path)).convert("RGB"), gr.skip()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # a damaged PNG is a SyntaxError to PIL
+        return path, processor.open_image(path), gr.skip()
+    except ValueError:
         gr.Warning("This file cannot be opened as an image: give a JPEG, PNG or WebP file.")
         return path, None, None
 
@@ -91,7 +91,13 @@ def build_page(model, processor, name: str, caption_prompt: str = "Describe the 
                 answered = gr.Textbox(label="Answer", lines=2, interactive=False)
         last, opened = gr.State(), gr.State()
         # Not preprocessed: gradio fails with a traceback on a file that is not an image.
-        photo.change(open_photo, [photo, last], [last, opened, photo], preprocess=False, show_progress="hidden")
+        photo.change(
+            lambda file, last: open_photo(processor, file, last),
+            [photo, last],
+            [last, opened, photo],
+            preprocess=False,
+            show_progress="hidden",
+        )
         opened.change(lambda: "", None, answered, show_progress="hidden")
         opened.change(caption, opened, captioned)
         asked.submit(answer, [opened, asked], answered)

@@ -5,6 +5,7 @@ This module needs only torch, transformers and PIL, so that it can be uploaded w
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
@@ -47,13 +48,13 @@ class PatchWords:
 
 
 @torch.no_grad()
-def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image, top: int = 5) -> PatchWords:
+def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: Any, top: int = 5) -> PatchWords:
     """Reads the words of a photo with a model.
 
     Args:
         model (`LangBridgeForConditionalGeneration`): With an adapter made of words, whatever its activation.
         processor (`LangBridgeProcessor`): The model's.
-        image (`PIL.Image.Image`): The photo.
+        image (`PIL.Image.Image`, or what `processor.open_image` opens): The photo.
         top (`int`, *optional*, defaults to 5): Number of words per patch. The whole photo has `2 * top`, or the
             model's `words_per_image`.
 
@@ -63,7 +64,7 @@ def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: Im
     Raises:
         `ValueError`: the adapter (mlp, linear) is not made of words.
     """
-    image = image.convert("RGB")
+    image = processor.open_image(image)
     pixel_values = processor.image_processor(image, return_tensors="pt")["pixel_values"]  # (1, 3, height, width)
     pixel_values = pixel_values.to(model.model.vision_tower.device, model.model.vision_tower.dtype)
     coefficients = model.get_image_coefficients(pixel_values)[0].float().cpu()  # (tokens, V)

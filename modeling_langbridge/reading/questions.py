@@ -13,7 +13,7 @@ def prepare_question(processor: ProcessorMixin, images: Sequence[Any], question:
 
     Args:
         processor ([`ProcessorMixin`]): The processor of a LangBridge or a LLaVA.
-        images (`Sequence`): PIL images, paths or URLs.
+        images (`Sequence`): What `processor.open_image` opens: PIL images, paths, URLs …
         question (`str`): The question; the image comes before it.
 
     Returns:

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 from huggingface_hub import metadata_load
 from paths import ROOT
+from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 from tiny_parts import ask, make_image, save_language_model, save_vision_tower
 from wordy_models import compose
 
 from modeling_langbridge.reading.patch_words import strongest_words
+from trainer.data.images import open_image
 
 
 SPACE = ROOT / "hub_cards" / "space"
@@ -211,6 +213,17 @@ def space_modules(monkeypatch):
     """The Space's modules, importable as the app itself has them."""
     monkeypatch.syspath_prepend(SPACE)
     return importlib.import_module("app")
+
+
+def test_the_page_reads_a_photo_as_the_model_was_trained_on_it(processor, space_modules, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    image = make_image().convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, image.width, 6))
+    image.save(tmp_path / "photo.png", exif=exif)
+    _, opened, _ = space_modules.open_photo(processor, {"path": str(tmp_path / "photo.png")}, None)
+    assert opened.tobytes() == open_image(tmp_path / "photo.png").tobytes()
+    assert opened.getpixel((0, opened.height - 1)) == (255, 255, 255)
 
 
 def test_an_answer_is_streamed_as_it_is_written_and_a_failure_ends_it(vision, text, space_modules):

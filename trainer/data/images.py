@@ -2,14 +2,14 @@
 """Images from wherever a dataset keeps them, opened whole, or refused by name."""
 
 import os
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-from transformers.image_utils import load_image
+from PIL import Image
 
-from .samples import SampleError, is_image_file, path_of
+from modeling_langbridge import image_opening
+
+from .samples import SampleError, is_image_file
 
 
 def list_images(folder: str | os.PathLike) -> list[str]:
@@ -19,27 +19,12 @@ def list_images(folder: str | os.PathLike) -> list[str]:
 
 def open_image(image: Any) -> Image.Image:
     """
-    Opens and decodes an image: a path, URL or base64 text, bytes, datasets' `{"bytes", "path"}`, or a PIL image.
-
-    Returns:
-        `PIL.Image.Image`, decoded to its last line, in RGB, upright.
+    Opens and decodes an image as inference does, see [`~modeling_langbridge.image_opening.open_image`].
 
     Raises:
-        [`SampleError`]: the image is missing, truncated or undecodable; the message names it.
+        [`SampleError`]: the image is missing, truncated, too large or undecodable; the message names it.
     """
-    content = image.get("bytes") if isinstance(image, dict) else image
-    path = path_of(image)
-    name = f"the image {path[:200]}" if path else "an image"
     try:
-        if isinstance(content, bytes):
-            return load_image(Image.open(BytesIO(content)))
-        return load_image(image if path is None else path)
-    except UnidentifiedImageError as error:
-        raise SampleError("undecodable image", f"{name} is of no format that can be decoded") from error
-    except Exception as error:  # decoders fail in as many ways as there are broken files
-        if path is not None and not isinstance(content, bytes) and not os.path.isfile(path):  # nor base64 text
-            why = f"cannot be fetched: {error}" if path.startswith(("http://", "https://")) else "does not exist"
-            raise SampleError("missing image", f"{name} {why}") from error
-        is_cut = "truncated" in str(error) or "unexpected end" in str(error)
-        kind = "truncated image" if is_cut else "undecodable image"
-        raise SampleError(kind, f"{name} cannot be decoded: {error}") from error
+        return image_opening.open_image(image)
+    except image_opening.ImageError as error:
+        raise SampleError(error.fault, error.reason) from error

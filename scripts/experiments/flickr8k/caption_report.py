@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
-from PIL import Image
 
 from trainer.data.captioned_photos import CaptionedPhoto
+from trainer.data.images import open_image
 
 
 def score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
@@ -36,8 +36,7 @@ def save_caption_picture(
     for axis in axes.flat:
         axis.axis("off")
     for axis, photo in zip(axes.flat, photos, strict=False):
-        with Image.open(photo.image) as image:
-            axis.imshow(image)
+        axis.imshow(open_image(photo.image))
         texts = {**{system: answers[photo.name] for system, answers in captions.items()}, "human": photo.captions[0]}
         text = "\n".join(textwrap.fill(f"{system}: {caption}", 44) for system, caption in texts.items())
         axis.text(0, -0.03, text, transform=axis.transAxes, va="top", fontsize=9)

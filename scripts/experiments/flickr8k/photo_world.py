@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, LlamaConfig, PreTrainedModel, Qwen2Config
-from transformers.image_utils import load_image
 
 from experiments.flickr8k.caption_corpora import read_caption_text, read_flickr8k
 from experiments.small_language_model import (
@@ -20,6 +19,7 @@ from experiments.small_language_model import (
 from modeling_langbridge import SharedVocabulary
 from trainer.data.captioned_photos import CaptionedPhoto
 from trainer.data.feature_cache import FeatureCache
+from trainer.data.images import open_image
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,6 @@ def compute_features(world: PhotoWorld, folder: Path) -> None:
     image_processor = AutoImageProcessor.from_pretrained(world.tower)
     photos = world.photos("train") + world.photos("test")
     for start in tqdm(range(0, len(photos), 16), desc="features, 16 photos a step"):
-        images = [load_image(photo.image) for photo in photos[start : start + 16]]
+        images = [open_image(photo.image) for photo in photos[start : start + 16]]
         cache(image_processor(images, return_tensors="pt")["pixel_values"])
     cache.save(folder / "features.safetensors")
