@@ -77,8 +77,7 @@ class ConversationEncoder:
         # The same in every turn: a template that ends only the last has the next turn's beginning in its place.
         self.end_of_turn = re.compile(r"\s*" + re.escape(end_of_turn))
         self.render(make_example()[:2])  # refuses at once a template that hides the answers
-        if not plain_captions:  # which are asked for only after a later stage with the processor's own template
-            self.warn_of_other_prompts()
+        self.warn_of_other_prompts()
 
     def encode(self, row: dict[str, Any]) -> dict[str, Any]:
         """

@@ -289,6 +289,21 @@ def test_no_token_lies_across_the_end_of_the_prompt(vision, template, target):
     assert encoded["input_ids"][: starts_of(encoded)[0]] == tokens_of(processor, row, add_generation_prompt=True)
 
 
+def test_a_text_that_is_cut_at_its_prompts_end_has_one_beginning(vision):
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    tokenizer.add_tokens(["\n\n", *ADDED["chatml"]])
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+    tokenizer.chat_template = THOUGHT_OF_LAST.replace(PROMPT, STARTED)
+    processor = compose(vision, tokenizer)
+    processor.chat_template = processor.chat_template.removeprefix("{{- bos_token }}")
+    row = {"messages": talk("what?", "a dog")}
+    encoded = ConversationEncoder(processor).encode(row)
+    assert encoded["input_ids"].count(bos) == 1
+    assert encoded["input_ids"][: starts_of(encoded)[0]] == tokens_of(processor, row, add_generation_prompt=True)
+
+
 @pytest.mark.parametrize(
     ("template", "warning"),
     [
