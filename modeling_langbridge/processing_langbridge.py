@@ -147,8 +147,10 @@ def read_image(image):
         return [read_image(one) for one in image]
     try:
         return load_image(image) if isinstance(image, str) else image
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"The image {image[:200]} cannot be read: {error}.") from error
+    except ValueError as error:  # its words repeat base64 text in full
+        raise ValueError(f"The image {image[:200]} is no file, URL or base64 text of an image.") from error
 
 
 @auto_docstring

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images from wherever a dataset keeps them, opened whole, or refused by name."""
 
+import base64
 import os
 from io import BytesIO
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from transformers.image_utils import load_image
 
-from .samples import SampleError, is_image_file, path_of
+from .samples import SampleError, is_image_file, is_inline, path_of
 
 
 def list_images(folder: str | os.PathLike) -> list[str]:
@@ -29,8 +30,11 @@ def open_image(image: Any) -> Image.Image:
     """
     content = image.get("bytes") if isinstance(image, dict) else image
     path = path_of(image)
-    name = f"the image {path[:200]}" if path else "an image"
+    is_text = not isinstance(content, bytes) and is_inline(path)
+    name = "an image in base64" if is_text else f"the image {path[:200]}" if path else "an image"
     try:
+        if is_text:
+            content = base64.b64decode(path.partition(",")[2] or path)
         if isinstance(content, bytes):
             return load_image(Image.open(BytesIO(content)))
         return load_image(image if path is None else path)
