@@ -87,6 +87,8 @@ def format_report(report: "Report") -> str:
     if kinds:
         width = max(len(kind) for kind, _ in kinds)
         lines += [f"{kind:<{width}}  {count:>9,}" for kind, count in kinds] + [""]
+    if report.unused_fields:
+        lines += [f"Fields that training does not use: {', '.join(sorted(report.unused_fields))}.", ""]
     totals = {
         "samples": report.num_samples,
         "faulty": report.num_faulty,

@@ -28,7 +28,7 @@ class GroundingArguments:
     eval_dataset: str | None = field(
         default=None, metadata={"help": "Likewise, what loss and word precision are measured on."}
     )
-    image_folder: str | None = field(default=None, metadata={"help": "What a json's image paths are relative to."})
+    image_folder: str | None = field(default=None, metadata={"help": "What relative image paths are relative to."})
     vocabulary: str | None = field(
         default=None, metadata={"help": "File of a shared vocabulary; default: Qwen 2's and Llama 3's."}
     )

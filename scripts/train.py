@@ -105,7 +105,7 @@ class DataArguments:
     eval_dataset: str | None = field(
         default=None, metadata={"help": "Likewise, what the loss is measured on every --eval_steps."}
     )
-    image_folder: str | None = field(default=None, metadata={"help": "What a json's image paths are relative to."})
+    image_folder: str | None = field(default=None, metadata={"help": "What relative image paths are relative to."})
     dataset_split: str = field(default="train", metadata={"help": "The split of a dataset with several."})
     streaming: bool = field(
         default=False,

@@ -230,6 +230,17 @@ def test_an_unreadable_image_is_named(processor, tmp_path):
             processor(text="<image>", images=[str(path)])
 
 
+def test_an_oversized_image_and_broken_base64_are_named_in_short(processor, tmp_path, monkeypatch):
+    path = tmp_path / "huge.png"
+    make_image().save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"huge\.png cannot be read: .*exceeds limit"):
+        processor(text="<image>", images=[str(path)])
+    with pytest.raises(ValueError, match="is no file, URL or base64") as caught:
+        processor(text="<image>", images=["A" * 5000])
+    assert len(str(caught.value)) < 400
+
+
 def test_a_block_of_another_kind_is_named(processor):
     with pytest.raises(Exception, match="reads text and images, not video"):
         processor.apply_chat_template([{"role": "user", "content": [{"type": "video"}]}])

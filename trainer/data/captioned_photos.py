@@ -9,7 +9,7 @@ from typing import Any
 
 from .caption_words import caption_of
 from .json_rows import read_json_rows
-from .samples import SampleError, in_folder, path_of, read_sample, split_captions
+from .samples import SampleError, in_folder, is_inline, path_of, read_sample, split_captions
 from .sources import as_rows, load_training_data
 
 
@@ -52,7 +52,7 @@ def read_captioned_photos(path: str, image_folder: str | None = None, split: str
         image = sample["images"][0]
         content = image.get("bytes") if isinstance(image, dict) else None
         key = hashlib.blake2b(content).digest() if content else path_of(image)
-        name = Path(path_of(image)).name if path_of(image) else sample["id"]
+        name = Path(path_of(image)).name if path_of(image) and not is_inline(image) else sample["id"]
         captioned.setdefault(key, CaptionedPhoto(name, image, [])).captions.append(caption_of(sample))
     return list(captioned.values())
 

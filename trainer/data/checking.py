@@ -19,6 +19,7 @@ from transformers import ProcessorMixin
 from modeling_langbridge.utils.files import atomic_file, atomic_folder
 
 from .conversations import ConversationEncoder
+from .fields import form_of, is_empty, unused_fields
 from .images import open_image
 from .json_rows import read_json_rows
 from .samples import SampleError, read_sample, split_captions
@@ -52,6 +53,8 @@ class Report:
             The first few faults of each kind.
         faulty_rows (`set[int]`):
             The rows with a fault, counted from 0.
+        unused_fields (`set[str]`):
+            The fields that training leaves aside, since they do not change what is learnt.
         num_rows, num_samples, num_faulty, num_images (`int`):
             The rows; the samples made of them (a row with five captions makes five); those with a fault; the different
             images that they name.
@@ -61,6 +64,7 @@ class Report:
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[Fault]] = field(default_factory=dict)
     faulty_rows: set[int] = field(default_factory=set)
+    unused_fields: set[str] = field(default_factory=set)
     num_rows: int = 0
     num_samples: int = 0
     num_faulty: int = 0
@@ -77,12 +81,13 @@ class Report:
 
 @dataclass
 class CheckedSample:
-    """A sample with its faults; the last four fields stay empty where it could not be read."""
+    """A sample with its faults; the last five fields stay empty where it could not be read."""
 
     row: int
     line: int
     name: str
     faults: list[SampleError]
+    unused_fields: list[str] = field(default_factory=list)
     sample: dict[str, Any] = field(default_factory=dict)
     id: str | None = None
     content: bytes = b""
@@ -148,6 +153,8 @@ def check_file(
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict | SampleError]]:
     """The rows with their lines, or of a saved dataset with their numbers and with images as they are stored."""
+    if path.is_file() and path.suffix not in (".json", ".jsonl"):
+        raise ValueError(f"{path} is no .json, .jsonl or folder of `Dataset.save_to_disk`, which alone are checked.")
     if path.is_dir():
         # datasets would stop at the first image that it cannot decode.
         yield from enumerate(undecoded(load_rows(path)))
@@ -185,6 +192,8 @@ def check_row(
             one.faults.append(SampleError("malformed", f"it makes no sense ({type(error).__name__}: {error})"))
         else:
             one.sample, one.name = sample, sample["id"]
+            filled = [name for name, value in part.items() if not is_empty(value)]
+            one.unused_fields = [] if "__key__" in part else unused_fields(filled, form_of(part))
             one.id = None if checked else row_id  # a row's captions share its id
         checked.append(one)
     return checked
@@ -237,6 +246,7 @@ def find_repeats(
 
 def add_to_report(report: Report, one: CheckedSample, num_examples: int) -> None:
     report.num_samples += 1
+    report.unused_fields.update(one.unused_fields)
     if one.faults:
         report.num_faulty += 1
         report.faulty_rows.add(one.row)
@@ -273,7 +283,9 @@ def write_clean_rows(report: Report, output: str | os.PathLike) -> None:
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     begin, between, end = ("", "\n", "\n") if report.path.suffix == ".jsonl" else ("[\n", ",\n", "\n]\n")
-    with atomic_file(output) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
+    # A lone surrogate, in a field that training does not use, is written as the escape that it was.
+    options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    with atomic_file(output) as unfinished, unfinished.open("w", **options) as file:
         for row, (_, content) in enumerate(read_json_rows(report.path)):
             if row not in report.faulty_rows:
                 file.write(begin + json.dumps(content, ensure_ascii=False))

@@ -20,14 +20,27 @@ from typing import Any
 
 from PIL import Image
 
+from .fields import (
+    CAPTIONS,
+    CLIP_SUFFIXES,
+    CONVERSATIONS,
+    IMAGE_SUFFIXES,
+    MARKERS,
+    SYSTEM,
+    find_unread_media,
+    form_of,
+    is_empty,
+    why_row_is_refused,
+    why_turn_is_refused,
+)
+
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 CAPTION_QUESTION = "Describe the image."
-CAPTIONS = ("captions", "caption", "text")
-CONVERSATIONS = ("conversations", "messages", "completion")
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 # Line breaks beside an image that the chat template writes itself where a text has no blank there.
 BREAKS_AT_IMAGES = re.compile(r"(?<=<image>)\n(?=\S)|(?<=\S)\n(?=<image>)")
+# How the base64 of a PNG, JPEG, WebP, GIF, BMP or TIFF begins; no path is that long without a dot.
+BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|UklGR|R0lGOD|Qk|SUkq|TU0A)[A-Za-z0-9+/\s]{40,}={0,2}\s*")
 
 
 class SampleError(ValueError):
@@ -59,7 +72,7 @@ def name_of(row: dict[str, Any]) -> str:
     """What to call a row that could not be read: by its id or key, else by its first image's path."""
     images = row.get("images") or row.get("image")
     image = images[0] if isinstance(images, list) else images
-    names = (row.get("id"), row.get("__key__"), path_of(image))
+    names = (row.get("id"), row.get("__key__"), None if is_inline(image) else path_of(image))
     return f"sample {next((name for name in names if name is not None), f'with the fields {sorted(row)}')}"
 
 
@@ -72,7 +85,8 @@ def read_sample(row: dict[str, Any], image_folder: str | Path | None = None) -> 
             One of: LLaVA's `conversations` (`from`, `value`); `messages`; `prompt` and `completion`, as text or
             messages (the completion alone is a target); an image with a `caption` or `text`; or a webdataset's `jpg`,
             `png` or `webp` (several: `0.jpg`, `1.jpg`) with `txt` or `json`. Images are in `image` or `images`, or
-            inside the messages; text marks them by `<image>`, or they are put before the first question.
+            inside the messages; text marks them by `<image>`, or they are put before the first question. `system` or
+            `system_prompt` is the system message.
         image_folder (`str` or `Path`, *optional*):
             What relative image paths are relative to.
 
@@ -85,34 +99,82 @@ def read_sample(row: dict[str, Any], image_folder: str | Path | None = None) -> 
     if "__key__" in row:
         row = read_webdataset(row)
     row = {key: value for key, value in row.items() if value is not None}
-    images = row.get("images", row.get("image", []))
-    images = list(images) if isinstance(images, (list, tuple)) else [images]
-    answers_from = row.get("answers_from", 0)
-    if "conversations" in row:
-        turns = read_turns(row["conversations"])
-    elif "messages" in row:
-        turns = row["messages"]
-    elif "prompt" in row and "completion" in row:
-        prompt, completion = as_turns(row["prompt"], "user"), as_turns(row["completion"], "assistant")
-        turns, answers_from = prompt + completion, len(prompt)
-    elif "caption" in row or "text" in row:
-        turns = as_turns(CAPTION_QUESTION, "user") + as_turns(row.get("caption", row.get("text")), "assistant")
-    else:
+    form = form_of(row)
+    if form is None:
         raise SampleError(
             "no conversation",
             "it has neither `conversations`, `messages`, `prompt` and `completion`, nor `caption`, only "
             f"{sorted(row)}",
         )
+    refuse(why_row_is_refused(row, form))
+    images = read_images(row)
+    num_images_of_row = len(images)
+    answers_from = row.get("answers_from", 0)
+    if form == ("prompt", "completion"):
+        prompt, completion = as_turns(row["prompt"], "user"), as_turns(row["completion"], "assistant")
+        turns, answers_from = prompt + completion, len(prompt)
+    elif form == ("conversations",):
+        turns = read_turns(row["conversations"])
+    elif form == ("messages",):
+        turns = row["messages"]
+    else:
+        turns = as_turns(CAPTION_QUESTION, "user") + as_turns(row[form[0]], "assistant")
     if not isinstance(turns, (list, tuple)):
         raise malformed("the conversation", turns, "a list of turns")
     messages = [read_message(turn, images) for turn in turns]
+    if 0 < num_images_of_row < len(images):
+        raise SampleError("placeholder mismatch", "images both in the row and inside its messages: keep them in one")
+    if not images and (unread := find_unread_media(row, form)):
+        refuse(f"`{unread}` holds what this sample shows, but is not read: name it `image`, or leave the sample out")
     if not isinstance(answers_from, int) or answers_from < 0:
         raise malformed("`answers_from`", answers_from, "a message's position")
+    num_messages = len(messages)
+    messages = with_system_message(messages, row)
+    answers_from += len(messages) - num_messages
     check_messages(messages, answers_from)
     place_images(messages, len(images))
     images = [in_folder(image, image_folder) for image in images]
     name = str(row["id"]) if "id" in row else name_after_content(messages, images)
+    check_encodable([name, *map(path_of, images), *map(text_of, messages)])
     return {"id": name, "images": images, "messages": messages, "answers_from": answers_from}
+
+
+def refuse(reason: str | None) -> None:
+    if reason is not None:
+        raise SampleError("unread field", reason)
+
+
+def read_images(row: dict[str, Any]) -> list:
+    """The images of `image` or `images`, whichever is filled."""
+    named = {name: row[name] for name in ("images", "image") if name in row}
+    filled = {name: value for name, value in named.items() if not is_empty(value)}
+    values = list((filled or named).values())
+    lists = [list(value) if isinstance(value, (list, tuple)) else [value] for value in values]
+    if len(filled) == 2 and lists[0] != lists[1]:
+        refuse("`image` and `images` hold different images: put all into `images`")
+    return lists[0] if lists else []
+
+
+def with_system_message(messages: list[dict], row: dict[str, Any]) -> list[dict]:
+    """The messages behind the row's own system message, where it has one."""
+    for name in SYSTEM:
+        if is_empty(row.get(name)):
+            continue
+        message = read_message({"role": "system", "content": row[name]}, [])
+        if not messages or messages[0]["role"] != "system":
+            messages = [message, *messages]
+        elif text_of(messages[0]) != text_of(message):
+            refuse(f"`{name}` is not the system message that the sample has already: keep one of them")
+    return messages
+
+
+def check_encodable(texts: list[str | None]) -> None:
+    for text in texts:
+        try:
+            (text or "").encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = f"{text[error.start]!a} in {text[max(0, error.start - 30) :][:60]!a}"
+            raise SampleError("malformed", f"half a character (a lone surrogate), {half}") from error
 
 
 def read_webdataset(row: dict) -> dict:
@@ -130,8 +192,13 @@ def read_webdataset(row: dict) -> dict:
         raise SampleError("no conversation", "it has neither a .json nor a .txt beside its image")
     if not isinstance(content, dict):
         raise malformed("the .json", content, "a json object")
+    clip = next((key for key in row if key.rsplit(".", 1)[-1].lower() in CLIP_SUFFIXES), None)
+    if clip:
+        refuse(f"its .{clip} cannot be read: give frames as images, or leave the sample out")
     images = [value for key, value in row.items() if is_image_file(key)]
-    return {**content, "id": row["__key__"], **({"images": images} if images else {})}
+    if images:
+        content = {key: value for key, value in content.items() if key != "image"} | {"images": images}
+    return {**content, "id": row["__key__"]}
 
 
 def is_image_file(name: str) -> bool:
@@ -143,7 +210,7 @@ def read_turns(conversations: Any) -> Any:
     if not isinstance(conversations, (list, tuple)):
         return conversations
     return [
-        {"role": turn.get("from"), "content": turn.get("value")} if isinstance(turn, dict) else turn
+        {**turn, "role": turn.get("from"), "content": turn.get("value")} if isinstance(turn, dict) else turn
         for turn in conversations
     ]
 
@@ -159,6 +226,7 @@ def read_message(turn: dict, images: list) -> dict:
     role, content = turn.get("role"), turn.get("content")
     if not isinstance(role, str) or role not in ROLES:
         raise SampleError("unknown role", f"unknown role {role!r}, expected one of {sorted(ROLES)}")
+    refuse(why_turn_is_refused(turn, ROLES[role]))
     if content is None or isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, (list, tuple)):
@@ -208,6 +276,10 @@ def check_messages(messages: list[dict], answers_from: int) -> None:
     if "assistant" not in roles[answers_from:]:
         raise SampleError("no answer", "no answer of the assistant to learn")
     for message in messages:
+        # An answer may speak of the HTML elements of these names.
+        marker = None if message["role"] == "assistant" else MARKERS.search(text_of(message))
+        if marker:
+            raise SampleError("unknown content", f"{marker[0]} in a text: only <image> marks something else than text")
         if message["role"] == "user":
             continue
         if any(block["type"] == "image" for block in message["content"]):
@@ -243,9 +315,14 @@ def in_folder(image: Any, image_folder: str | Path | None) -> Any:
     path = path_of(image)
     if not path:
         raise malformed("an image", image, "a path, a URL, bytes or an image")
-    if image_folder is None or path.startswith(("http://", "https://", "data:")):
+    if image_folder is None or path.startswith(("http://", "https://")) or is_inline(path):
         return path
     return str(Path(image_folder) / path)
+
+
+def is_inline(image: Any) -> bool:
+    """Whether a text is an image itself, as a data URI or in base64, and no path."""
+    return isinstance(image, str) and (image.startswith("data:") or BASE64.fullmatch(image) is not None)
 
 
 def path_of(image: Any) -> str | None:
@@ -257,7 +334,7 @@ def path_of(image: Any) -> str | None:
 def name_after_content(messages: list[dict], images: list) -> str:
     """A name for a sample without an id: its first image's path, or else how its first answer begins."""
     path = path_of(images[0]) if images else None
-    if path:
+    if path and not is_inline(path):
         return path[:200]
     answer = next(message for message in messages if message["role"] == "assistant")
     return f"the one answered {text_of(answer)[:60]!r}"
@@ -266,7 +343,7 @@ def name_after_content(messages: list[dict], images: list) -> str:
 def split_captions(row: dict[str, Any]) -> list[dict[str, Any]]:
     """A row with a list of captions (Flickr8k has five a photo) as a row for each caption; other rows as they are."""
     key = next((key for key in CAPTIONS if isinstance(row.get(key), list)), None)
-    if key is None or any(row.get(name) is not None for name in CONVERSATIONS):
+    if key is None or any(not is_empty(row.get(name)) for name in CONVERSATIONS):
         return [row]
     # Without any caption an empty one, to be complained of.
     return [{**row, key: None, "caption": caption} for caption in row[key] or [""]]

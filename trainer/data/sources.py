@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data in: json files, datasets and shards, local or streamed, as rows that the collator can read."""
 
+import logging
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,20 +12,34 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value, load_dataset, load_from_disk
+from datasets import (
+    Audio,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    List,
+    Value,
+    Video,
+    load_dataset,
+    load_from_disk,
+)
 from datasets.exceptions import DatasetGenerationError
 
+from .fields import BESIDE, CAPTIONS, CONVERSATIONS, FORMS, form_of, unused_fields
 from .json_rows import read_json_rows
 from .samples import (
-    CAPTIONS,
-    CONVERSATIONS,
     SampleError,
     is_image_file,
+    naming,
     read_sample,
     read_webdataset,
     split_captions,
 )
 
+
+logger = logging.getLogger(__name__)
 
 BLOCK = {"type": Value("string"), "text": Value("string")}
 SAMPLE = Features(
@@ -50,8 +66,9 @@ def load_training_data(
             A `.json` or `.jsonl` file, a folder written by `Dataset.save_to_disk`, parquet files or webdataset shards
             (`"shards/*.parquet"`, `"shards/*.tar"`), or a dataset's Hub id. Rows may have any form that
             [`~trainer.data.samples.read_sample`] knows.
-        image_folder (`str`, *optional*, defaults to the json's own folder):
-            What the image paths of a json are relative to.
+        image_folder (`str`, *optional*, defaults to a json's own folder):
+            What relative image paths are relative to. A dataset that is not a json or local shards is prepared once
+            more for it, images included: leave it out where the dataset holds its images.
         split (`str`, *optional*, defaults to `"train"`):
             The split of a dataset with several.
         streaming (`bool`, *optional*, defaults to `False`):
@@ -73,15 +90,53 @@ def load_training_data(
         builder = "webdataset" if suffix == ".tar" else "parquet"
         dataset = load_dataset(builder, data_files=str(path), split="train", streaming=streaming)
     elif Path(path).is_dir():
-        dataset = load_from_disk(path)
-        if isinstance(dataset, DatasetDict):
-            if split not in dataset:
-                raise ValueError(f"{path} has no split {split}: name one of {sorted(dataset)}.")
-            dataset = dataset[split]
+        dataset = load_saved(path, split)
         dataset = dataset.to_iterable_dataset() if streaming else dataset
     else:
+        refuse_what_is_not_on_the_hub(str(path))
         dataset = load_dataset(path, split=split, streaming=streaming)
-    return dataset
+    return dataset if image_folder is None else with_image_folder(dataset, str(image_folder))
+
+
+def load_saved(path: str, split: str) -> Dataset:
+    try:
+        dataset = load_from_disk(path)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} is no folder of `Dataset.save_to_disk`: name its files ('{path}/*.parquet', '{path}/*.tar'), or "
+            "list its images and captions in a .json."
+        ) from error
+    if not isinstance(dataset, DatasetDict):
+        return dataset
+    if split not in dataset:
+        raise ValueError(f"{path} has no split {split}: name one of {sorted(dataset)}.")
+    return dataset[split]
+
+
+def refuse_what_is_not_on_the_hub(path: str) -> None:
+    """The Hub would be asked for it several times, over half a minute."""
+    if re.search(r"\.(gz|tgz|zip|zst|xz|bz2|7z)$", path):
+        raise ValueError(f"{path} is compressed: unpack it and name what it holds.")
+    if Path(path).is_file() or re.search(r"\.(csv|tsv|txt|xlsx?|arrow|feather|ya?ml|jpe?g|png|webp)$", path):
+        raise ValueError(
+            f"{path} is of no form that is read: make a .json, .jsonl, .parquet or .tar of it, such as by "
+            "`datasets.Dataset.to_parquet`."
+        )
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or path.startswith("."):
+        raise ValueError(f"{path} is no file, no folder and no Hub id.")
+
+
+def with_image_folder(dataset: Dataset | IterableDataset, image_folder: str) -> Dataset | IterableDataset:
+    """The dataset's samples in the form of [`~trainer.data.samples.read_sample`], their image paths in the folder."""
+
+    def read(row: dict[str, Any]) -> dict[str, Any]:
+        with naming(row):
+            return read_sample(row, image_folder)
+
+    dataset = as_rows(dataset)
+    if dataset.features is None:  # a stream that does not say what it holds
+        return dataset.map(read, remove_columns=[*BESIDE, *(name for form in FORMS for name in form)])
+    return dataset.map(read, remove_columns=dataset.column_names, features=SHARD_SAMPLE)
 
 
 def load_files(
@@ -106,16 +161,18 @@ def load_files(
 
 
 def read_json_samples(paths: list[str], image_folder: str, modified: str = "") -> Iterator[dict[str, Any]]:
+    listed: set[str] = set()
     for path in paths:
         for line, row in read_json_rows(Path(path)):
             if isinstance(row, SampleError):
                 raise ValueError(f"{path}, line {line}: {row}.")
             name = f", sample {row['id']}" if "id" in row else ""
-            yield from read_samples(row, f"{path}, line {line}{name}", image_folder)
+            yield from read_samples(row, f"{path}, line {line}{name}", listed, image_folder)
 
 
 def read_shards(paths: list[str], modified: str = "") -> Iterator[dict[str, Any]]:
     """Webdataset shards; datasets' own reader wants all samples to be of the same files, and to fit its first five."""
+    listed: set[str] = set()
     for path in paths:
         try:
             with tarfile.open(path, mode="r|*") as shard:
@@ -126,7 +183,7 @@ def read_shards(paths: list[str], modified: str = "") -> Iterator[dict[str, Any]
                         content = shard.extractfile(file).read()
                         named = {"bytes": content, "path": file.name}  # as datasets keeps images
                         row[split_name(file)[1]] = named if is_image_file(file.name) else content
-                    yield from read_samples(row, f"{path}, sample {key}")
+                    yield from read_samples(row, f"{path}, sample {key}", listed)
         except tarfile.TarError as error:
             raise ValueError(f"{path} cannot be read as a tar file: {error}.") from error
 
@@ -138,19 +195,47 @@ def split_name(file: tarfile.TarInfo) -> tuple[str, str]:
     return os.path.join(folder, key), extension
 
 
-def read_samples(row: dict[str, Any], place: str, image_folder: str | None = None) -> Iterator[dict[str, Any]]:
+def read_samples(
+    row: dict[str, Any], place: str, listed: set[str], image_folder: str | None = None
+) -> Iterator[dict[str, Any]]:
     try:
         row = read_webdataset(row) if "__key__" in row else row
         for caption in split_captions(row):
+            list_unused(caption, listed)
             yield read_sample(caption, image_folder)
     except SampleError as error:
         raise ValueError(f"{place}: {error}.") from error
 
 
+def list_unused(row: dict[str, Any], listed: set[str]) -> None:
+    """Says once which fields training leaves aside; `listed` are those that were said before."""
+    unused = [name for name in unused_fields(row, form_of(row)) if name not in listed]
+    if unused:
+        logger.info("Fields that training does not use: %s.", ", ".join(unused))
+        listed.update(unused)
+
+
+def as_shown(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """The columns that a dataset's format shows, as Python objects; a transform is refused, since it would be lost."""
+    if isinstance(dataset, IterableDataset):
+        return dataset.with_format(None)
+    shown = dataset.format
+    if shown["type"] == "custom":
+        raise ValueError(
+            "The dataset's transform (`with_transform`, `set_transform`) would be ignored: apply it by `map`, or by "
+            "`to_iterable_dataset().map` for another result in every epoch."
+        )
+    columns = dataset.column_names if shown["output_all_columns"] else shown["columns"]
+    return dataset.with_format(None).select_columns(columns)
+
+
 def as_rows(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """Any dataset as the trainer reads it: images undecoded, a caption a row, and always a column for images."""
+    dataset = as_shown(dataset)
     if dataset.features is None:  # a stream that does not say what it holds
         return dataset.map(split_batch, batched=True, batch_size=1).map(add_images)
+    if "__key__" not in dataset.features:  # a webdataset's columns are files
+        list_unused(dict.fromkeys(dataset.features, True), set())
     dataset = undecoded(dataset)
     lists = [name for name in CAPTIONS if isinstance(dataset.features.get(name), List)]
     if lists and not set(CONVERSATIONS) & set(dataset.features):
@@ -176,7 +261,13 @@ def undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
 
 def without_decoding(feature: Any) -> Any:
     if isinstance(feature, Image):
+        if feature.mode not in (None, "RGB"):
+            raise ValueError(
+                f"The dataset converts its images to {feature.mode}, but they are read in RGB: use `map`."
+            )
         return Image(decode=False)
+    if isinstance(feature, Audio | Video):  # refused later, by name, where a row has one
+        return replace(feature, decode=False)
     if isinstance(feature, dict):
         return {name: without_decoding(inner) for name, inner in feature.items()}
     if isinstance(feature, List):

@@ -88,6 +88,7 @@ def planted() -> list[tuple[str | None, object]]:
         (None, row("between", "blue.png", "a blue ball")),
         ("placeholder mismatch", changed("two", question={"value": "<image><image> what?"})),
         ("malformed", {"id": "five", "conversations": 5}),
+        ("unread field", {**row("clip", None), "video": "a.mp4"}),
         ("missing image", row("gone", "gone.jpg")),
         ("truncated image", row("cut", "truncated.jpg")),
         ("undecodable image", row("text", "text.jpg")),
@@ -107,8 +108,8 @@ def test_every_planted_fault_is_found_with_its_line_and_nothing_else(images, pro
     assert set(found(report)) == {(line, kind) for line, kind in zip(lines, kinds, strict=True) if kind}
     assert report.counts == Counter(kind for kind in kinds if kind)
     assert (report.num_samples, report.num_faulty, report.num_clean) == (len(rows), len(rows) - 3, 3)
-    assert found(report)[lines[16], "duplicate"].endswith(f"first ({path}:1)" if suffix == ".jsonl" else f"({path}:3)")
-    assert f"({path}:{lines[9]})" in found(report)[lines[17], "repeated id"]
+    assert found(report)[lines[17], "duplicate"].endswith(f"first ({path}:1)" if suffix == ".jsonl" else f"({path}:3)")
+    assert f"({path}:{lines[9]})" in found(report)[lines[18], "repeated id"]
     names = [fault.sample for faults in report.examples.values() for fault in faults]
     assert {"gone", "cut", "alien", "five", "row 1"} <= set(names)
 
@@ -327,11 +328,26 @@ def test_the_clean_rows_are_unchanged_and_pass_their_own_check(images, tmp_path,
     write_clean_rows(check_file(path, images), clean)
     text = clean.read_text(encoding="utf-8")
     written = [json.loads(line) for line in text.splitlines()] if suffix == ".jsonl" else json.loads(text)
-    assert written == [rows[0], rows[9], rows[15], rows[18]]  # 15 is too long, for which nobody asked
+    assert written == [rows[0], rows[9], rows[16], rows[19]]  # 16 is too long, for which nobody asked
     assert "Straße 狗" in text
     report = check_file(clean, images)
     assert (report.num_samples, report.num_faulty) == (4, 0)
     assert [file.name for file in clean.parent.iterdir()] == [clean.name]
+
+
+def test_half_a_character_in_an_unused_field_is_written_as_it_was(images, tmp_path):
+    path = tmp_path / "samples.json"
+    rows = [row("first") | {"source": "a \ud83d"}, row("gone", "gone.jpg")]
+    write(path, rows)
+    write_clean_rows(check_file(path, images), tmp_path / "clean.json")
+    assert json.loads((tmp_path / "clean.json").read_text(encoding="utf-8")) == rows[:1]
+
+
+def test_fields_that_training_does_not_use_are_listed(images, tmp_path, call_script):
+    path = tmp_path / "samples.json"
+    write(path, [row("a") | {"source": "web"}, row("b", answer="b") | {"license": "mit", "video": ""}])
+    status, printed = call_script(path, "--image_folder", images)
+    assert status == 0 and "Fields that training does not use: license, source.\n" in printed
 
 
 def test_an_existing_file_is_never_overwritten(images, tmp_path):
@@ -368,6 +384,8 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(images, tmp_path):
         "empty.json": b"[]",
         "empty.jsonl": b"\n\n",
         "binary.jsonl": b"\xff\xfe\x00",
+        "table.csv": b"image,caption",
+        "packed.json.gz": b"\x1f\x8b",
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)

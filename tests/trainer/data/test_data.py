@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value, load_dataset
+from datasets import (
+    Audio,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    List,
+    Value,
+    Video,
+    load_dataset,
+)
 from paths import ROOT
 from tiny_parts import make_image
 
@@ -19,7 +30,7 @@ from trainer import load_training_data
 from trainer.data.collator import ConversationCollator
 from trainer.data.conversations import ConversationEncoder
 from trainer.data.samples import read_sample
-from trainer.data.sources import as_rows
+from trainer.data.sources import as_rows, with_image_folder
 
 
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -300,6 +311,145 @@ def test_a_file_that_changed_is_read_anew(tmp_path, own_cache, write):
 
 
 @BOTH
+@pytest.mark.parametrize("place", ["a column", "a list", "a block", "captions", "Hub", "shards"])
+def test_image_paths_of_every_source_are_relative_to_the_folder(tmp_path, monkeypatch, collator, place, streaming):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(png("red"))
+    block = [{"type": "image", "path": "a.png", "text": None}, {"type": "text", "path": None, "text": "what?"}]
+    rows = {
+        "a column": {"image": "a.png", "caption": "a red ball"},
+        "a list": {"images": ["a.png"], "messages": chat("what?", "a red ball")},
+        "a block": {"messages": [{"role": "user", "content": block}, {"role": "assistant", "content": block[1:]}]},
+        "captions": {"image": "a.png", "captions": ["a red ball", "a ball"]},
+        "Hub": {"image": {"bytes": None, "path": "a.png"}, "caption": "a red ball"},
+        "shards": {"__key__": "7", "json": {"image": "a.png", "caption": "a red ball"}},
+    }
+    dataset = Dataset.from_list([rows[place]])
+    path = str(tmp_path / "saved")
+    if place in ("Hub", "shards"):
+        monkeypatch.setattr(
+            "trainer.data.sources.load_dataset",
+            lambda *_, streaming, **__: dataset.to_iterable_dataset() if streaming else dataset,
+        )
+        path = "lang/bridge" if place == "Hub" else "https://example.org/0.tar"
+    elif place == "a list":
+        path = str(tmp_path / "rows.parquet")
+        dataset.to_parquet(path)
+    else:
+        dataset.save_to_disk(path)
+    loaded = list(as_rows(load_training_data(path, str(tmp_path / "photos"), streaming=streaming)))
+    assert len(loaded) == 1 + (place == "captions")
+    expected = collator.process_images([make_image("red")])
+    assert torch.equal(collator(loaded)["pixel_values"], expected.repeat(len(loaded), 1, 1, 1))
+
+
+def test_a_stream_that_does_not_say_what_it_holds_has_its_image_paths_in_the_folder():
+    def generate():
+        yield {"image": "a.png", "caption": "a dog", "source": "web"}
+        yield {"image": "b.png", "caption": "a cat"}
+
+    rows = as_rows(with_image_folder(IterableDataset.from_generator(generate), "photos"))
+    assert [read_sample(row)["images"] for row in rows] == [["photos/a.png"], ["photos/b.png"]]
+
+
+def test_a_faulty_row_of_a_saved_dataset_with_a_folder_is_named(tmp_path):
+    Dataset.from_list([{"id": "mute", "image": "a.png", "caption": " "}]).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="sample mute: an empty answer"):
+        load_training_data(str(tmp_path / "saved"), "photos")
+
+
+def test_a_transform_is_refused_not_lost():
+    dataset = Dataset.from_list([{"image": "a.png", "caption": "a dog"}])
+    with pytest.raises(ValueError, match="transform .* would be ignored"):
+        as_rows(dataset.with_transform(lambda batch: batch))
+
+
+@pytest.mark.parametrize("kind", [None, "numpy", "torch", "arrow"])
+@pytest.mark.parametrize("output_all_columns", [False, True])
+def test_columns_that_a_format_hides_stay_hidden(kind, output_all_columns):
+    dataset = Dataset.from_list([{"image": "a.png", "caption": "a dog", "system": "Be brief."}])
+    dataset.set_format(kind, columns=["image", "caption"], output_all_columns=output_all_columns)
+    (row,) = as_rows(dataset)
+    assert ("system" in row) == output_all_columns
+    assert len(read_sample(row)["messages"]) == 2 + output_all_columns
+
+
+def test_a_stream_in_another_format_is_read_as_it_is():
+    sample = read_sample({"image": "a.png", "caption": "a dog", "id": 7})
+    stream = Dataset.from_list([sample]).to_iterable_dataset().with_format("numpy")
+    (row,) = as_rows(stream)
+    assert read_sample(row) == sample
+
+
+@pytest.mark.parametrize(("mode", "is_read"), [(None, True), ("RGB", True), ("L", False)])
+def test_a_conversion_of_the_dataset_is_kept_or_refused(mode, is_read):
+    features = Features({"image": Image(mode=mode), "caption": Value("string")})
+    dataset = Dataset.from_list([{"image": {"bytes": png("red"), "path": None}, "caption": "a"}], features=features)
+    if is_read:
+        assert len(as_rows(dataset)) == 1
+    else:
+        with pytest.raises(ValueError, match="converts its images to L"):
+            as_rows(dataset)
+
+
+@BOTH
+@pytest.mark.parametrize("kind", [Audio, Video])
+def test_a_column_of_clips_is_refused_by_name_where_it_is_filled(kind, collator, streaming):
+    clips = [{"bytes": b"\0", "path": "a"}, None]
+    rows = [{"clip": clip, "messages": chat("what?", "a dog")} for clip in clips]
+    dataset = Dataset.from_list(rows).cast_column("clip", kind())
+    filled, empty = as_rows(dataset.to_iterable_dataset() if streaming else dataset)
+    assert collator([empty])["pixel_values"].shape[0] == 0
+    with pytest.raises(ValueError, match="`clip` holds what this sample shows"):
+        collator([filled])
+
+
+@BOTH
+def test_fields_that_are_not_used_are_listed_once(tmp_path, caplog, streaming):
+    caplog.set_level("INFO", "trainer")
+    rows = [{"id": n, "messages": chat("what?", f"{n} dogs"), "source": "web", "split": "train"} for n in range(3)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    list(as_rows(load_training_data(str(tmp_path / "rows.json"), streaming=streaming)))
+    dataset = Dataset.from_list(rows)
+    list(as_rows(dataset.to_iterable_dataset() if streaming else dataset))
+    list(as_rows(dataset.select_columns(["id", "messages"])))
+    assert caplog.messages == ["Fields that training does not use: source, split."] * 2
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("rows.csv", "is of no form that is read"),
+        ("gone.csv", "is of no form that is read"),
+        ("rows", "is of no form that is read"),
+        ("rows.json.gz", "is compressed: unpack it"),
+        ("photos", r"is no folder of `Dataset\.save_to_disk`"),
+        ("gone/photos/rows", "is no file, no folder and no Hub id"),
+        ("./gone", "is no file, no folder and no Hub id"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_before_the_hub_is_asked(tmp_path, monkeypatch, name, complaint, streaming):
+    monkeypatch.setattr("trainer.data.sources.load_dataset", lambda *_, **__: pytest.fail("the Hub was asked"))
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Path("photos", "a.png").write_bytes(png("red"))
+    for file in ("rows.csv", "rows", "rows.json.gz"):
+        Path(file).write_text("image,caption\na.png,a dog\n")
+    with pytest.raises(ValueError, match=complaint) as caught:
+        load_training_data(name, streaming=streaming)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["imdb", "lang/bridge-1.0"])
+def test_a_hub_id_is_asked_for(monkeypatch, name):
+    asked = []
+    monkeypatch.setattr("trainer.data.sources.load_dataset", lambda path, **_: asked.append(path))
+    load_training_data(name)
+    assert asked == [name]
+
+
+@BOTH
 @pytest.mark.parametrize("name", ["gone.json", "gone.jsonl", "gone.tar", "gone*.tar"])
 def test_a_missing_file_is_named_at_once(tmp_path, name, streaming):
     with pytest.raises(ValueError, match=r"gone.* cannot be read: there is no such file"):
@@ -313,6 +463,8 @@ def test_a_missing_file_is_named_at_once(tmp_path, name, streaming):
         ({"id": "mute", "conversations": chat("what?", "a dog")}, "line 3, sample mute: unknown role None"),
         ({"messages": chat("what?", " ")}, "line 3: an empty answer"),
         ({"image": 5, "caption": "a dog"}, "line 3: an image is 5, expected a path"),
+        ({"id": "half", "caption": "a dog \ud83d"}, "line 3, sample half: half a character"),
+        ({"id": "film", "video": "a.mp4", "caption": "a dog"}, "line 3, sample film: `video` cannot be read"),
         (5, "line 3: a int, not a json object"),
     ],
 )

@@ -143,6 +143,14 @@ def test_a_file_that_exists_is_never_called_missing(tmp_path):
     assert caught.value.fault != "missing image"
 
 
+def test_broken_base64_is_refused_in_a_short_sentence():
+    text = base64.b64encode(encode(noise()))[:3000].decode()
+    for source in (text, f"data:image/png;base64,{text}", "data:image/png;base64,%%%", {"path": text}):
+        with pytest.raises(SampleError, match="an image in base64") as caught:
+            open_image(source)
+        assert len(str(caught.value)) < 150
+
+
 def test_an_image_too_large_to_decode_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "huge.png"
     noise().save(path)

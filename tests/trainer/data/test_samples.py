@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is read of every form that people keep samples in, and how each faulty one is refused."""
 
+import base64
 import pickle
 from pathlib import Path
 
@@ -203,7 +204,14 @@ FAULTS = {
         {"messages": [{"content": "what?"}]},
         {"messages": [{"role": ["user"], "content": "what?"}]},
     ],
-    "unknown content": [chat([{"type": "video"}], "a dog")],
+    "unknown content": [
+        chat([{"type": "video"}], "a dog"),
+        *(
+            chat(f"{mark}\nwhat?", "a dog")
+            for mark in ("<video>", "<audio>", "<|video_pad|>", "<image 1>", "<|image_1|>")
+        ),
+        chat("what?", "a dog", system="Look at <video>."),
+    ],
     "turns out of order": [
         {"messages": [assistant("a dog")]},
         {"messages": [user(words("a")), user(words("b")), assistant("c")]},
@@ -215,6 +223,32 @@ FAULTS = {
         {"messages": []},
         {"prompt": "what?", "completion": []},
         chat("a", "b", "c") | {"answers_from": 2},
+    ],
+    "unread field": [
+        llava("what?", "a dog", video="a.mp4"),
+        llava("what?", "a dog", image="a.png", audio={"bytes": b"\0", "path": None}),
+        {"__key__": "7", "mp4": b"\0", "txt": "a dog"},
+        chat("what?", "a dog", tools=[{"name": "zoom"}]),
+        chat("what?", "a dog", weight=0.5),
+        chat("what?", "a dog", completion_mask=[0, 1]),
+        {"messages": [user(words("what?")), assistant("a dog") | {"weight": 0}]},
+        {"messages": [user(words("what?")), assistant("a dog") | {"train": False}]},
+        {"messages": [user(words("what?")) | {"loss": True}, assistant("a dog")]},
+        {"messages": [user(words("what?")), assistant("a dog") | {"reasoning_content": "It barks."}]},
+        {"messages": [user(words("what?")), assistant("a dog") | {"tool_calls": [{"id": "1"}]}]},
+        {"messages": [user(words("what?")) | {"images": ["a.png"]}, assistant("a dog")]},
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "weight": 0}]},
+        {"prompt": "what?", "completion": "a dog", "thinking": "It barks."},
+        {"prompt": "what?", "completion": "a dog", "history": [["a", "b"]]},
+        {"prompt": "what?", "completion": "a cat", "label": False},
+        {"image": "a.png", "caption": "a dog", "question": "what?"},
+        {**chat("what?", "a dog"), **llava("what?", "a cat")},
+        chat("what?", "a dog", image_path="b/a.png"),
+        chat("what?", "a dog", photo={"bytes": b"\0", "path": None}),
+        chat("what?", "a dog", image="a.png", image_2="b.png"),
+        chat("what?", "a dog", image="a.png", images=["b.png"]),
+        {"messages": [{"role": "system", "content": "a"}, *chat("b", "c")["messages"]], "system": "d"},
+        chat("what?", "a dog", system="a", system_prompt="b"),
     ],
     "image in an answer": [
         llava("what?", "<image> a dog", image="a.png"),
@@ -233,6 +267,7 @@ FAULTS = {
         llava("<image> or <image>?", "a dog", image="a.png"),
         llava("<image> what?", "a dog", image=["a.png", "b.png"]),
         chat([{"type": "image"}, words("what does <image> mean?")], "a dog", images=["a.png"]),
+        chat([{"type": "image", "image": "a.png"}, {"type": "image"}, words("same?")], "no", images=["b.png"]),
     ],
     "malformed": [
         {"conversations": 5},
@@ -256,6 +291,9 @@ FAULTS = {
         llava("what?", "a dog", image=[None]),
         llava("what?", "a dog", image={"a": 1}),
         llava("what?", "a dog", image={"bytes": "text", "path": None}),
+        llava("what?", "a dog \ud83d"),
+        llava("what?", "a dog", image="\udce9.png"),
+        llava("what?", "a dog", system=5),
         llava("what?", "a dog", answers_from="x"),
         llava("what?", "a dog", answers_from=-1),
         chat([{"type": "image", "image": 3}], "a dog"),
@@ -277,6 +315,65 @@ def test_a_fault_says_what_is_wrong_where():
         read_sample(chat([words(5)], "a dog"))
     with pytest.raises(SampleError, match="2 <image> placeholders, but 1 images"):
         read_sample(llava("<image> or <image>?", "a dog", image="a.png"))
+
+
+def test_fields_that_change_nothing_are_no_fault():
+    messages = [
+        {**user(words("what?")), "weight": 0, "train": False, "tool_calls": None, "images": []},
+        {**assistant("Write <video> and close it."), "weight": 1, "train": True, "thinking": " ", "name": "bot"},
+    ]
+    beside = {"source": "web", "license": "mit", "split": "train", "width": 640, "label": 3, "weight": 1.0}
+    empty = {"video": "", "audio": {"bytes": None, "path": None}, "tools": "[]", "history": [], "conversations": []}
+    row = {"id": 7, "messages": messages, **beside, **empty}
+    assert read_sample(row) == read_sample(chat("what?", "Write <video> and close it.", id=7))
+    page = "What does <video>\n<source src='a'>\n</video> show?"
+    assert read_sample(chat(page, "a clip"))["messages"][0] == user(words(page))
+    assert read_sample(chat("what?", "a dog", image="a.png", thumbnail="b.png"))["images"] == ["a.png"]
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt"])
+@pytest.mark.parametrize(
+    ("row", "given"),
+    [
+        (llava("what?", "a dog", image="a.png"), 0),
+        (chat("what?", "a dog", image="a.png"), 0),
+        (chat("what?", "a dog", image="a.png", answers_from=1), 1),
+        ({"prompt": "what?", "completion": "a dog", "image": "a.png"}, 1),
+        ({"image": "a.png", "caption": "a dog"}, 0),
+    ],
+)
+def test_a_system_column_is_the_system_message(name, row, given):
+    plain, sample = read_sample(row), read_sample(row | {name: "Be brief."})
+    assert sample["messages"] == [{"role": "system", "content": [words("Be brief.")]}, *plain["messages"]]
+    # The message in front moves all positions; without given answers, what is learnt is the same.
+    assert (plain["answers_from"], sample["answers_from"]) == (given, given + 1)
+    assert read_sample(sample | {name: "Be brief."}) == sample
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        {"image": "a.png", "images": []},
+        {"image": "", "images": ["a.png"]},
+        {"image": ["a.png"], "images": ["a.png"]},
+        {"image": "a.png", "images": ["a.png"]},
+    ],
+)
+def test_an_empty_column_of_images_hides_no_other(images):
+    assert read_sample(chat("what?", "a dog", **images))["images"] == ["a.png"]
+
+
+def test_an_image_in_base64_is_no_path_and_no_name():
+    text = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(3000)).decode()
+    for image in (text, f"data:image/png;base64,{text}"):
+        sample = read_sample(llava("what?", "a dog", image=image), "photos")
+        assert (sample["images"], sample["id"]) == ([image], "the one answered 'a dog'")
+        assert name_of({"image": image}) == "sample with the fields ['image']"
+
+
+@pytest.mark.parametrize("suffix", ["gif", "bmp", "tif", "TIFF"])
+def test_a_webdataset_may_have_any_common_image(suffix):
+    assert read_sample({"__key__": "7", suffix: b"\0", "txt": "a dog"})["images"] == [b"\0"]
 
 
 def test_reading_leaves_the_row_as_it_was():
