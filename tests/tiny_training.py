@@ -65,6 +65,13 @@ def save_langbridge(vision: str, text: str, processor, folder: Path, **config_fi
     return str(folder)
 
 
+def as_saved(model, processor, folder: Path) -> LangBridgeForConditionalGeneration:
+    """A model as it is loaded from where it was saved, as LoRA needs it."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return LangBridgeForConditionalGeneration.from_pretrained(folder)
+
+
 def load_script(name: str) -> ModuleType:
     """A script as a module, for its parts to be called."""
     path = SCRIPTS / f"{name}.py"

@@ -5,11 +5,13 @@ import logging
 import math
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import nn
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
@@ -29,10 +31,11 @@ from .checkpointing.checkpoints import (
     find_last_checkpoint,
     is_whole,
 )
+from .checkpointing.lora_base import check_base
 from .checkpointing.sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
 from .data.collator import ConversationCollator
 from .data.conversations import ConversationEncoder
-from .data.sample_lengths import without_too_long
+from .data.sample_lengths import count_tokens, without_too_long
 from .data.sources import as_rows
 from .objectives.assignment_prediction import AssignmentObjective
 from .objectives.objective import Objective
@@ -65,7 +68,8 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
 
     Args:
         model (`PreTrainedModel`):
-            A LangBridge. One with a quantised language model is trained by LoRA.
+            A LangBridge. One with a quantised language model is trained by LoRA. LoRA needs a model as it was saved,
+            since its folder only names it.
         args ([`LangBridgeSFTConfig`]):
             Every option of [`~trl.SFTConfig`], and those of the parts.
         processing_class (`ProcessorMixin`):
@@ -100,12 +104,22 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
                 eval_dataset = {name: self._read(rows, encoder, args) for name, rows in eval_dataset.items()}
             elif eval_dataset is not None:
                 eval_dataset = self._read(eval_dataset, encoder, args)
+        self.by_length = args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+        self.lengths: WeakKeyDictionary[Dataset, Dataset] = WeakKeyDictionary()
+        if self.by_length and isinstance(train_dataset, IterableDataset):
+            raise ValueError(
+                f"`train_sampling_strategy` {args.train_sampling_strategy} needs the lengths of all samples first: "
+                "leave it or `streaming` out."
+            )
         self.objectives: list[Objective] = []
         if args.word_prediction_weight:
             weights = args.word_prediction_weight, args.frequency_power
             self.objectives.append(WordPredictionObjective(*weights, model, encoder.tokenizer, train_dataset))
         if args.assignment_prediction_weight:
             self.objectives.append(AssignmentObjective(args, model, encoder.tokenizer, train_dataset, vocabulary))
+        lora = prepare_parts(model, args)
+        if lora is not None and args.process_index == 0:  # whose end ends the others
+            check_base(model)
         super().__init__(
             model,
             args,
@@ -113,7 +127,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            peft_config=prepare_parts(model, args),
+            peft_config=lora,
             **kwargs,
         )
         keep_trained_in_float32(self.model)
@@ -138,6 +152,23 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
         if args.max_length is None:
             return dataset
         return without_too_long(dataset, encoder, args.max_length, args.too_long, args.dataset_num_proc)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        return super()._get_train_sampler(self._to_sample(train_dataset or self.train_dataset))
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
+        return super()._get_eval_sampler(self._to_sample(eval_dataset))
+
+    def _to_sample(self, dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+        """What a sampler by length looks at: the samples' lengths, counted once, unless they bring them."""
+        if not self.by_length or isinstance(dataset, IterableDataset):
+            return dataset
+        if self.args.length_column_name in dataset.column_names:
+            return dataset
+        if dataset not in self.lengths:
+            counted = count_tokens(dataset, self.data_collator.encoder, self.args.dataset_num_proc)
+            self.lengths[dataset] = counted.rename_column("num_tokens", self.args.length_column_name)
+        return self.lengths[dataset]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Splits the optimizer's groups by part, so that each part learns at its own rate."""

@@ -7,7 +7,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from tiny_parts import ask, make_image, save_language_model
-from tiny_training import load_script, make_trainer, save_langbridge, write_samples
+from tiny_training import as_saved, load_script, make_trainer, save_langbridge, write_samples
 from transformers import AutoModelForImageTextToText
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
@@ -58,6 +58,7 @@ def test_lora_finds_the_linear_layers_of_every_family(name, vision, dataset, tmp
     model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
         vision, text, list(range(100, 160)), processor, projector_hidden_size=40
     )
+    model = as_saved(model, processor, tmp_path / "base")
     trainer = make_trainer(model, processor, dataset, tmp_path / "out", train_language_model="lora", max_steps=1)
     layers = [name for name, module in trainer.model.named_modules() if isinstance(module, LoraLayer)]
     assert len(layers) >= 2 * 4  # two decoder layers: attention in and out, MLP up and down

@@ -48,6 +48,12 @@ def merge_lora(
     tensors = read_lora_tensors(folder)
     model = load_base(config, base)
     processor = load_processor(folder)
+    num_tokens, num_embeddings = len(processor.tokenizer), model.get_input_embeddings().num_embeddings
+    if num_tokens > num_embeddings:
+        raise ValueError(
+            f"{folder} does not fit the base {model.name_or_path} (its tokenizer has {num_tokens} tokens, the base "
+            f"{num_embeddings} embeddings): give the LangBridge that it was trained on as --base."
+        )
     model = attach_lora(model, config, tensors, folder)
     before = probe(model, processor)
     model = model.merge_and_unload()

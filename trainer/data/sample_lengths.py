@@ -13,6 +13,21 @@ from .samples import SampleError, naming
 logger = logging.getLogger(__name__)
 
 
+def count_tokens(dataset: Dataset, encoder: ConversationEncoder, num_proc: int | None = None) -> Dataset:
+    """The name of each sample, `sample`, and its number of tokens, `num_tokens`."""
+
+    def count(row: dict[str, Any]) -> dict[str, Any]:
+        return count_row(row, encoder)
+
+    return dataset.map(count, remove_columns=dataset.column_names, num_proc=num_proc, desc="Counting tokens")
+
+
+def count_row(row: dict[str, Any], encoder: ConversationEncoder) -> dict[str, Any]:
+    with naming(row):
+        sample = encoder.encode(row)
+    return {"sample": sample["id"], "num_tokens": len(sample["input_ids"])}
+
+
 def without_too_long(
     dataset: Dataset | IterableDataset,
     encoder: ConversationEncoder,
@@ -34,11 +49,6 @@ def without_too_long(
         [`SampleError`]: with `"error"`, names a sample that is too long.
     """
 
-    def count(row: dict[str, Any]) -> dict[str, Any]:
-        with naming(row):
-            sample = encoder.encode(row)
-        return {"sample": sample["id"], "num_tokens": len(sample["input_ids"])}
-
     def refuse(sample: str, num_tokens: int, more: int) -> None:
         others = f", and {more} more samples are too long" if more else ""
         raise SampleError(
@@ -51,7 +61,7 @@ def without_too_long(
 
     def fits(row: dict[str, Any]) -> bool:
         nonlocal num_dropped
-        counted = count(row)
+        counted = count_row(row, encoder)
         if counted["num_tokens"] <= max_length:
             return True
         if too_long == "error":
@@ -65,7 +75,7 @@ def without_too_long(
 
     if isinstance(dataset, IterableDataset):
         return dataset.filter(fits)
-    counted = dataset.map(count, remove_columns=dataset.column_names, num_proc=num_proc, desc="Counting tokens")
+    counted = count_tokens(dataset, encoder, num_proc)
     lengths = counted["num_tokens"]
     dropped = [index for index, num_tokens in enumerate(lengths) if num_tokens > max_length]
     if not dropped:

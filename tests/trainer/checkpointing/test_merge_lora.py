@@ -351,6 +351,14 @@ def a_base_of_other_words(copy, request):
     return copy, "their coefficients run over different words"
 
 
+def a_base_without_the_new_tokens(copy, request):
+    """As PEFT itself saves a LoRA that was trained after a `resize_token_embeddings`."""
+    processor = AutoProcessor.from_pretrained(copy)
+    processor.tokenizer.add_tokens([f"<new {number}>" for number in range(500)])
+    processor.save_pretrained(copy)
+    return copy, r"its tokenizer has \d+ tokens, the base \d+ embeddings"
+
+
 def a_base_saved_in_4_bits(copy, request):
     base = request.getfixturevalue("base")
     model = AutoModelForImageTextToText.from_pretrained(base, quantization_config=IN_4_BITS)
@@ -401,6 +409,7 @@ def set_base(lora: Path, base: Path | None) -> None:
         a_base_of_other_layers,
         a_base_of_other_sizes,
         a_base_of_other_words,
+        a_base_without_the_new_tokens,
         a_base_saved_in_4_bits,
         a_damaged_base,
         a_lora_that_is_no_number,

@@ -7,10 +7,11 @@ import re
 import pytest
 from datasets import Dataset, IterableDataset
 from tiny_parts import make_image
+from tiny_training import make_trainer
 
 from trainer.data.collator import ConversationCollator
 from trainer.data.conversations import ConversationEncoder
-from trainer.data.sample_lengths import without_too_long
+from trainer.data.sample_lengths import count_tokens, without_too_long
 from trainer.data.sources import as_rows
 
 
@@ -143,3 +144,57 @@ def test_a_stream_is_checked_as_it_flows(encoder):
     with pytest.raises(ValueError, match="sample long has"):
         next(stream)
     assert "last" not in read
+
+
+MIXED = [row(f"sample {number}", 40 if number % 2 else 2) for number in range(64)]
+
+
+@pytest.fixture
+def make_mixed(model, processor, tmp_path):
+    """A trainer of samples of two lengths, in batches of two."""
+
+    def make_mixed(rows, **options):
+        return make_trainer(model, processor, rows, tmp_path / "out", per_device_train_batch_size=2, **options)
+
+    return make_mixed
+
+
+def test_samples_of_like_length_share_a_batch(make_mixed):
+    lengths_differ = []
+    for strategy in ("random", "group_by_length"):
+        trainer = make_mixed(Dataset.from_list(MIXED), train_sampling_strategy=strategy)
+        batches = [batch["attention_mask"].sum(1).tolist() for batch in trainer.get_train_dataloader()]
+        assert len(batches) == 32
+        lengths_differ.append(sum(one != other for one, other in batches))
+    # Samples are sorted within 16 that are drawn at random, so that one batch in eight may hold both lengths.
+    assert lengths_differ[0] > 8 and lengths_differ[1] <= 5
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_lengths_are_counted_once_and_a_run_and_its_evaluation_work(make_mixed, monkeypatch, strategy):
+    counted = []
+
+    def count(rows, *options):
+        counted.append(rows)
+        return count_tokens(rows, *options)
+
+    monkeypatch.setattr("trainer.sft_trainer.count_tokens", count)
+    trainer = make_mixed(Dataset.from_list(MIXED), train_sampling_strategy=strategy, max_steps=2)
+    trainer.train()
+    trainer.get_train_dataloader()
+    assert len(counted) == 1
+    assert trainer.evaluate(Dataset.from_list(MIXED[:6]))["eval_loss"] > 0
+
+
+def test_lengths_that_the_samples_bring_are_not_counted(make_mixed, monkeypatch):
+    monkeypatch.setattr("trainer.sft_trainer.count_tokens", None)
+    rows = Dataset.from_list([{**content, "length": number} for number, content in enumerate(MIXED)])
+    trainer = make_mixed(rows, train_sampling_strategy="group_by_length")
+    assert list(trainer._get_train_sampler().lengths) == list(range(64))
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_a_stream_cannot_be_sorted(make_mixed, strategy):
+    rows = Dataset.from_list(MIXED).to_iterable_dataset()
+    with pytest.raises(ValueError, match=f"`train_sampling_strategy` {strategy} needs .*leave it or `streaming` out"):
+        make_mixed(rows, train_sampling_strategy=strategy, max_steps=2)

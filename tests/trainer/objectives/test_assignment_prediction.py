@@ -14,7 +14,7 @@ from largest_tensor import LargestTensor
 from paths import ROOT
 from PIL import Image
 from tiny_parts import SENTENCES, save_language_model, save_other_language_model
-from tiny_training import OPTIONS, write_samples
+from tiny_training import OPTIONS, as_saved, write_samples
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForImageTextToText
 
@@ -167,8 +167,8 @@ def test_tokens_that_the_tokenizer_puts_around_a_caption_are_read_but_not_counte
 
 
 @pytest.mark.parametrize("mode", ["frozen", "full", "lora"])
-def test_only_the_adapter_learns_from_it_whatever_else_is_trained(make, dataset, mode):
-    trainer = make(train_language_model=mode)
+def test_only_the_adapter_learns_from_it_whatever_else_is_trained(compose, make, processor, dataset, tmp_path, mode):
+    trainer = make(as_saved(compose(), processor, tmp_path / "base"), train_language_model=mode)
     model = trainer._bare_model().train()
     (objective,) = trainer.objectives
     batch = trainer.data_collator(list(dataset))
@@ -241,9 +241,11 @@ def test_label_smoothing_does_not_stop_it_from_learning(make, dataset):
     assert objective.sums(trainer.model, batch[objective.name], Accelerator(cpu=True))["loss"].requires_grad
 
 
-def test_text_alone_counts_nothing_and_lora_trains(make, tmp_path):
+def test_text_alone_counts_nothing_and_lora_trains(compose, make, processor, tmp_path):
     dataset = load_training_data(str(write_samples(tmp_path, text_only=lambda index: index >= 6)))
-    trainer = make(dataset=dataset, max_steps=4, train_sampling_strategy="sequential", train_language_model="lora")
+    model = as_saved(compose(), processor, tmp_path / "base")
+    options = {"train_sampling_strategy": "sequential", "train_language_model": "lora"}
+    trainer = make(model, dataset=dataset, max_steps=4, **options)
     trainer.train()
     course = logged(trainer, "assignment_prediction")
     assert all(value > 0 for value in course[:2]) and course[2:4] == [0, 0]

@@ -4,7 +4,7 @@
 import pytest
 import torch
 from tiny_parts import SENTENCES
-from tiny_training import make_trainer, write_samples
+from tiny_training import as_saved, make_trainer, write_samples
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, SharedVocabulary
 from trainer import load_training_data
@@ -101,7 +101,7 @@ def test_label_smoothing_does_not_stop_the_projector_from_learning_words(compose
 def test_text_alone_and_lora_train_with_words_too(compose, processor, tmp_path):
     dataset = load_training_data(str(write_samples(tmp_path, text_only=lambda index: index >= 6)))
     trainer = make_trainer(
-        compose(),
+        as_saved(compose(), processor, tmp_path / "base"),
         processor,
         dataset,
         tmp_path / "out",
