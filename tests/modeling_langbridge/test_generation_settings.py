@@ -35,7 +35,7 @@ def base_model(text):
 
 
 @pytest.fixture
-def composed(vision, base_model):
+def of_a_base_model(vision, base_model):
     language_model, tokenizer = base_model
     processor = LangBridgeProcessor.from_vision_text_pretrained(vision, language_model, tokenizer=tokenizer)
     words = SharedVocabulary([" dog", " ball", " a"])
@@ -50,8 +50,8 @@ def ends(model) -> list[int]:
     return eos if isinstance(eos, list) else [eos]
 
 
-def test_an_answer_ends_with_what_training_teaches(composed):
-    model, processor = composed
+def test_an_answer_ends_with_what_training_teaches(of_a_base_model):
+    model, processor = of_a_base_model
     sample = ConversationEncoder(processor).encode({"prompt": "what is it?", "completion": "a dog"})
     taught = [label for label in sample["labels"] if label != -100]
     end = processor.tokenizer.convert_tokens_to_ids("<|end|>")
@@ -59,8 +59,8 @@ def test_an_answer_ends_with_what_training_teaches(composed):
     assert processor.tokenizer.eos_token_id in ends(model)
 
 
-def test_sampling_and_limits_of_the_language_model_are_left_behind(composed):
-    model, _ = composed
+def test_sampling_and_limits_of_the_language_model_are_left_behind(of_a_base_model):
+    model, _ = of_a_base_model
     settings = model.generation_config.to_diff_dict()
     assert not {"do_sample", "temperature", "max_length", "repetition_penalty"} & settings.keys()
 
@@ -72,8 +72,8 @@ def test_another_language_model_ends_its_answers_too(model, processor, base_mode
     assert its_processor.tokenizer.padding_side == "left"
 
 
-def test_a_lifted_llava_keeps_its_own_settings_and_ends_its_answers(composed):
-    langbridge, processor = composed
+def test_a_lifted_llava_keeps_its_own_settings_and_ends_its_answers(of_a_base_model):
+    langbridge, processor = of_a_base_model
     config = LlavaConfig(
         vision_config=langbridge.config.vision_config,
         text_config=langbridge.config.text_config,
