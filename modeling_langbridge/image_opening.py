@@ -19,7 +19,7 @@ class ImageError(ValueError):
     """An image that cannot be opened. `fault` names the kind of fault; `reason` names the image and says why."""
 
     def __init__(self, fault: str, reason: str):
-        super().__init__(f"{reason[0].upper()}{reason[1:]}.")
+        super().__init__(f"{reason[0].upper()}{reason[1:].rstrip('.')}.")
         self.fault, self.reason = fault, reason
 
     def __reduce__(self):  # for errors in other processes, which travel pickled
@@ -39,7 +39,9 @@ def open_image(image: Any) -> Image.Image:
     path = image.get("path") if isinstance(image, dict) else image
     path = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     name = image.filename if isinstance(image, ImageFile.ImageFile) else path
-    name = f"the image {name[:200]}" if name else "an image"
+    # Base64 text is long and, unlike a path, has no suffix.
+    is_text = path is not None and (path.startswith("data:") or (len(path) > 200 and "." not in path))
+    name = "an image in base64" if is_text else f"the image {name[:200]}" if name else "an image"
     try:
         if isinstance(content, Image.Image):
             return to_rgb(content)

@@ -65,8 +65,11 @@ def test_sampling_and_limits_of_the_language_model_are_left_behind(of_a_base_mod
     assert not {"do_sample", "temperature", "max_length", "repetition_penalty"} & settings.keys()
 
 
-def test_another_language_model_ends_its_answers_too(model, processor, base_model):
+def test_another_language_model_ends_its_answers_too(vision, text, processor, base_model):
     language_model, tokenizer = base_model
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, SharedVocabulary([" dog", " ball", " a"]), processor, projector_hidden_size=40
+    )
     moved, its_processor = transfer(model, processor, language_model, tokenizer=tokenizer)
     assert its_processor.tokenizer.convert_tokens_to_ids("<|end|>") in ends(moved)
     assert its_processor.tokenizer.padding_side == "left"
