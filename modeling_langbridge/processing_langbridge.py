@@ -215,6 +215,7 @@ class LangBridgeProcessor(LlavaProcessor):
             num_additional_image_tokens=num_additional_image_tokens,
         )
 
+    @auto_docstring
     def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs):
         texts = [text] if isinstance(text, str) else text or []
         text_kwargs = kwargs.get("text_kwargs", {})
