@@ -216,13 +216,16 @@ class LangBridgeVocabularyHead(nn.Module):
         if self.activation != "linear":
             tokens = hidden_states.flatten(0, -2)  # (tokens, H)
             tokens_at_once = COEFFICIENTS_AT_ONCE // len(self.weight)
-            mixture = torch.cat(
-                in_parts(lambda part: self.get_coefficients(part) @ embeddings, tokens, tokens_at_once)
-            )
-            mixture = mixture.unflatten(0, hidden_states.shape[:-1])  # (..., d)
-            return (
-                mixture if self.remainder_weight is None else mixture + F.linear(hidden_states, self.remainder_weight)
-            )
+
+            def mix_part(tokens: torch.Tensor) -> torch.Tensor:
+                # The gate comes last, where it meets d numbers of a token and not V.
+                mixture = self.get_logits(tokens).softmax(-1).to(tokens.dtype) @ embeddings  # (tokens, d)
+                return mixture if self.gate_weight is None else mixture * self.get_gate(tokens)
+
+            mixture = torch.cat(in_parts(mix_part, tokens, tokens_at_once)).unflatten(0, hidden_states.shape[:-1])
+            if self.remainder_weight is None:
+                return mixture  # (..., d)
+            return mixture + F.linear(hidden_states, self.remainder_weight)
         if self.reassociation_pays(hidden_states.shape[:-1].numel(), embeddings.shape[1]):
             return F.linear(hidden_states, embeddings.T @ self.weight, self.bias @ embeddings)  # (..., d)
         return F.linear(hidden_states, self.weight, self.bias) @ embeddings  # (..., d)
