@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from huggingface_hub import CommitInfo
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..modeling_langbridge import LangBridgeForConditionalGeneration
 from ..processing_langbridge import LangBridgeProcessor
-from ..utils.files import atomic_folder, find_folder, push_saved
+from ..utils.files import atomic_folder, find_folder, push_saved, read_safetensors
 from ..vocabulary.shared_vocabulary import VOCABULARY_FILE, SharedVocabulary
 from ..vocabulary_head import pack_token_ids
 from .configuration import LangBridgeAdapterConfig, differences, read_config, shapes_of
@@ -115,11 +114,7 @@ class LangBridgeAdapter:
             raise FileNotFoundError(f"There is no {', no '.join(missing)} in {folder}: name the folder of an adapter.")
         config = read_config(folder / CONFIGURATION)
         vocabulary = SharedVocabulary.from_file(folder / VOCABULARY_FILE)
-        try:
-            weights = load_file(folder / WEIGHTS)
-        except SafetensorError as error:
-            raise ValueError(f"{folder / WEIGHTS} is damaged ({error}): save the adapter again.") from None
-        return cls(config, vocabulary, weights, str(folder))
+        return cls(config, vocabulary, read_safetensors(folder / WEIGHTS), str(folder))
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """

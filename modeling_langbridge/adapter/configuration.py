@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shape of an adapter and what it reads: its `config.json`."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
 from ..configuration_langbridge import LangBridgeConfig
 from ..modeling_langbridge import LangBridgeMultiModalProjector
+from ..utils.files import read_json
 from ..vocabulary_head import LangBridgeVocabularyHead
 
 
@@ -90,10 +90,7 @@ def is_adapter(name: str | os.PathLike, revision: str | None = None) -> bool:
 
 def read_config(path: Path) -> LangBridgeAdapterConfig:
     """Reads an adapter's `config.json`; raises `ValueError` where it is damaged or not an adapter's."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # both what is not JSON and what is not UTF-8
-        raise ValueError(f"{path} is damaged, it is not JSON ({error}): save the adapter again.") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged, it must be a JSON object with the fields {', '.join(SHAPE)}.")
     if content.pop("model_type", None) != LangBridgeAdapterConfig.model_type:

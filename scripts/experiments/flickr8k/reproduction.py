@@ -24,7 +24,7 @@ from experiments.flickr8k.photo_world import (
     train_language_model_b,
 )
 from experiments.stages import Stage, claim_output_dir, run_stages
-from modeling_langbridge.utils.files import atomic_file
+from modeling_langbridge.utils.files import atomic_file, read_json
 from trainer.evaluation.caption_metrics import caption_scores, check_java
 
 
@@ -75,9 +75,9 @@ def reproduce(world: PhotoWorld) -> str:
     claim_output_dir(world.output_dir, world.settings)
     seconds = run_stages(world.output_dir, stages_of(world))
     photos, seeds = world.photos("test"), world.adapter_seeds
-    captions = {seed: _read_json(world.output_dir / f"captions_{seed}" / "captions.json") for seed in seeds}
+    captions = {seed: read_json(world.output_dir / f"captions_{seed}" / "captions.json") for seed in seeds}
     for of_seed in captions.values():
-        of_seed.update(_read_json(world.output_dir / "captions" / "captions.json"))
+        of_seed.update(read_json(world.output_dir / "captions" / "captions.json"))
     references = {photo.name: photo.captions for photo in photos}
     scores = {
         seed: {row: caption_scores(of_row, references) for row, of_row in of_seed.items()}
@@ -131,7 +131,7 @@ def describe(scores: dict[int, dict[str, dict[str, float]]], num_photos: int, se
 
 def read_curve(folder: Path) -> dict[str, dict[int, float]]:
     """Of one finetuning, CIDEr, BLEU-4 and the loss per token on the first captions, after some numbers of steps."""
-    found = _read_json(folder / "curve.json")
+    found = read_json(folder / "curve.json")
     curve = {
         metric: {int(step): at["scores"][metric] for step, at in found["curve"].items()}
         for metric in ("CIDEr", "BLEU-4")
@@ -151,7 +151,3 @@ def describe_curves(curves: Mapping[str, list[dict[str, dict[int, float]]]]) -> 
         }
         tables.append(f"{metric} on B after joint finetuning from different starts:\n\n{score_table(rows)}\n")
     return "\n".join(tables)
-
-
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -38,7 +38,7 @@ from experiments.synthetic.synthetic_world import (
 )
 from experiments.synthetic.tiny_tower import train_tower
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
-from modeling_langbridge.utils.files import atomic_file
+from modeling_langbridge.utils.files import atomic_file, read_json
 from trainer.evaluation.captioning import complete_prompts
 from trainer.sft_trainer import LangBridgeSFTTrainer
 
@@ -263,9 +263,9 @@ def run_demo(demo: Demo) -> str:
     groups = [{name: update_wrapper(partial(stage, demo), stage) for name, stage in group.items()} for group in STAGES]
     seconds = run_stages(demo.output_dir, groups)
     scenes = demo.held_out_scenes
-    captions = json.loads((demo.output_dir / "captions" / "captions.json").read_text(encoding="utf-8"))
+    captions = read_json(demo.output_dir / "captions" / "captions.json")
     accuracy = {name: attribute_accuracy(scenes, answers) for name, answers in captions.items()}
-    logs = {name: json.loads((demo.output_dir / name / "log.json").read_text(encoding="utf-8")) for name in ADAPTERS}
+    logs = {name: read_json(demo.output_dir / name / "log.json") for name in ADAPTERS}
     losses = {name: log["test_loss"] for name, log in logs.items()}
     results = {"accuracy": accuracy, "test_loss": losses, "seconds": seconds, "settings": demo.settings}
     report = (
