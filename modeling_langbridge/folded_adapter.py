@@ -33,7 +33,8 @@ class FoldedAdapter:
         if type(projector.linear_2) is not nn.Linear or not isinstance(embedding, nn.Embedding):
             return False
         modules = (projector, projector.linear_2, head, embedding)
-        tensors = [*projector.linear_2.parameters(), *head.parameters(), *embedding.parameters()]
+        # A parametrised embedding computes its weight.
+        tensors = [*projector.linear_2.parameters(), *head.parameters(), embedding.weight, *embedding.parameters()]
         return (
             not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
             and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))

@@ -38,7 +38,7 @@ from transformers.utils.output_capturing import select_hidden_states
 from .configuration_langbridge import LangBridgeConfig
 from .folded_adapter import FoldedAdapter
 from .processing_langbridge import LangBridgeProcessor, load_vision_tower, measure_vision_tower
-from .vocabulary_head import LangBridgeVocabularyHead, first_token_ids, pack_token_ids
+from .vocabulary_head import LangBridgeVocabularyHead, find_head, first_token_ids, pack_token_ids
 
 
 class LangBridgeMultiModalProjector(nn.Module):
@@ -47,17 +47,17 @@ class LangBridgeMultiModalProjector(nn.Module):
     def __init__(self, config: LangBridgeConfig):
         super().__init__()
         layers, adapter, bias = config.vision_feature_layer, config.adapter_type, config.multimodal_projector_bias
-        feature_size = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
+        self.feature_size = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
         width = config.projector_hidden_size if adapter == "langbridge" else config.text_config.hidden_size
-        self.linear_1 = nn.Linear(feature_size, width, bias=bias)
+        self.linear_1 = nn.Linear(self.feature_size, width, bias=bias)
         self.act = nn.Identity() if adapter == "linear" else ACT2FN[config.projector_hidden_act]
         self.linear_2 = nn.Identity() if adapter == "linear" else nn.Linear(width, width, bias=bias)
 
     def activate(self, image_features: torch.Tensor) -> torch.Tensor:
-        if image_features.shape[-1] != self.linear_1.in_features:
+        if image_features.shape[-1] != self.feature_size:
             raise ValueError(
                 f"The vision features are {image_features.shape[-1]} wide, but `vision_config.hidden_size` and "
-                f"`vision_feature_layer` made the projector for {self.linear_1.in_features}."
+                f"`vision_feature_layer` made the projector for {self.feature_size}."
             )
         # In a QLoRA run the tower has another dtype. A quantised layer, which may hold no tensor, casts by itself.
         dtypes = (parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
@@ -72,9 +72,8 @@ class LangBridgeLMHead(nn.Linear):
     """The language model's output layer, with the soft-capping of logits that Gemma 2 does outside of it."""
 
     def __init__(self, config: LangBridgeConfig):
-        text_config = config.text_config
-        super().__init__(text_config.hidden_size, text_config.vocab_size, bias=config.lm_head_bias)
-        self.softcapping = getattr(text_config, "final_logit_softcapping", None)
+        super().__init__(config.text_config.hidden_size, config.text_config.vocab_size, bias=config.lm_head_bias)
+        self.softcapping = getattr(config.text_config, "final_logit_softcapping", None)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         logits = super().forward(hidden_states)  # (batch, sequence, vocabulary)
@@ -179,7 +178,7 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         """
         self.config.require_words("`get_image_coefficients`")
         features = self.get_vision_features(pixel_values).pooler_output  # (images, tokens, d_v)
-        return self.vocabulary_head.get_coefficients(self.multi_modal_projector(features))
+        return self.vocabulary_head(self.multi_modal_projector(features))
 
     def adapt(self, image_features: torch.Tensor) -> torch.Tensor:
         """The adapter: visual features `(images, tokens, d_v)` to visual tokens `(images, tokens, d)`."""
@@ -195,7 +194,12 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
     def get_word_embeddings(self) -> torch.Tensor:
         """Returns the language model's embeddings E of the shared words, `(V, d)`, through which no gradient flows."""
         self.config.require_words("`get_word_embeddings`")
-        return self.vocabulary_head.embed_words(self.get_input_embeddings()).detach()  # (V, d)
+        return find_head(self).embed_words(self.get_input_embeddings()).detach()  # (V, d)
+
+    def get_word_ids(self) -> list[list[int]]:
+        """Returns the token ids of each shared word's pieces, one where the tokenizer has the word whole."""
+        self.config.require_words("`get_word_ids`")
+        return find_head(self).get_word_ids()
 
 
 @auto_docstring(custom_intro="The LangBridge model: a vision tower, an adapter made of words and a language model.")
@@ -270,10 +274,11 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         vision_tower = load_vision_tower(vision)
         language_model = text if isinstance(text, PreTrainedModel) else AutoModelForCausalLM.from_pretrained(text)
         if language_model.config.get_text_config() is not language_model.config:
-            name = language_model.config.model_type
-            raise ValueError(f"`{name}` is itself a multimodal model: give its language model alone as `text`.")
-        head = language_model.get_output_embeddings()
-        num_tokens = language_model.get_input_embeddings().num_embeddings
+            raise ValueError("`text` is itself a multimodal model: give its language model alone.")
+        head, num_tokens = language_model.get_output_embeddings(), language_model.config.vocab_size
+        if type(head) is not nn.Linear:
+            what = type(head).__name__
+            raise ValueError(f"The output layer of `text` is a {what}: load it unquantised, and merge a LoRA first.")
         if not isinstance(vocabulary, list):
             vocabulary = vocabulary.locate(processor.tokenizer, split_words)
         token_ids = pack_token_ids(vocabulary)  # (V,) or (V, pieces)
@@ -308,9 +313,7 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         model.model.vision_tower = vision_tower
         model.model.language_model = language_model.base_model
         model.lm_head.weight, model.lm_head.bias = head.weight, head.bias
-        adapter = [
-            part for part in (model.model.multi_modal_projector, model.model.vocabulary_head) if part is not None
-        ]
+        adapter = list(filter(None, (model.model.multi_modal_projector, model.model.vocabulary_head)))
         for part in adapter:
             part.to_empty(device="cpu").apply(model._init_weights)
         if adapter_type == "langbridge":

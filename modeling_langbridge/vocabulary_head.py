@@ -46,13 +46,18 @@ def look_up(embedding: nn.Module, token_ids: torch.Tensor) -> torch.Tensor:
             module.training = True
 
 
-def in_parts(function: Callable, tensor: torch.Tensor, rows_at_once: int) -> list:
+def find_head(model: nn.Module) -> "LangBridgeVocabularyHead":
+    """A model's vocabulary head, also inside what PEFT puts around it: for its words, not for coefficients."""
+    return next(module for module in model.modules() if isinstance(module, LangBridgeVocabularyHead))
+
+
+def in_parts(function: Callable, rows_at_once: int, *tensors: torch.Tensor) -> list:
     """Runs a function on a few rows at a time, and again in the backward pass, so that one part's results are stored
-    at most."""
-    parts = tensor.split(max(1, rows_at_once))
+    at most. By then a wrapper may have taken back a weight: the function must hold the weights it was made with."""
+    parts = zip(*(tensor.split(max(1, rows_at_once)) for tensor in tensors), strict=True)
     if not torch.is_grad_enabled():
-        return [function(part) for part in parts]
-    return [checkpoint(function, part, use_reentrant=False) for part in parts]
+        return [function(*part) for part in parts]
+    return [checkpoint(function, *part, use_reentrant=False) for part in parts]
 
 
 class PooledCoefficients(NamedTuple):
@@ -67,10 +72,10 @@ class LangBridgeVocabularyHead(nn.Module):
     """Coefficients over the shared words, and the combination of word embeddings that they stand for.
 
     Holds its own weight, not an `nn.Linear`, so that neither a quantiser nor LoRA's "all-linear" takes it by accident.
+    Where PEFT does wrap it (`target_parameters`), its change of the weight holds during `forward` alone: call that.
 
     `token_ids` says where the language model keeps the words, `(V,)`; where its tokenizer splits some of them, it
-    holds the pieces of each, `(V, pieces)`, with -1 behind a word's last. Outside of this class, read it through
-    `get_word_ids` and `is_whole`.
+    holds the pieces of each, `(V, pieces)`, with -1 behind a word's last. `get_word_ids` and `is_whole` read it.
     """
 
     def __init__(self, config: LangBridgeConfig):
@@ -121,10 +126,11 @@ class LangBridgeVocabularyHead(nn.Module):
         # Not minus infinity, whose product with a probability of 0 is not a number.
         return self.bias if missing is None else self.bias.masked_fill(missing, torch.finfo(self.bias.dtype).min / 2)
 
-    def get_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The logits `(..., V)` of the softmax over the words, in float32 or better."""
-        logits = F.linear(hidden_states, self.weight, self.get_softmax_bias())  # (..., V)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    def make_logits(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The map of `(..., H)` to the logits `(..., V)` of the softmax over the words, in float32 or better."""
+        weight, bias = self.weight, self.get_softmax_bias()
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return lambda hidden_states: F.linear(hidden_states, weight, bias).to(dtype)
 
     def get_gate(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """How much each visual token has to say, `(..., 1)` between 0 and 1; 1 where there is no gate."""
@@ -136,35 +142,32 @@ class LangBridgeVocabularyHead(nn.Module):
         """Returns the coefficients `(..., V)` of projected visual tokens `hidden_states` `(..., H)`."""
         hidden_states = hidden_states.to(self.weight.dtype)
         if self.activation != "linear":
-            return self.get_logits(hidden_states).softmax(-1).to(hidden_states.dtype) * self.get_gate(hidden_states)
+            p = self.make_logits()(hidden_states).softmax(-1).to(hidden_states.dtype)  # (..., V)
+            return p * self.get_gate(hidden_states)
         coefficients = F.linear(hidden_states, self.weight, self.bias)  # (..., V)
         missing = self.missing_words()
         return coefficients if missing is None else coefficients.masked_fill(missing, 0)
 
     def pool(self, hidden_states: torch.Tensor) -> PooledCoefficients:
-        """Pools the softmax coefficients of an image's patches, each patch weighted by its gate.
+        """Pools the coefficients of projected visual tokens `(images, tokens, H)`, each weighted by its gate.
 
-        Args:
-            hidden_states (`torch.Tensor` of shape `(images, tokens, H)`): Projected visual tokens.
-
-        Returns:
-            [`PooledCoefficients`]. The softmax is taken whatever the activation; without a gate all patches weigh
-            the same.
+        The softmax is taken whatever the activation; without a gate all tokens weigh the same.
         """
+        get_logits = self.make_logits()
 
-        def pool_part(hidden_states: torch.Tensor) -> PooledCoefficients:
-            logits = self.get_logits(hidden_states)  # (images, tokens, V)
+        def pool_part(hidden_states: torch.Tensor, gates: torch.Tensor) -> PooledCoefficients:
+            logits = get_logits(hidden_states)  # (images, tokens, V)
             log_totals = logits.logsumexp(-1, keepdim=True)  # (images, tokens, 1)
             log_p = logits - log_totals
-            gates = self.get_gate(hidden_states).to(logits.dtype)
-            gates = gates / gates.sum(1, keepdim=True).clamp(min=1e-6)  # (images, tokens, 1)
             p = log_p.exp()
             entropy = -(p * log_p).sum(-1, keepdim=True)  # (images, tokens, 1)
             return PooledCoefficients((gates * p).sum(1), (gates * entropy).sum((1, 2)), log_totals.squeeze(-1))
 
         hidden_states = hidden_states.to(self.weight.dtype)
+        gates = self.get_gate(hidden_states).to(torch.promote_types(hidden_states.dtype, torch.float32))
+        gates = gates / gates.sum(1, keepdim=True).clamp(min=1e-6)  # (images, tokens, 1)
         images_at_once = COEFFICIENTS_AT_ONCE // (hidden_states.shape[1] * len(self.weight))
-        parts = in_parts(pool_part, hidden_states, images_at_once)
+        parts = in_parts(pool_part, images_at_once, hidden_states, gates)
         return PooledCoefficients(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
     def pick_words(self, hidden_states: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
@@ -197,32 +200,40 @@ class LangBridgeVocabularyHead(nn.Module):
             return 2 * H * V * d + 3 * N * H * d < 3 * N * H * V + 2 * N * V * d
         return H * V * d + N * H * d < N * H * V + N * V * d
 
-    def forward(self, hidden_states: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
-        """Mixes the word embeddings, or picks them.
+    def forward(
+        self, hidden_states: torch.Tensor, embeddings: torch.Tensor | None = None, pool: bool = False
+    ) -> torch.Tensor | PooledCoefficients:
+        """Mixes the word embeddings, or picks them; without embeddings, returns the coefficients.
 
         Args:
             hidden_states (`torch.Tensor` of shape `(..., H)`): Projected visual tokens; `(images, tokens, H)` where
                 words are picked.
-            embeddings (`torch.Tensor` of shape `(V, d)`): The language model's embeddings E of the shared words.
+            embeddings (`torch.Tensor` of shape `(V, d)`, *optional*):
+                The language model's embeddings E of the shared words.
+            pool (`bool`, *optional*, defaults to `False`):
+                Without embeddings: whether to pool the coefficients over each image, see `pool`.
 
         Returns:
             `torch.Tensor` of shape `(..., d)`, or `(images, words_per_image, d)`: Visual tokens for the language
-            model.
+            model. Without embeddings the coefficients `(..., V)`, or [`PooledCoefficients`].
         """
+        if embeddings is None:
+            return self.pool(hidden_states) if pool else self.get_coefficients(hidden_states)
         hidden_states = hidden_states.to(self.weight.dtype)
         embeddings = embeddings.to(hidden_states)
         if self.words_per_image is not None:
             return self.pick_words(hidden_states, embeddings)
         if self.activation != "linear":
             tokens = hidden_states.flatten(0, -2)  # (tokens, H)
-            tokens_at_once = COEFFICIENTS_AT_ONCE // len(self.weight)
+            get_logits = self.make_logits()
 
             def mix_part(tokens: torch.Tensor) -> torch.Tensor:
-                # The gate comes last, where it meets d numbers of a token and not V.
-                mixture = self.get_logits(tokens).softmax(-1).to(tokens.dtype) @ embeddings  # (tokens, d)
-                return mixture if self.gate_weight is None else mixture * self.get_gate(tokens)
+                return get_logits(tokens).softmax(-1).to(tokens.dtype) @ embeddings  # (tokens, d)
 
-            mixture = torch.cat(in_parts(mix_part, tokens, tokens_at_once)).unflatten(0, hidden_states.shape[:-1])
+            parts = in_parts(mix_part, COEFFICIENTS_AT_ONCE // len(self.weight), tokens)
+            mixture = torch.cat(parts).unflatten(0, hidden_states.shape[:-1])  # (..., d)
+            if self.gate_weight is not None:  # comes last, where it meets d numbers of a token and not V
+                mixture = mixture * self.get_gate(hidden_states)
             if self.remainder_weight is None:
                 return mixture  # (..., d)
             return mixture + F.linear(hidden_states, self.remainder_weight)

@@ -109,7 +109,7 @@ class GroundingModel(nn.Module):
         """
         bridge = self.langbridge.model
         features = bridge.get_vision_features(pixel_values).pooler_output  # (images, tokens, d_v)
-        pooled, entropy, _ = bridge.vocabulary_head.pool(bridge.multi_modal_projector(features))
+        pooled, entropy, _ = bridge.vocabulary_head(bridge.multi_modal_projector(features), pool=True)
         return {
             "loss": word_prediction_loss(pooled, word_targets),
             "entropy": entropy.detach().mean(),

@@ -92,7 +92,7 @@ class LangBridgeAdapter:
             word of the tokenizer.
         """
         model.config.require_words("`LangBridgeAdapter.from_model`")
-        vocabulary = SharedVocabulary.from_token_ids(tokenizer, model.model.vocabulary_head.get_word_ids())
+        vocabulary = SharedVocabulary.from_token_ids(tokenizer, model.model.get_word_ids())
         weights = adapter_weights(model.state_dict() if state_dict is None else state_dict)
         return cls(LangBridgeAdapterConfig.from_model_config(model.config), vocabulary, weights, "The model's adapter")
 

@@ -42,10 +42,10 @@ def to_llava(
         device, and its processor.
 
     Raises:
-        `ValueError`: the model has a LoRA, or stock LLaVA cannot compute it (see [`check_fits_llava`]).
+        `ValueError`: the model has a LoRA or is wrapped otherwise, or stock LLaVA cannot compute it (see
+        [`check_fits_llava`]).
     """
-    if not isinstance(model, LangBridgeForConditionalGeneration) or model._hf_peft_config_loaded:
-        raise ValueError("The model has a LoRA: merge it first, with scripts/merge_lora.py.")
+    check_is_plain(model)
     check_fits_llava(model.config, processor)
     config = make_llava_config(model)
     with torch.device("meta"):
@@ -61,6 +61,17 @@ def to_llava(
     # Without it, the names of the tower's weights lack the `vision_model.` of published LLaVAs, which vLLM expects.
     llava._weight_conversions = get_model_conversion_mapping(llava, add_legacy=False)
     return llava.eval(), make_llava_processor(processor)
+
+
+def check_is_plain(model: LangBridgeForConditionalGeneration) -> None:
+    """Raises `ValueError` where PEFT, a parametrization or another wrapper holds weights that a LangBridge has not."""
+    with torch.device("meta"):
+        expected = LangBridgeForConditionalGeneration(copy.deepcopy(model.config)).state_dict()
+    if added := [name for name in model.state_dict() if name not in expected]:
+        raise ValueError(
+            f"The model has a LoRA or another wrapper, whose `{added[0]}` stock LLaVA does not know: merge it first, "
+            "with scripts/merge_lora.py."
+        )
 
 
 def check_fits_llava(config: LangBridgeConfig, processor: LangBridgeProcessor) -> None:

@@ -69,7 +69,7 @@ def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: An
     pixel_values = pixel_values.to(model.model.vision_tower.device, model.model.vision_tower.dtype)
     coefficients = model.get_image_coefficients(pixel_values)[0].float().cpu()  # (tokens, V)
 
-    names = name_words(processor.tokenizer, model.model.vocabulary_head.get_word_ids())
+    names = name_words(processor.tokenizer, model.model.get_word_ids())
 
     def name(numbers: torch.Tensor, words: torch.Tensor) -> list[tuple[str, float]]:
         return [(names[word], number) for word, number in zip(words.tolist(), numbers.tolist(), strict=True)]
@@ -107,7 +107,7 @@ def lay_on_grid(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
 
 
 def name_words(tokenizer: PreTrainedTokenizerBase, word_ids: list[list[int]]) -> list[str]:
-    """Unique names for words, each given by the token ids of its pieces (`vocabulary_head.get_word_ids()`).
+    """Unique names for words, each given by the token ids of its pieces (`model.model.get_word_ids()`).
 
     A name is the word without the space before it. Where an earlier word already has that name, or the word is not
     printable, the name is its `repr`, with its index in the vocabulary where that is taken too.

@@ -135,7 +135,7 @@ class SharedVocabulary:
                 The tokenizer of the language model that the ids belong to.
             token_ids (`Sequence[int]` or `Sequence[Sequence[int]]`):
                 `(V,)` ids, or the ids of each word's pieces, in rank order, such as
-                `model.model.vocabulary_head.get_word_ids()`.
+                `model.model.get_word_ids()`.
 
         Raises:
             `ValueError`: a word occurs twice, or [`~SharedVocabulary.token_ids`] would not return this id for it.

@@ -42,7 +42,7 @@ def test_a_shared_vocabulary_chooses_the_words_in_its_order(vision, text, proces
 
 
 def test_a_multimodal_language_model_part_is_refused(vision, model, processor):
-    with pytest.raises(ValueError, match="`langbridge` is itself a multimodal model"):
+    with pytest.raises(ValueError, match="`text` is itself a multimodal model"):
         LangBridgeForConditionalGeneration.from_vision_text_pretrained(
             vision, model, [100], processor=processor, projector_hidden_size=8
         )

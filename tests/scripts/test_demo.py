@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
+from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from in_process import run_script_here
-from paths import ROOT, SCRIPTS
+from paths import SCRIPTS
 from PIL import Image
 from transformers import AutoModel, AutoModelForCausalLM, LlavaForConditionalGeneration
 
@@ -23,59 +20,33 @@ SCRIPT = SCRIPTS / "demo.py"
 STAGES = ("world", "tower", "language_model_a", "language_model_b", "vocabulary", "langbridge", "mlp", "captions")
 
 
-def start_demo(*arguments):
-    return subprocess.Popen(
-        [sys.executable, SCRIPT, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # so that Ctrl-C can reach all its processes and none of the tests'
-        # As in a terminal: what a shell starts in the background, as these tests may be, is deaf to Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
 @pytest.fixture(scope="module")
-def interrupted_then_finished(tmp_path_factory):
-    """A quick demo that is interrupted while models train, and then run to its end."""
+def quick_demo(tmp_path_factory) -> tuple[Path, CompletedProcess]:
+    """The folder of a quick demo, and what it printed."""
     folder = tmp_path_factory.mktemp("demo") / "output"
-    first = start_demo("--quick", "--output_dir", folder)
-    while not list(folder.glob(".language_model_a.*")) and first.poll() is None:
-        time.sleep(0.05)
-    os.killpg(first.pid, signal.SIGINT)
-    _, errors = first.communicate(timeout=60)
-    left = {path.name for path in folder.iterdir()}
-    second = start_demo("--quick", "--output_dir", folder)
-    output, more_errors = second.communicate(timeout=500)
-    return folder, (first.returncode, errors, left), (second.returncode, output, more_errors)
+    return folder, run_script_here(SCRIPT, "--quick", "--output_dir", folder)
 
 
-def test_ctrl_c_keeps_finished_stages_and_leaves_nothing_half_written(interrupted_then_finished):
-    _, (code, errors, left), _ = interrupted_then_finished
-    assert code == 130, errors
-    assert "Interrupted: finished stages are kept" in errors and "Traceback" not in errors
-    assert {"settings.json", "world"} <= left <= {"settings.json", "world", "tower", "language_model_b"}
+def table_of(result: CompletedProcess) -> list[str]:
+    return [line for line in result.stdout.splitlines() if line.startswith("|")]
 
 
-def test_the_next_run_goes_on_and_ends_with_table_checkpoint_and_picture(interrupted_then_finished):
-    folder, _, (code, output, errors) = interrupted_then_finished
-    assert code == 0, errors
-    assert "world: Scenes with captions: to train on, and held out. Done before." in errors
-    assert "| LangBridge adapter |" in output and "| MLP adapter (stock LLaVA) |" in output
+def test_a_run_ends_with_table_checkpoint_and_picture(quick_demo):
+    folder, result = quick_demo
+    assert result.returncode == 0, result.stderr
+    assert "| LangBridge adapter |" in result.stdout and "| MLP adapter (stock LLaVA) |" in result.stdout
     assert {path.name for path in folder.iterdir()} == {
         *STAGES, "settings.json", "results.md", "results.json", "captions.png"
     }  # fmt: skip
-    assert (folder / "results.md").read_text() in output
+    assert (folder / "results.md").read_text() in result.stdout
     results = json.loads((folder / "results.json").read_text())
     assert set(results["accuracy"]) == {"blind", "mlp", "langbridge", "told"}
     with Image.open(folder / "captions.png") as picture:
         assert min(picture.size) > 400
 
 
-def test_the_mlp_is_stock_llava_over_the_same_frozen_parts(interrupted_then_finished):
-    folder = interrupted_then_finished[0]
+def test_the_mlp_is_stock_llava_over_the_same_frozen_parts(quick_demo):
+    folder = quick_demo[0]
     mlp = LlavaForConditionalGeneration.from_pretrained(folder / "mlp")
     langbridge = LangBridgeForConditionalGeneration.from_pretrained(folder / "langbridge")
     trained = {"multi_modal_projector", "vocabulary_head"}
@@ -88,19 +59,19 @@ def test_the_mlp_is_stock_llava_over_the_same_frozen_parts(interrupted_then_fini
     assert all(value.equal(language_model[k]) for k, value in mlp.model.language_model.layers.state_dict().items())
 
 
-def test_a_third_run_only_reports(interrupted_then_finished):
-    folder, _, (_, output, _) = interrupted_then_finished
+def test_a_second_run_does_what_is_missing_and_reports_the_same(quick_demo, tmp_path):
+    folder = shutil.copytree(quick_demo[0], tmp_path / "copy")
+    shutil.rmtree(folder / "captions")
+    (folder / "results.md").unlink()
     result = run_script_here(SCRIPT, "--quick", "--output_dir", folder)
-    again = result.stdout
     assert result.returncode == 0, result.stderr
-    assert result.stderr.count("Done before.") == len(STAGES)
-    table = [line for line in output.splitlines() if line.startswith("|")]
-    assert table and table == [line for line in again.splitlines() if line.startswith("|")]
+    assert result.stderr.count("Done before.") == len(STAGES) - 1
+    assert table_of(result) and table_of(result) == table_of(quick_demo[1])
+    assert (folder / "results.md").read_text() in result.stdout
 
 
-def test_another_seed_does_not_mix_with_a_finished_demo(interrupted_then_finished, tmp_path):
-    folder = shutil.copytree(interrupted_then_finished[0], tmp_path / "copy")
-    result = run_script_here(SCRIPT, "--quick", "--seed", "1", "--output_dir", folder)
+def test_another_seed_does_not_mix_with_a_finished_demo(quick_demo):
+    result = run_script_here(SCRIPT, "--quick", "--seed", "1", "--output_dir", quick_demo[0])
     assert result.returncode == 1 and not result.stdout
     assert "name another folder" in result.stderr
 

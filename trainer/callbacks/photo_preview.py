@@ -142,7 +142,7 @@ class PhotoPreviewCallback(TrainerCallback):
         captions = ask(model, self.processor, self.images, self.question, **options)
         pixel_values = self.processor.image_processor(self.images, return_tensors="pt")["pixel_values"]
         with gathered_root(model):
-            names = name_words(self.processor.tokenizer, bare.model.vocabulary_head.get_word_ids())
+            names = name_words(self.processor.tokenizer, bare.model.get_word_ids())
             embeddings = bare.model.get_word_embeddings()  # (V, d)
             pixel_values = pixel_values.to(model.device, bare.model.vision_tower.dtype)
             images = bare.get_image_features(pixel_values).pooler_output  # photos x (tokens, d)

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
 from modeling_langbridge.processing_langbridge import begins_with_bos
+from modeling_langbridge.vocabulary_head import look_up
 
 from ..data.caption_words import CaptionWords
 from .captioning import generate_answers
@@ -144,7 +145,7 @@ def embed_text(model: LangBridgeForConditionalGeneration, tokenizer: PreTrainedT
     token_ids = torch.tensor(anchored[len(anchor) :], dtype=torch.long, device=model.device)  # (tokens,)
     if not text.strip():
         raise ValueError("A text to add or subtract is empty: give words.")
-    return model.get_input_embeddings()(token_ids).mean(0)
+    return look_up(model.get_input_embeddings(), token_ids).mean(0)
 
 
 def text_distribution(words: CaptionWords, text: str) -> Tensor:

@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import (
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
 from modeling_langbridge import (
@@ -18,6 +16,7 @@ from modeling_langbridge import (
     LangBridgeModel,
     SharedVocabulary,
 )
+from modeling_langbridge.vocabulary_head import look_up
 
 from ..data.images import open_image
 from ..objectives.transport import word_scores
@@ -52,10 +51,10 @@ def reading_words(
     if model.config.adapter_type != "langbridge":
         vocabulary = SharedVocabulary.load(path, size).restricted_to(tokenizer)
         token_ids = torch.tensor(vocabulary.token_ids(tokenizer), device=model.device)  # (V,)
-        return vocabulary, model.get_input_embeddings()(token_ids)
+        return vocabulary, look_up(model.get_input_embeddings(), token_ids)
     if path is not None or size is not None:
         raise ValueError("This adapter is made of words of its own: leave out --vocabulary and --vocab_size.")
-    word_ids = model.model.vocabulary_head.get_word_ids()
+    word_ids = model.model.get_word_ids()
     return SharedVocabulary.from_token_ids(tokenizer, word_ids), model.model.get_word_embeddings()
 
 
@@ -80,7 +79,7 @@ def pool_photos(bridge: LangBridgeModel, image_processor: BaseImageProcessor, ph
     pooled = []
     for pixel_values in pixel_batches(bridge, image_processor, photos):
         hidden_states = bridge.multi_modal_projector(bridge.get_vision_features(pixel_values).pooler_output)
-        pooled.append(bridge.vocabulary_head.pool(hidden_states).distribution.cpu())
+        pooled.append(bridge.vocabulary_head(hidden_states, pool=True).distribution.cpu())
     return torch.cat(pooled)
 
 

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from modeling_langbridge import SharedVocabulary
 from modeling_langbridge.modeling_langbridge import LangBridgeMultiModalProjector
-from modeling_langbridge.vocabulary_head import LangBridgeVocabularyHead
+from modeling_langbridge.vocabulary_head import LangBridgeVocabularyHead, look_up
 
 from ..data.caption_words import caption_of
 from ..data.samples import read_sample
@@ -108,7 +108,7 @@ class AssignmentObjective(Objective):
             raise ValueError("`assignment_prediction_weight` counts the captions' words first: leave `streaming` out.")
         self.adapter_type = model.config.adapter_type
         if self.adapter_type == "langbridge":
-            words = model.model.vocabulary_head.get_word_ids()
+            words = model.model.get_word_ids()
             # No token of a text is a split word.
             self.token_ids = torch.tensor([word[0] if len(word) == 1 else -1 for word in words])  # (V,)
         elif vocabulary is None:
@@ -194,7 +194,7 @@ class AssignmentObjective(Objective):
             if self.adapter_type == "langbridge":
                 embeddings = model.model.get_word_embeddings()  # (V, d)
             else:
-                embeddings = model.get_input_embeddings()(self.token_ids.to(model.device))  # (V, d)
+                embeddings = look_up(model.get_input_embeddings(), self.token_ids.to(model.device))  # (V, d)
         visual = word_scores(images, images.new_ones(len(images), 1), embeddings)
         if not len(visual):
             return visual, visual.detach()

@@ -135,7 +135,7 @@ class WordPredictionObjective(Objective):
             raise ValueError("`word_prediction_weight` needs a softmax adapter: make one by scripts/ground.py.")
         if isinstance(dataset, IterableDataset):
             raise ValueError("`word_prediction_weight` counts the captions' words first: leave `streaming` out.")
-        word_ids = model.model.vocabulary_head.get_word_ids()
+        word_ids = model.model.get_word_ids()
         self.words = CaptionWords(SharedVocabulary.from_token_ids(tokenizer, word_ids))
         self.weights = weigh_words(self.words, dataset, frequency_power)
         self.head_and_inputs: tuple[LangBridgeVocabularyHead, torch.Tensor] | None = None

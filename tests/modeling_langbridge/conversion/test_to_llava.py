@@ -436,9 +436,17 @@ def test_what_cannot_be_exported_is_refused_in_one_sentence(fault, tmp_path, req
 
 def test_a_model_that_peft_wraps_is_refused(langbridge, lora):
     model, processor = open_folder(langbridge)
-    for wrapped in (get_peft_model(model, LoraConfig(target_modules=["q_proj"])), open_folder(lora)[0]):
-        with pytest.raises(ValueError, match=r"has a LoRA: merge it first, with scripts/merge_lora\.py"):
+    peft_model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    for wrapped in (peft_model, peft_model.get_base_model(), open_folder(lora)[0]):
+        with pytest.raises(ValueError, match=r"a LoRA.*scripts/merge_lora\.py"):
             to_llava(wrapped, processor)
+
+
+def test_a_parametrized_model_is_refused(langbridge):
+    model, processor = open_folder(langbridge)
+    torch.nn.utils.parametrizations.weight_norm(model.model.multi_modal_projector.linear_2)
+    with pytest.raises(ValueError, match="`model.multi_modal_projector.linear_2.parametrizations"):
+        to_llava(model, processor)
 
 
 def test_a_folder_that_exists_is_left_alone(langbridge, tmp_path, run_export):

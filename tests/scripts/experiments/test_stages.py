@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+import signal
+import subprocess
+import sys
 import time
 from functools import partial
 
 import pytest
+from paths import ROOT, SCRIPTS
 
 from experiments.stages import run_stages
 
@@ -29,6 +33,23 @@ def fail(folder):
     raise ValueError("no luck")
 
 
+LONG_JOB = """
+import sys, time
+from pathlib import Path
+from experiments.stages import run_stages
+from trainer.command_line import run_script
+
+def stage(folder):
+    (folder / "half").write_text("x")
+    if folder.name.startswith(".long"):
+        time.sleep(600)
+
+if __name__ == "__main__":
+    groups = [{"first": stage}, {"long_a": stage, "long_b": stage, "short": stage}]
+    run_script(lambda: run_stages(Path(sys.argv[1]), groups), interrupted="Interrupted: go on.")
+"""
+
+
 def test_stages_of_a_group_run_at_the_same_time_with_a_thread_each(tmp_path):
     run_stages(tmp_path, [{"a": partial(meet, "b"), "b": partial(meet, "a")}])
     assert [(tmp_path / name / "here").read_text() for name in "ab"] == ["1", "1"]
@@ -48,3 +69,25 @@ def test_a_failed_stage_is_named_and_leaves_no_folder_while_its_neighbour_is_kep
     with pytest.raises(ChildProcessError, match="stage bad failed"):
         run_stages(tmp_path, [{"good": partial(write_note, "x"), "bad": fail}, {"later": fail}])
     assert [path.name for path in tmp_path.iterdir()] == ["good"]
+
+
+def test_ctrl_c_keeps_finished_stages_and_leaves_nothing_half_written(tmp_path):
+    output = tmp_path / "output"
+    output.mkdir()
+    (tmp_path / "job.py").write_text(LONG_JOB)
+    job = subprocess.Popen(
+        [sys.executable, tmp_path / "job.py", output],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(SCRIPTS)])},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that Ctrl-C can reach all its processes and none of the tests'
+        # As in a terminal: what a shell starts in the background, as these tests may be, is deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while job.poll() is None and not ((output / "short").exists() and len(list(output.glob(".long_?.*/half"))) == 2):
+        time.sleep(0.05)
+    os.killpg(job.pid, signal.SIGINT)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 130, errors
+    assert "Interrupted: go on." in errors and "Traceback" not in errors
+    assert {path.name for path in output.iterdir()} == {"first", "short"}

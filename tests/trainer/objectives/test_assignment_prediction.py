@@ -17,6 +17,7 @@ from tiny_parts import SENTENCES, save_language_model, save_other_language_model
 from tiny_training import OPTIONS, as_saved, write_samples
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForImageTextToText
+from transformers.integrations.neftune import neftune_post_forward_hook
 
 from modeling_langbridge import (
     LangBridgeForConditionalGeneration,
@@ -239,6 +240,18 @@ def test_label_smoothing_does_not_stop_it_from_learning(make, dataset):
         trainer.model(**seen_by_the_model)
     (objective,) = trainer.objectives
     assert objective.sums(trainer.model, batch[objective.name], Accelerator(cpu=True))["loss"].requires_grad
+
+
+@pytest.mark.parametrize("adapter_type", ["langbridge", "mlp"])
+def test_noise_on_the_texts_embeddings_does_not_reach_the_words(make, compose, dataset, adapter_type):
+    plain, noisy = (make(compose(adapter_type)) for _ in range(2))
+    embedding = noisy.model.get_input_embeddings()
+    embedding.neftune_noise_alpha = 50
+    embedding.register_forward_hook(neftune_post_forward_hook)
+    noisy.model.train()
+    rows = with_images_opened(dataset)
+    expected, found = (terms_of(trainer, rows)["assignment_prediction"] for trainer in (plain, noisy))
+    torch.testing.assert_close(found, expected)
 
 
 def test_text_alone_counts_nothing_and_lora_trains(compose, make, processor, tmp_path):
