@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every refusal of bad input has in common, for tables of bad input.
-
-    @pytest.mark.parametrize(("options", "sentence"), [(["--vocab_size", "0"], "--vocab_size is 0: give 1 or more")])
-    def test_wrong_options_are_refused(options, sentence, tmp_path):
-        assert_refused(SCRIPT, [*GOOD_OPTIONS, *options], sentence, tmp_path)
-"""
+"""What every refusal of bad input has in common, for tables of options and the sentences that they end with."""
 
 import re
 from collections.abc import Sequence
