@@ -7,7 +7,7 @@ LangBridge from nothing to captions, offline: a synthetic world, all models, the
 Takes four to nine minutes on two CPU cores, about one with --quick (which proves the plumbing, not the method).
 Each stage leaves a folder of its own in the output folder, atomically: after Ctrl-C the same command goes on
 where it stopped. The trained checkpoint is in OUTPUT_DIR/langbridge, the table in results.md, the picture in
-captions.png.
+captions.png. OUTPUT_DIR/samples holds a thousand of the training scenes as files to try other commands on.
 """
 
 import argparse

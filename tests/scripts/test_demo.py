@@ -6,18 +6,21 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from datasets import load_from_disk
 from in_process import run_script_here
 from paths import SCRIPTS
 from PIL import Image
 from transformers import AutoModel, AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from experiments.synthetic.demo_report import accuracy_table, compare_captions
-from experiments.synthetic.synthetic_world import make_scenes
+from experiments.synthetic.synthetic_world import attribute_hits, make_scenes
 from modeling_langbridge import LangBridgeForConditionalGeneration
 
 
 SCRIPT = SCRIPTS / "demo.py"
-STAGES = ("world", "tower", "language_model_a", "language_model_b", "vocabulary", "langbridge", "mlp", "captions")
+STAGES = (
+    "world", "samples", "tower", "language_model_a", "language_model_b", "vocabulary", "langbridge", "mlp", "captions"
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,19 @@ def test_a_run_ends_with_table_checkpoint_and_picture(quick_demo):
     assert set(results["accuracy"]) == {"blind", "mlp", "langbridge", "told"}
     with Image.open(folder / "captions.png") as picture:
         assert min(picture.size) > 400
+
+
+def test_the_demo_leaves_training_scenes_as_files_that_the_checker_finds_nothing_wrong_with(quick_demo):
+    folder = quick_demo[0] / "samples"
+    checked = run_script_here(SCRIPTS / "check_data.py", folder / "samples.json")
+    assert checked.returncode == 0, checked.stdout
+    samples = json.loads((folder / "samples.json").read_text())
+    assert [sample["image"] for sample in samples] == [f"photos/{index}.png" for index in range(200)]
+    shown = [images[0] for images in load_from_disk(str(quick_demo[0] / "world" / "train"))["images"]]
+    for sample, picture, scene in zip(samples, shown, make_scenes(200, ("train",), 0), strict=True):
+        with Image.open(folder / sample["image"]) as image:
+            assert image.tobytes() == picture.convert("RGB").tobytes()
+        assert attribute_hits(scene, sample["conversations"][1]["value"])["exact"] == 1
 
 
 def test_the_mlp_is_stock_llava_over_the_same_frozen_parts(quick_demo):

@@ -56,6 +56,10 @@ class Sizes:
     shared_words: int = 160  # V
 
 
+# How many of the training scenes are also written as picture files, for commands that take files.
+SAMPLES = 1000
+
+
 QUICK = Sizes(
     train_scenes=200,
     held_out_scenes=8,
@@ -100,6 +104,19 @@ def make_world(demo: Demo, folder: Path) -> None:
     for name, scenes in (("train", demo.train_scenes), ("held_out", demo.held_out_scenes)):
         samples = scene_dataset([scene.draw() for scene in scenes], [scene.caption(rng) for scene in scenes])
         samples.save_to_disk(str(folder / name))
+
+
+def write_samples(demo: Demo, folder: Path) -> None:
+    """Training scenes as files, samples.json and photos, for commands to be tried on."""
+    (folder / "photos").mkdir()
+    rng = random.Random(demo.seed)
+    samples = []
+    for index, scene in enumerate(demo.train_scenes[:SAMPLES]):
+        image = f"photos/{index}.png"
+        scene.draw().save(folder / image)
+        turns = [{"from": "human", "value": PROMPT}, {"from": "gpt", "value": scene.caption(rng)}]
+        samples.append({"image": image, "conversations": turns})
+    (folder / "samples.json").write_text(json.dumps(samples, indent=1) + "\n", encoding="utf-8")
 
 
 def train_vision_tower(demo: Demo, folder: Path) -> None:
@@ -230,6 +247,7 @@ def write_captions(demo: Demo, folder: Path) -> None:
 # The stages of a group do not need one another and run side by side.
 STAGES = [
     {"world": make_world},
+    {"samples": write_samples},
     {
         "tower": train_vision_tower,
         "language_model_a": train_language_model_a,
