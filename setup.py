@@ -12,8 +12,15 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["modeling_langbridge*", "trainer*", "hub_cards*"]),
+    packages=[
+        *find_packages(include=["modeling_langbridge*", "trainer*", "hub_cards*"]),
+        "langbridge_scripts",
+        *(f"langbridge_scripts.{package}" for package in find_packages("scripts")),
+    ],
+    package_dir={"langbridge_scripts": "scripts"},  # no package of others is called as generally as "scripts"
+    entry_points={"console_scripts": ["langbridge = langbridge_scripts.langbridge:main"]},
     package_data={
+        "langbridge_scripts": ["recipes/*.yaml", "accelerate/*.yaml"],
         "modeling_langbridge": ["py.typed"],
         "modeling_langbridge.vocabulary": ["*.json"],
         "trainer": ["py.typed"],
