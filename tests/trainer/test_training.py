@@ -249,7 +249,7 @@ def test_the_script_composes_trains_and_saves_a_folder_that_loads(samples, visio
     assert "projector: trained in full" in result.stderr
     assert AutoProcessor.from_pretrained(tmp_path / "out").image_token == "<image>"
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
-    assert model.config.projector_hidden_size == 256
+    assert model.config.projector_hidden_size == 64
     assert (tmp_path / "out" / "adapter" / "adapter.safetensors").is_file()
     assert (tmp_path / "out" / "preview" / "preview.md").is_file()
 
