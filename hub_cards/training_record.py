@@ -53,15 +53,18 @@ class TrainingRecord:
     One training run, as of the save.
 
     Args:
-        stage (`str`): `"finetuning"` on answers and captions, or `"grounding"` in words without a language model.
+        stage (`str`):
+            `"pretraining"` of the adapter alone on answers and captions, `"finetuning"` where the language model or the
+            vision tower learns too, or `"grounding"` in words without a language model.
         parts (`dict[str, TrainedPart]`): How each part of the model was trained, by its name.
         objectives (`dict[str, float]`): Weights of the objectives beside the stage's own.
         started_from (`str`, *optional*): The whole LangBridge on the Hub that the run started from.
         datasets, eval_datasets (`list[str]`): Hub ids of the training and evaluation data.
         local_data, local_eval_data (`list[str]`): File names, without folders, of local data.
         steps (`int`): Optimizer steps.
-        samples (`int`): Samples seen, repeats included; accurate to one step.
-        batch_size (`int`): Samples per step, over all processes and accumulated batches.
+        samples (`int`): Samples seen, repeats included.
+        batch_size (`int`):
+            Samples per step, over all processes and accumulated batches; an epoch's last step may have fewer.
         epochs (`float`, *optional*): Passes through the data; `None` where its length is unknown.
         optimizer, schedule (`str`): The optimizer's class and the learning rate schedule.
         precision (`str`): Compute precision: `"bfloat16"`, `"float16"` (both mixed) or `"float32"`.
@@ -77,7 +80,7 @@ class TrainingRecord:
         versions (`dict[str, str]`): Versions of the libraries, by name.
     """
 
-    stage: Literal["finetuning", "grounding"]
+    stage: Literal["pretraining", "finetuning", "grounding"]
     parts: dict[str, TrainedPart]
     objectives: dict[str, float] = field(default_factory=dict)
     started_from: str | None = None

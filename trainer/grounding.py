@@ -204,7 +204,7 @@ class GroundingTrainer(PublishingMixin, Trainer):
         )
         self.tokenizer: PreTrainedTokenizerBase = processing_class.tokenizer
         self.entropies: list[float] = []
-        self.recorder = TrainingRecorder(self, langbridge, "grounding", dataset_name, eval_dataset_name)
+        self.recorder = TrainingRecorder(self, langbridge, dataset_name, eval_dataset_name)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any):
         outputs = model(**inputs)

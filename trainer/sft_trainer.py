@@ -139,7 +139,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
             objective.attach(self.model)
         self.throughput = Throughput()
         self.add_callback(self.throughput)
-        self.recorder = TrainingRecorder(self, self._bare_model(), "finetuning", dataset_name, eval_dataset_name)
+        self.recorder = TrainingRecorder(self, self._bare_model(), dataset_name, eval_dataset_name)
         self.group_parts: list[str] = []
         self.part_rates: dict[str, float] = {}
         self.peak_rates: dict[str, float] = {}  # empty where the optimizer is not of this trainer's making

@@ -74,7 +74,6 @@ class TrainingRecorder:
     Args:
         trainer (`Trainer`): the trainer, which gets a [`TrainingClock`].
         model (`PreTrainedModel`): the LangBridge. The runs that its own folder records come first.
-        stage (`str`): `"finetuning"` or `"grounding"`.
         dataset, eval_dataset (`str`, *optional*):
             What the data were loaded from. A Hub id is recorded as it is, of a path the last part.
     """
@@ -83,11 +82,10 @@ class TrainingRecorder:
         self,
         trainer: Trainer,
         model: PreTrainedModel,
-        stage: Literal["finetuning", "grounding"],
         dataset: str | None,
         eval_dataset: str | None,
     ):
-        self.trainer, self.stage, self.dataset, self.eval_dataset = trainer, stage, dataset, eval_dataset
+        self.trainer, self.dataset, self.eval_dataset = trainer, dataset, eval_dataset
         self.started_from = hub_id(model.name_or_path)
         self.quantization = name_quantization(model)
         self.earlier: list[TrainingRecord] = []
@@ -134,7 +132,7 @@ class TrainingRecorder:
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         eval_losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
         return TrainingRecord(
-            stage=self.stage,
+            stage=name_stage(parts),
             parts=parts,
             objectives={name: float(weight) for name, weight in objectives.items()},
             started_from=self.started_from,
@@ -143,7 +141,11 @@ class TrainingRecorder:
             eval_datasets=present(hub_id(self.eval_dataset)),
             local_eval_data=present(file_name(self.eval_dataset)),
             steps=state.global_step,
-            samples=round(state.epoch * len(trainer.train_dataset)) if sized else state.global_step * batch_size,
+            samples=count_samples(
+                state.global_step,
+                batch_size,
+                len(trainer.train_dataset) if sized and not args.dataloader_drop_last else None,
+            ),
             batch_size=batch_size,
             epochs=float(state.epoch) if sized else None,
             optimizer=type(optimizer).__name__,
@@ -160,6 +162,22 @@ class TrainingRecorder:
             date=datetime.now(UTC).date().isoformat(),
             versions={name: importlib.metadata.version(name) for name in LIBRARIES},
         )
+
+
+def name_stage(parts: dict[str, TrainedPart]) -> Literal["pretraining", "finetuning", "grounding"]:
+    """The stage of a run in which these parts are trained, or are frozen."""
+    if "language_model" not in parts:
+        return "grounding"
+    frozen = all(parts[name].mode == "frozen" for name in ("vision_tower", "language_model"))
+    return "pretraining" if frozen else "finetuning"
+
+
+def count_samples(steps: int, batch_size: int, dataset_size: int | None) -> int:
+    """The samples of so many steps, given the dataset's size where an epoch's last batch is filled up by no others."""
+    if dataset_size is None:
+        return steps * batch_size
+    epochs, rest = divmod(steps, math.ceil(dataset_size / batch_size))
+    return epochs * dataset_size + rest * batch_size
 
 
 def describe_trained(

@@ -31,6 +31,8 @@ from modeling_langbridge import (
 )
 from trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer, load_training_data
 from trainer.grounding import GroundingConfig, GroundingTrainer, compose_for_grounding
+from trainer.parts import PartArguments
+from trainer.publishing.recorder import count_samples, describe_trained, name_stage
 
 
 RECORD = TrainingRecord(
@@ -97,7 +99,7 @@ def test_what_is_no_record_is_refused_by_name(content, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("changed", [{"steps": "three"}, {"stage": "pretraining"}, {"arguments": {}}])
+@pytest.mark.parametrize("changed", [{"steps": "three"}, {"stage": "preparing"}, {"arguments": {}}])
 def test_a_record_has_its_own_fields_and_types_and_no_other(changed, tmp_path):
     path = tmp_path / TRAINING_RECORD
     write_training_records(path, [RECORD])
@@ -151,7 +153,7 @@ def test_a_run_records_what_was_done(model, processor, samples, tmp_path):
     assert record.versions["torch"]
     card = ModelCard.load(folder / "README.md")
     assert card.data.pipeline_tag == "image-text-to-text"
-    assert "6 steps of 6 samples (3 epochs)" in card.text
+    assert "Finetuning: 36 samples (3 epochs) in 6 steps, batch size 6, in " in card.text
 
 
 def test_the_adapter_alone_has_a_record_and_a_card_of_its_own(base, processor, samples, tmp_path):
@@ -160,14 +162,50 @@ def test_the_adapter_alone_has_a_record_and_a_card_of_its_own(base, processor, s
         record_of(tmp_path / "out"), seconds=record_of(tmp_path / "out" / "adapter").seconds
     )
     card = ModelCard.load(tmp_path / "out" / "adapter" / "README.md")
-    assert "adapter without a vision tower and a language model" in card.text and "3 steps of 3 samples" in card.text
+    assert "adapter without a vision tower and a language model" in card.text
+    assert "Pretraining of the adapter alone: 9 samples (0.75 epochs) in 3 steps, batch size 3, " in card.text
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch_size", "dataset_size", "samples_seen"),
+    [
+        (2, 5, 12, 10),
+        (3, 5, 12, 12),  # a last batch of two
+        (4, 5, 12, 17),
+        (4, 5, None, 20),  # a stream
+        (1, 20, 12, 12),
+        (6, 6, 12, 36),
+    ],
+)
+def test_samples_are_counted_though_an_epochs_last_batch_is_smaller(steps, batch_size, dataset_size, samples_seen):
+    assert count_samples(steps, batch_size, dataset_size) == samples_seen
+
+
+@pytest.mark.parametrize(("drop_last", "samples_seen"), [(False, 17), (True, 20)])
+def test_a_run_records_the_samples_that_it_saw(drop_last, samples_seen, model, processor, samples, tmp_path):
+    options = {"per_device_train_batch_size": 5, "max_steps": 4, "dataloader_drop_last": drop_last}
+    train(model, processor, samples, tmp_path / "out", **options)
+    assert record_of(tmp_path / "out").samples == samples_seen
+
+
+@pytest.mark.parametrize(
+    ("trained", "stage"),
+    [
+        ({}, "pretraining"),
+        ({"train_vocabulary_head": "frozen"}, "pretraining"),
+        ({"train_language_model": "full"}, "finetuning"),
+        ({"train_vision_tower": "full"}, "finetuning"),
+    ],
+)
+def test_a_stage_is_called_by_what_it_trains(trained, stage, model):
+    assert name_stage(describe_trained(model, PartArguments(**trained), {})) == stage
 
 
 def test_each_checkpoint_has_the_record_of_its_step_and_trl_writes_no_card(model, processor, samples, tmp_path):
     folder = tmp_path / "out"
     make_named_trainer(model, processor, samples, folder, max_steps=4, save_strategy="steps", save_steps=2).train()
     assert [record_of(folder / f"checkpoint-{step}").steps for step in (2, 4)] == [2, 4]
-    assert "2 steps of 3 samples" in ModelCard.load(folder / "checkpoint-2" / "README.md").text
+    assert "in 2 steps, batch size 3," in ModelCard.load(folder / "checkpoint-2" / "README.md").text
     assert not (folder / "README.md").exists()  # where no model lies yet
 
 
@@ -259,7 +297,7 @@ def test_a_grounded_adapter_says_how_it_was_grounded(vision, processor, tmp_path
         "vocabulary_head": "full",
     }
     card = ModelCard.load(tmp_path / "out" / "adapter" / "README.md")
-    assert "Grounded in words" in card.text and card.data.datasets == ["user/captions"]
+    assert "Grounding in words" in card.text and card.data.datasets == ["user/captions"]
 
 
 def test_the_script_names_the_data_and_the_grounding_that_its_adapter_went_through(
@@ -271,6 +309,6 @@ def test_the_script_names_the_data_and_the_grounding_that_its_adapter_went_throu
     arguments = ["--vision_tower", vision, "--language_model", text, "--adapter", str(tmp_path / "adapter")]
     arguments += ["--dataset", str(samples), "--eval_dataset", str(samples), "--output_dir", str(tmp_path / "out")]
     load_script("train").main([*arguments, "--max_steps", "2", "--report_to", "none", "--use_cpu", "--bf16", "false"])
-    grounding, finetuning = read_training_records(tmp_path / "out" / TRAINING_RECORD)
-    assert (grounding.stage, finetuning.stage, finetuning.steps) == ("grounding", "finetuning", 2)
-    assert finetuning.local_data == finetuning.local_eval_data == [samples.name]
+    grounding, pretraining = read_training_records(tmp_path / "out" / TRAINING_RECORD)
+    assert (grounding.stage, pretraining.stage, pretraining.steps) == ("grounding", "pretraining", 2)
+    assert pretraining.local_data == pretraining.local_eval_data == [samples.name]
