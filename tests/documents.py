@@ -47,7 +47,7 @@ def follow(document: Path, folder: Path, options: dict[str, list[str]] | None = 
     Args:
         document (`Path`): a markdown file.
         folder (`Path`): the working folder, with what the document's reader has.
-        options (`dict[str, list[str]]`, *optional*): by script, what is added to its commands.
+        options (`dict[str, list[str]]`, *optional*): by a part of a command, what is added to those with it.
 
     Returns:
         `dict[str, str]`: what each printed, by its own text.
@@ -66,7 +66,7 @@ def follow(document: Path, folder: Path, options: dict[str, list[str]] | None = 
                 continue
             python, script, *arguments = words
             assert python == "python" and script.startswith("scripts/"), f"{document}: what is `{command}`?"
-            more = (options or {}).get(Path(script).name, [])
+            more = [word for part, added in (options or {}).items() if part in command for word in added]
             result = run_script_here(script, *arguments, *more, cwd=folder)
             assert result.returncode == 0, f"{command}\n{result.stderr[-3000:]}"
             printed[command] = result.stdout

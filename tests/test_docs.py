@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands and the Python of docs/, in order and as written, where Hub ids are folders with tiny random models.
+
+`documents.NOT_RUN` says what is not run. The README's are followed by test_readme.py, those of beyond_sft.md by
+scripts/test_beyond_sft.py.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from documents import follow
+from original_langbridge import OriginalLangBridge
+from paths import ROOT
+from tiny_parts import SENTENCES, make_image, make_tokenizer, save_language_model, save_vision_tower
+from tiny_training import COLOURS
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from modeling_langbridge import (
+    LangBridgeAdapter,
+    LangBridgeForConditionalGeneration,
+    LangBridgeProcessor,
+    SharedVocabulary,
+    to_llava,
+)
+
+
+DOCS = ROOT / "docs"
+CLIP, QWEN, LLAMA = "openai/clip-vit-large-patch14-336", "Qwen/Qwen2-0.5B-Instruct", "meta-llama/Meta-Llama-3-8B-Instruct"
+# Two samples, a step, and no GPU; the paper's width would make the one new adapter large.
+ONE_STEP = (
+    "--use_cpu true --bf16 false --max_steps 1 --per_device_train_batch_size 2 --gradient_accumulation_steps 1 "
+    "--save_strategy no --report_to none --dataloader_num_workers 0"
+).split()
+OPTIONS = {
+    "train.py": [*ONE_STEP, "--tf32", "false"],
+    "ground.py": ONE_STEP,
+    "pretrain_qwen2_0.5b.yaml": ["--projector_hidden_size", "16"],
+    "ground.yaml": ["--projector_hidden_size", "16"],
+}
+
+
+def make_wordy_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that has the paper's 19,200 words, as Qwen 2's and Llama 3's have."""
+    tokenizer = make_tokenizer()
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    tokens = content["model"]["vocab"]
+    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str
+    for surface in SharedVocabulary.qwen2_llama3().surfaces:
+        tokens.setdefault(spell(surface)[0][0], len(tokens))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(content)), eos_token=tokenizer.eos_token
+    )
+
+
+def save_photos(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for colour in COLOURS:
+        make_image(colour).save(folder / f"{colour}.png")
+
+
+def save_data(folder: Path) -> None:
+    for name in ("images", "album", "flickr8k/images"):
+        save_photos(folder / name)
+    for name in ("photo.png", "dog.jpg"):
+        make_image().save(folder / name)
+    captions = [(f"{colour}.png", f"a {colour} ball on the grass") for colour in COLOURS]
+    pairs = [{"image": image, "caption": caption, "split": "test"} for image, caption in captions]
+    lines = "".join(f"{json.dumps(pair)}\n" for pair in pairs)
+    (folder / "flickr8k" / "captions.jsonl").write_text(lines)
+    samples = [
+        {"image": image, "conversations": [{"from": "human", "value": "what?"}, {"from": "gpt", "value": caption}]}
+        for image, caption in captions
+    ]
+    for name in ("samples", "blip_laion_cc_sbu_558k", "llava_v1_5_mix665k"):
+        (folder / f"{name}.json").write_text(json.dumps(samples))
+    (folder / "captions.json").write_text(json.dumps(pairs))
+    beside = [{**sample, "image": f"images/{sample['image']}"} for sample in samples]
+    for name in ("pretrain_flickr8k", "600_of_pretrain_flickr8k"):
+        (folder / f"{name}.json").write_text(json.dumps(beside * 8))
+    SharedVocabulary.qwen2_llama3(2000).save(folder / "words.json")
+
+
+def compose(folder: Path, text: str, **fields) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
+    parts = str(folder / CLIP), str(folder / text)
+    processor = LangBridgeProcessor.from_vision_text_pretrained(*parts)
+    vocabulary = SharedVocabulary.build([processor.tokenizer], SENTENCES, 60)
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        *parts, vocabulary, processor, projector_hidden_size=16, **fields
+    )
+    return model, processor
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory) -> Path:
+    """A folder with what the reader of a document has, or downloads by name."""
+    folder = tmp_path_factory.mktemp("reader")
+    save_data(folder)
+    tokenizer = make_wordy_tokenizer()
+    for name, kind in ((QWEN, "qwen2"), (LLAMA, "llama3")):
+        save_language_model(kind, folder / name, vocab_size=len(tokenizer))
+        tokenizer.save_pretrained(folder / name)
+    tokenizer.save_pretrained(folder / "tokenizers" / "qwen2")
+    save_vision_tower("clip", folder / CLIP)
+    save_vision_tower("mobilenet_v2", folder / "mobilenetv2_imagenet")
+    model, processor = compose(folder, QWEN)
+    trained = ("my-langbridge", "my-langbridge-trained", "user/my-langbridge", "runs/pretrain_qwen2_7b")
+    for name in trained:
+        model.save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    for part in to_llava(*compose(folder, LLAMA)):
+        part.save_pretrained(folder / "llava-hf" / "llava-1.5-7b-hf")
+    grounded, processor = compose(folder, QWEN, coefficient_activation="gated_softmax")
+    LangBridgeAdapter.from_model(grounded, processor.tokenizer).save_pretrained(folder / "grounded" / "adapter")
+    return folder
+
+
+@pytest.fixture
+def folder(reader, tmp_path) -> Path:
+    return shutil.copytree(reader, tmp_path / "reader")
+
+
+def of(printed: dict[str, str], part: str) -> str:
+    """What the one command or block with this part printed."""
+    (text,) = (text for command, text in printed.items() if part in command)
+    return text
+
+
+def test_training(folder):
+    printed = follow(DOCS / "training.md", folder, OPTIONS)
+    assert "runs/pretrain_qwen2_0.5b" in of(printed, "pretrain_qwen2_0.5b.yaml")
+    assert "4 samples, 0 faulty" in of(printed, "check_data.py")
+    assert (folder / "clean.json").is_file()
+    assert "merged" in of(printed, "merge_lora.py")
+    assert float(of(printed, "ConversationEncoder")) >= 1
+
+
+def test_grounding(folder):
+    shutil.rmtree(folder / "grounded")
+    printed = follow(DOCS / "grounding.md", folder, OPTIONS)
+    assert "grounded" in of(printed, "captions.json")
+    assert "runs/words_qwen2_0.5b" in of(printed, "words_qwen2_0.5b.yaml")
+    assert "runs/vlap_qwen2_0.5b" in of(printed, "vlap_qwen2_0.5b.yaml")
+    assert (folder / "features.safetensors").is_file()
+
+
+def test_transfer(folder):
+    printed = follow(DOCS / "transfer.md", folder)
+    assert "Needs finetuning" in of(printed, "--model my-langbridge ")
+    assert "my-llama3-words" in of(printed, "--model grounded/adapter")
+
+
+def test_hub(folder):
+    printed = follow(DOCS / "hub.md", folder)
+    assert "my-langbridge-trained is a model" in of(printed, "--dry_run")
+
+
+def test_lifting(folder):
+    assert "holds the LangBridge" in of(follow(DOCS / "lifting.md", folder), "lift.py")
+
+
+def test_serving(folder):
+    printed = follow(DOCS / "serving.md", folder)
+    assert "The LLaVA is in my-llava" in of(printed, "export.py")
+    assert of(printed, "pipeline(")
+
+
+def test_reading_words(folder):
+    printed = follow(DOCS / "reading_words.md", folder)
+    assert "4 photos, 4 captions" in of(printed, "--split test")
+    assert "image to text, chance" in of(printed, "--output retrieval.json")
+    assert 'dog.jpg + "snow" - "grass"' in of(printed, "arithmetic.py")
+
+
+def test_vocabulary(folder):
+    printed = follow(DOCS / "vocabulary.md", folder)
+    assert "19200" in of(printed, "create_vocab_subset.py").replace(",", "")
+    assert (folder / "embeddings" / "Meta-Llama-3-8B-Instruct_19200.safetensors").is_file()
+
+
+def test_conversion(tmp_path):
+    tower = save_vision_tower("clip", tmp_path / CLIP)
+    original = OriginalLangBridge("llama", tower)
+    for part in (original.language_model, original.tokenizer):
+        part.save_pretrained(tmp_path / LLAMA)
+    original.save(tmp_path / "checkpoints" / "llama3_it_8b_it_vocab_19200_dim_5120_finetune_mmvocab")
+    for name in ("vocab", "embeddings"):
+        (tmp_path / name).mkdir()
+    original.save_vocabulary(tmp_path / "vocab" / "19200_llama3_sub_llava_share_intersect_llama_qwen.json")
+    original.save_matrix(tmp_path / "embeddings" / "Meta-Llama-3-8B-Instruct_embedding_matrix_19200.pt")
+    follow(DOCS / "conversion.md", tmp_path)
+    assert (tmp_path / "my-converted" / "model.safetensors").is_file()
+
+
+def test_every_document_is_followed():
+    followed = {name.removeprefix("test_") for name in globals() if (DOCS / f"{name.removeprefix('test_')}.md").exists()}
+    elsewhere = {"beyond_sft"}
+    assert {path.stem for path in DOCS.glob("*.md")} - elsewhere - {"results"} == followed
