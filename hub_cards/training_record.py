@@ -54,8 +54,8 @@ class TrainingRecord:
 
     Args:
         stage (`str`):
-            `"pretraining"` of the adapter alone on answers and captions, `"finetuning"` where the language model or the
-            vision tower learns too, or `"grounding"` in words without a language model.
+            `"pretraining"` of the adapter alone on answers and captions, `"finetuning"` where the language model or
+            the vision tower is trained too, or `"grounding"` in words without a language model.
         parts (`dict[str, TrainedPart]`): How each part of the model was trained, by its name.
         objectives (`dict[str, float]`): Weights of the objectives beside the stage's own.
         started_from (`str`, *optional*): The whole LangBridge on the Hub that the run started from.

@@ -28,7 +28,8 @@ from modeling_langbridge import (
 
 
 DOCS = ROOT / "docs"
-CLIP, QWEN, LLAMA = "openai/clip-vit-large-patch14-336", "Qwen/Qwen2-0.5B-Instruct", "meta-llama/Meta-Llama-3-8B-Instruct"
+CLIP, QWEN = "openai/clip-vit-large-patch14-336", "Qwen/Qwen2-0.5B-Instruct"
+LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
 # Two samples, a step, and no GPU; the paper's width would make the one new adapter large.
 ONE_STEP = (
     "--use_cpu true --bf16 false --max_steps 1 --per_device_train_batch_size 2 --gradient_accumulation_steps 1 "
@@ -195,6 +196,7 @@ def test_conversion(tmp_path):
 
 
 def test_every_document_is_followed():
-    followed = {name.removeprefix("test_") for name in globals() if (DOCS / f"{name.removeprefix('test_')}.md").exists()}
-    elsewhere = {"beyond_sft"}
-    assert {path.stem for path in DOCS.glob("*.md")} - elsewhere - {"results"} == followed
+    # results.md has one command, which takes hours.
+    elsewhere = {"beyond_sft", "results"}
+    tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in DOCS.glob("*.md")} - elsewhere <= tests

@@ -200,7 +200,8 @@ def test_a_card_tells_the_run_as_it_was_recorded(tmp_path):
     assert card.data.datasets == ["user/captions"]
     training = " ".join(card.text.partition("## How it was trained")[2].partition("\n## ")[0].split())
     for told in (
-        "Finetuning: 24,000 samples (2.5 epochs) in 1,500 steps, batch size 16, in 3 h 2 min by 8 processes on `NVIDIA H100`, `2026-11-25`.",
+        "Finetuning: 24,000 samples (2.5 epochs) in 1,500 steps, batch size 16, in 3 h 2 min by 8 processes",
+        "by 8 processes on `NVIDIA H100`, `2026-11-25`.",
         "| `projector` | trained in full | 0.002 |",
         "| `language_model` | trained by LoRA of rank 8 | 1e-05 |",
         "[`user/captions`](https://huggingface.co/datasets/user/captions), `more.json`",
@@ -218,7 +219,7 @@ def test_all_stages_are_told_in_their_order(tmp_path):
     pretraining = replace(grounding, stage="pretraining", steps=1, samples=4, epochs=1.0)
     write_training_records(tmp_path / TRAINING_RECORD, [grounding, pretraining, RECORD])
     text = make_card(tmp_path, CardFacts()).text
-    told = ["### Run 1", "Grounding in words", "### Run 2", "Pretraining of the adapter alone", "### Run 3", "Finetuning"]
+    told = ["### Run 1", "Grounding in words", "### Run 2", "Pretraining of the adapter", "### Run 3", "Finetuning:"]
     assert [text.index(part) for part in told] == sorted(text.index(part) for part in told)
     assert "Pretraining of the adapter alone: 4 samples (1 epoch) in 1 step, batch size 16, by 8 processes" in text
     assert text.count(" 3 h 2 min ") == 1
