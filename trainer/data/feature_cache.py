@@ -27,8 +27,9 @@ from modeling_langbridge.utils.files import atomic_file
 
 
 SECONDS_BETWEEN_SAVES = 10.0
-# What a tower's configuration says of where it comes from and how it is stored, not of what it computes.
-NOT_OF_THE_FUNCTION = ("_name_or_path", "transformers_version", "architectures", "dtype")
+# What a configuration says beside what the tower computes: where it comes from, how it is stored, and the width, which
+# the weights have as well, and which a LangBridge adds where it is missing.
+NOT_OF_THE_FUNCTION = ("_name_or_path", "transformers_version", "architectures", "dtype", "hidden_size")
 
 
 class FeatureCache(nn.Module):
