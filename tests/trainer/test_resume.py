@@ -51,8 +51,9 @@ def state_of(trainer) -> dict[str, torch.Tensor]:
         {"train_language_model": "lora", "train_projector": "frozen", "train_vocabulary_head": "frozen"},
         {"streaming": True},
         {"dataloader_num_workers": 2},
+        {"train_sampling_strategy": "group_by_length", "max_length": 512},
     ],
-    ids=["adapter", "full", "lora", "lora_alone", "streaming", "workers"],
+    ids=["adapter", "full", "lora", "lora_alone", "streaming", "workers", "by_length"],
 )
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(base, processor, samples, tmp_path, options):
     options = dict(options)

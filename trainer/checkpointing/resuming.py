@@ -60,14 +60,15 @@ def describe_run(
     """
     settings = {
         "dataset": file_name(dataset_name) or dataset_name,
-        "content of the dataset": dataset._fingerprint if isinstance(dataset, Dataset) else None,
+        "fingerprint of the dataset": dataset._fingerprint if isinstance(dataset, Dataset) else None,
         "samples a step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "max_steps": args.max_steps,
         "num_train_epochs": args.num_train_epochs,
         "lr_scheduler_type": args.lr_scheduler_type.value,
         "seed": args.seed,
     }
-    return RunSettings({"parts": parts, "learning rates": learning_rates, "settings": settings})
+    rates = {f"learning rate of {part}": rate for part, rate in learning_rates.items()}
+    return RunSettings({"parts": parts, "learning rates": rates, "settings": settings})
 
 
 def compare_with_checkpoint(checkpoint: Path, now: dict[str, dict[str, Any]]) -> list[str]:
@@ -82,7 +83,8 @@ def compare_with_checkpoint(checkpoint: Path, now: dict[str, dict[str, Any]]) ->
         return []
     then = stored["args"]["settings"]
     differ = {
-        kind: [name for name, value in values.items() if then[kind].get(name, value) != value]
+        # A trainer need not be told its dataset's name, and streams have no fingerprint.
+        kind: [name for name, value in values.items() if value is not None and then[kind].get(name, value) != value]
         for kind, values in now.items()
     }
     if names := differ["parts"]:
