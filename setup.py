@@ -27,7 +27,7 @@ setup(
         "hub_cards": ["py.typed", "templates/*.jinja"],
         "hub_cards.space": ["README.md", "requirements.txt"],
     },
-    install_requires=["torch>=2.11", "transformers>=5.23", "safetensors", "pillow"],
+    install_requires=["torch>=2.11", "transformers>=5.23", "safetensors", "filelock", "pillow"],
     extras_require={
         "train": [
             "trl>=1.16",

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.command_line import run_script
+from trainer.command_line import check_new_file, run_script
 
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def refuse_what_cannot_work(arguments: argparse.Namespace) -> None:
     if arguments.max_length is not None and arguments.max_length < 1:
         raise ValueError(f"--max_length is {arguments.max_length}: give at least 1.")
     output = arguments.clean_output
-    if output is not None and output.exists():
-        raise ValueError(f"--clean_output {output} exists: remove it or name another one.")
+    if output is not None:
+        check_new_file(output, "--clean_output")
     if output is not None and arguments.file.is_file() and output.suffix != arguments.file.suffix:
         raise ValueError(f"--clean_output {output} must end in {arguments.file.suffix}, as {arguments.file} does.")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.command_line import run_script
+from trainer.command_line import check_new_file, run_script
 
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if bool(arguments.tokenizers) != bool(arguments.texts):
         parser.error("--tokenizers and --texts go together: the texts rank the words that the tokenizers share")
+    if arguments.output is not None:
+        check_new_file(arguments.output, "--output")
     return arguments
 
 
@@ -102,6 +104,7 @@ def main() -> None:
             vocabulary = vocabulary.first(arguments.vocab_size)
     default = Path("vocab") / f"{len(vocabulary)}_{'_'.join(Path(name).name for name in names)}.json"
     output = arguments.output or default
+    check_new_file(output, "--output")
     vocabulary.save(output)
     print(f"{output}: {len(vocabulary)} words, from {vocabulary.surfaces[0]!r} to {vocabulary.surfaces[-1]!r}")
 

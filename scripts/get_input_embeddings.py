@@ -5,7 +5,7 @@ import argparse
 import json
 from pathlib import Path
 
-from trainer.command_line import run_script
+from trainer.command_line import check_new_file, run_script
 
 
 EPILOG = """example:
@@ -44,6 +44,8 @@ def main() -> None:
         vocabulary = SharedVocabulary.from_file(arguments.vocab_path)
     except (OSError, ValueError) as error:
         raise ValueError(f"--vocab_path {error}") from error
+    output = arguments.output_dir / f"{Path(name).resolve().name}_{len(vocabulary)}.safetensors"
+    check_new_file(output, "--output_dir")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
@@ -65,7 +67,6 @@ def main() -> None:
     with torch.inference_mode():
         embeddings = embedding(token_ids)  # (V, d)
 
-    output = arguments.output_dir / f"{Path(name).resolve().name}_{len(vocabulary)}.safetensors"
     metadata = {"surfaces": json.dumps(vocabulary.surfaces, ensure_ascii=False), "model_name": name}
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(output) as unfinished:

@@ -8,11 +8,17 @@ The adapter that comes out, in OUTPUT_DIR/adapter, works with any language model
     python scripts/train.py --config scripts/recipes/transfer_llama3_8b.yaml --adapter grounded/adapter ...
 """
 
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.command_line import parse_recipe, recipe_parser, run_script
+
+
+if TYPE_CHECKING:
+    from trainer import GroundingConfig
 
 
 @dataclass
@@ -39,23 +45,33 @@ class GroundingArguments:
     coefficient_activation: str = field(default="gated_softmax", metadata={"help": "gated_softmax or softmax."})
     feature_cache: Path | None = field(
         default=None,
-        metadata={"help": "File for the tower's features, read where it exists; for sets that fit in memory."},
+        metadata={"help": "Folder for the tower's features, read where it exists; for sets that fit in memory."},
     )
 
 
 def main(command_line: list[str] | None = None) -> None:
-    from trainer import GroundingConfig
+    from trainer import GroundingConfig, GroundingTrainer
 
     arguments, config = parse_recipe(recipe_parser((GroundingArguments, GroundingConfig), __doc__), command_line)
+    from trainer.checkpointing.output_folder import writing_to
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("trainer").setLevel(logging.INFO if config.process_index == 0 else logging.WARNING)
+    with writing_to(config, GroundingTrainer.published) as finished_steps:
+        if finished_steps is None:
+            ground(arguments, config)
+        else:
+            print(f"The run in {config.output_dir} is finished, at step {finished_steps}: nothing is changed.")
+
+
+def ground(arguments: GroundingArguments, config: "GroundingConfig") -> None:
+    """Loads data and tower, trains, and saves the adapter."""
     from transformers import AutoTokenizer, set_seed
 
     from modeling_langbridge import SharedVocabulary
     from trainer import GroundingTrainer, compose_for_grounding, load_training_data
     from trainer.data.feature_cache import FeatureCache
 
-    output = Path(config.output_dir)
-    if config.resume_from_checkpoint is None and output.exists() and any(output.iterdir()):
-        raise ValueError(f"--output_dir {output} is not empty: name another folder.")
     dataset, eval_dataset = (
         path and load_training_data(path, arguments.image_folder)
         for path in (arguments.dataset, arguments.eval_dataset)
@@ -72,11 +88,9 @@ def main(command_line: list[str] | None = None) -> None:
     )
     with ExitStack() as stack:
         if arguments.feature_cache is not None:
-            cache = FeatureCache(langbridge.model.vision_tower, langbridge.config.vision_feature_layer)
-            if arguments.feature_cache.exists():
-                cache.load(arguments.feature_cache)
-            if config.process_index == 0:
-                stack.callback(cache.save, arguments.feature_cache)
+            tower = langbridge.model.vision_tower
+            cache = FeatureCache(tower, langbridge.config.vision_feature_layer, arguments.feature_cache)
+            stack.callback(cache.save)
             stack.enter_context(cache.standing_in_for_tower(langbridge.model))
         names = arguments.dataset, arguments.eval_dataset
         trainer = GroundingTrainer(langbridge, config, processor, vocabulary, dataset, eval_dataset, *names)
@@ -84,7 +98,7 @@ def main(command_line: list[str] | None = None) -> None:
         trainer.save_model()
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        print(f"The grounded adapter is in {output / 'adapter'}.")
+        print(f"The grounded adapter is in {Path(config.output_dir, 'adapter')}.")
     trainer.accelerator.end_training()
 
 

@@ -10,6 +10,8 @@ from trainer.command_line import run_script
 
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from hub_cards.facts import Result
     from hub_cards.pushing import Publication
 
@@ -46,6 +48,18 @@ def read_results(path: Path) -> list["Result"]:
         return [Result(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} must hold {RESULTS} ({error}).") from None
+
+
+def refuse_another_picture(path: Path, picture: "Image") -> None:
+    """A push that was interrupted has left the same picture; another one is not overwritten unasked."""
+    from PIL import Image
+
+    if not path.exists():
+        return
+    with Image.open(path) as found:
+        same = found.mode == picture.mode and found.size == picture.size and found.tobytes() == picture.tobytes()
+    if not same:
+        raise ValueError(f"{path} exists and is another picture: remove it, or leave --photos out to publish it.")
 
 
 def describe(publication: "Publication") -> str:
@@ -93,9 +107,11 @@ def main() -> None:
         help="draw the words of these photos' patches into FOLDER/words.png (a model's only)",
     )
     arguments = parser.parse_args()
+    from hub_cards.cards import PICTURE
     from hub_cards.facts import CardFacts
     from hub_cards.pushing import prepare, push_folder
     from hub_cards.words_picture import draw_words_picture
+    from modeling_langbridge.utils.files import atomic_file
 
     facts = CardFacts(
         repo_id=arguments.repo_id,
@@ -111,11 +127,14 @@ def main() -> None:
     if arguments.photos and publication.kind != "model":
         raise ValueError(f"--photos are read by a model, but {arguments.folder} is a {publication.kind}.")
     picture = draw_words_picture(arguments.folder, arguments.photos) if arguments.photos else None
+    if picture is not None:
+        refuse_another_picture(arguments.folder / PICTURE, picture)
     if arguments.dry_run:
         print(describe(publication))
         return
     if picture is not None:
-        picture.save(arguments.folder / "words.png")
+        with atomic_file(arguments.folder / PICTURE) as unfinished:
+            picture.save(unfinished, "png")
     commit = push_folder(
         arguments.folder,
         arguments.repo_id,

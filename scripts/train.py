@@ -21,6 +21,7 @@ from trainer.command_line import parse_recipe, recipe_parser, run_script
 
 if TYPE_CHECKING:
     from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+    from trainer import LangBridgeSFTConfig
 
 
 @dataclass
@@ -211,17 +212,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     parser = recipe_parser((ModelArguments, DataArguments, LangBridgeSFTConfig), __doc__)
     model_arguments, data_arguments, config = parse_recipe(parser, arguments)
-    from transformers import set_seed
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+    from trainer.checkpointing.output_folder import writing_to
 
-    from modeling_langbridge import SharedVocabulary
-    from trainer import LangBridgeSFTTrainer, PhotoPreviewCallback, load_training_data
-
-    output = Path(config.output_dir)
-    if config.resume_from_checkpoint is None and output.exists() and any(output.iterdir()):
-        raise ValueError(
-            f"--output_dir {output} is not empty: name another folder, or go on with --resume_from_checkpoint last."
-        )
     if config.trust_remote_code:
         raise ValueError(
             "--trust_remote_code has no effect: a LangBridge runs the installed modeling_langbridge, and vision tower "
@@ -231,7 +223,22 @@ def main(arguments: list[str] | None = None) -> None:
         raise ValueError("Say what to train on: --dataset.")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("trainer").setLevel(logging.INFO if config.process_index == 0 else logging.WARNING)
+    with writing_to(config) as finished_steps:
+        if finished_steps is None:
+            train(model_arguments, data_arguments, config)
+        else:
+            print(f"The run in {config.output_dir} is finished, at step {finished_steps}: nothing is changed.")
 
+
+def train(model_arguments: ModelArguments, data_arguments: DataArguments, config: "LangBridgeSFTConfig") -> None:
+    """Loads data and model, trains, and saves the model."""
+    from transformers import set_seed
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    from modeling_langbridge import SharedVocabulary
+    from trainer import LangBridgeSFTTrainer, PhotoPreviewCallback, load_training_data
+
+    output = Path(config.output_dir)
     options = data_arguments.image_folder, data_arguments.dataset_split, data_arguments.streaming
     dataset = load_training_data(data_arguments.dataset, *options)
     eval_dataset = data_arguments.eval_dataset and load_training_data(data_arguments.eval_dataset, *options)

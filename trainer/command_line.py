@@ -7,6 +7,7 @@ Neither this module nor a script imports torch before the command line is parsed
 import argparse
 import logging
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,11 +66,23 @@ def torch_dtype(name: str | None) -> "torch.dtype | None":
 
 
 def check_output_file(path: Path | None) -> None:
-    """Raises `ValueError` where `--output` names a file that exists, or a folder that does not."""
-    if path is not None and path.exists():
-        raise ValueError(f"--output {path} exists: remove it or name another one.")
-    if path is not None and not path.parent.is_dir():
+    """Raises `ValueError` where `--output` names a file that exists or cannot be written, or a missing folder."""
+    if path is None:
+        return
+    check_new_file(path, "--output")
+    if not path.parent.is_dir():
         raise ValueError(f"--output {path} cannot be written: there is no folder {path.parent}.")
+
+
+def check_new_file(path: Path, flag: str) -> None:
+    """Raises `ValueError` where a flag's file exists, or nothing can be written to the nearest folder above it."""
+    if path.exists():
+        raise ValueError(f"{flag} {path} exists: remove it or name another one.")
+    above = next(folder for folder in path.resolve().parents if folder.exists())
+    try:
+        tempfile.TemporaryFile(dir=above).close()
+    except OSError as error:
+        raise ValueError(f"{flag} {path} cannot be written ({error.strerror}): name another place.") from error
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -30,6 +30,8 @@ from modeling_langbridge import (
 from modeling_langbridge.adapter.placeholder import placeholder_language_model
 
 from .checkpointing.checkpoints import clear_for_adapter
+from .checkpointing.output_folder import saving_to
+from .checkpointing.resuming import ResumingMixin, describe_run
 from .data.caption_words import CaptionWords, caption_of
 from .data.images import open_image
 from .data.samples import naming, path_of, read_sample
@@ -162,7 +164,7 @@ def with_one_image(dataset: Dataset) -> Dataset:
     return kept
 
 
-class GroundingTrainer(PublishingMixin, Trainer):
+class GroundingTrainer(ResumingMixin, PublishingMixin, Trainer):
     """
     transformers' [`~transformers.Trainer`] for the grounding stage; every save is an adapter alone, in `adapter`.
 
@@ -205,6 +207,13 @@ class GroundingTrainer(PublishingMixin, Trainer):
         self.tokenizer: PreTrainedTokenizerBase = processing_class.tokenizer
         self.entropies: list[float] = []
         self.recorder = TrainingRecorder(self, langbridge, dataset_name, eval_dataset_name)
+        trained = ("projector", "vocabulary_head")
+        self.run_settings = describe_run(
+            *(args, train_dataset, dataset_name),
+            parts=dict.fromkeys(trained, "full"),
+            learning_rates=dict.fromkeys(trained, args.learning_rate),
+        )
+        self.add_callback(self.run_settings)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any):
         outputs = model(**inputs)
@@ -219,16 +228,18 @@ class GroundingTrainer(PublishingMixin, Trainer):
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
         if not self.args.should_save:
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        clear_for_adapter(folder)
-        langbridge = self.accelerator.unwrap_model(self.model).langbridge
-        LangBridgeAdapter.from_model(langbridge, self.tokenizer).save_pretrained(folder / "adapter")
-        learnt = TrainedPart(mode="full", learning_rate=float(self.args.learning_rate))
-        parts = {"vision_tower": TrainedPart(mode="frozen"), "projector": learnt, "vocabulary_head": learnt}
-        self.recorder.write(folder / "adapter", name_origins(parts, langbridge), objectives={})
+            return super()._save(output_dir, state_dict)
+        with saving_to(Path(output_dir or self.args.output_dir), Path(self.args.output_dir)) as folder:
+            super()._save(str(folder), state_dict)
+            clear_for_adapter(folder)
+            langbridge = self.accelerator.unwrap_model(self.model).langbridge
+            LangBridgeAdapter.from_model(langbridge, self.tokenizer).save_pretrained(folder / "adapter")
+            # A checkpoint's rate holds, whatever the arguments say.
+            rate = self.lr_scheduler.base_lrs[0] if self.lr_scheduler else self.args.learning_rate
+            learnt = TrainedPart(mode="full", learning_rate=float(rate))
+            parts = {"vision_tower": TrainedPart(mode="frozen"), "projector": learnt, "vocabulary_head": learnt}
+            self.recorder.write(folder / "adapter", name_origins(parts, langbridge), objectives={})
 
 
 def word_precision(prediction: Any) -> dict[str, float]:

@@ -15,7 +15,6 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from modeling_langbridge import (
@@ -25,13 +24,10 @@ from modeling_langbridge import (
 
 from .callbacks.photo_preview import PhotoPreviewCallback
 from .callbacks.throughput import Throughput
-from .checkpointing.checkpoints import (
-    clear_for_adapter,
-    clearing_up,
-    find_last_checkpoint,
-    is_whole,
-)
+from .checkpointing.checkpoints import clear_for_adapter, find_last_checkpoint
 from .checkpointing.lora_base import check_base
+from .checkpointing.output_folder import saving_to
+from .checkpointing.resuming import ResumingMixin, describe_run
 from .checkpointing.sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
 from .data.collator import ConversationCollator
 from .data.conversations import ConversationEncoder
@@ -55,7 +51,7 @@ from .sft_config import LangBridgeSFTConfig
 logger = logging.getLogger(__name__)
 
 
-class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
+class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
     """
     [`~trl.SFTTrainer`] for LangBridge.
 
@@ -140,6 +136,13 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
         self.throughput = Throughput()
         self.add_callback(self.throughput)
         self.recorder = TrainingRecorder(self, self._bare_model(), dataset_name, eval_dataset_name)
+        rates = {
+            part: args.learning_rate if rate is None else rate
+            for part, rate in args.learning_rates().items()
+            if args.modes()[part] != "frozen"
+        }
+        self.run_settings = describe_run(args, self.train_dataset, dataset_name, args.modes(), rates)
+        self.add_callback(self.run_settings)
         self.group_parts: list[str] = []
         self.part_rates: dict[str, float] = {}
         self.peak_rates: dict[str, float] = {}  # empty where the optimizer is not of this trainer's making
@@ -188,26 +191,6 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
                     self.peak_rates[part] = rate
         optimizer.param_groups[:] = groups
         return optimizer
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
-        """Trains; `resume_from_checkpoint` may be a checkpoint, or `True` or `"last"` for the newest whole one."""
-        if resume_from_checkpoint in (True, "true", "True", "last"):
-            resume_from_checkpoint = find_last_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
-                raise ValueError(f"There is no whole checkpoint in {self.args.output_dir} to go on from.")
-        elif resume_from_checkpoint and not is_whole(Path(resume_from_checkpoint)):
-            raise ValueError(
-                f"{resume_from_checkpoint} is no whole checkpoint: give another, or `last` for the newest whole one "
-                f"in {self.args.output_dir}."
-            )
-        if resume_from_checkpoint:
-            by_deepspeed = any(Path(resume_from_checkpoint).glob("global_step*"))
-            if by_deepspeed != self.is_deepspeed_enabled:
-                raise ValueError(
-                    f"{resume_from_checkpoint} was {'' if by_deepspeed else 'not '}written under DeepSpeed, whose "
-                    "optimizer's state no other layout can read: go on with the preset that the run began with."
-                )
-        return super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any):
         with self.throughput.waiting_for_data():
@@ -264,10 +247,10 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
         if math.isfinite(value):
             return
         last = find_last_checkpoint(self.args.output_dir)
-        whole = f"the last whole checkpoint is {last}" if last else "there is no checkpoint yet"
+        left = f"the last complete checkpoint is {last}" if last else "there is no checkpoint yet"
         raise FloatingPointError(
             f"The {what} is {value} in step {self.state.global_step + 1}, on the samples {', '.join(sample_ids)}. "
-            f"They changed no weight; {whole}. A lower learning rate or bfloat16 instead of float16 may help."
+            f"They changed no weight; {left}. A lower learning rate or bfloat16 instead of float16 may help."
         )
 
     def _get_learning_rate(self) -> float:
@@ -285,10 +268,6 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
                     logs.update(callback.latest)
         super().log(logs, start_time)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with clearing_up(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"):
-            super()._save_checkpoint(model, trial)
-
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
             return super()._save_optimizer_and_scheduler(output_dir)
@@ -299,9 +278,13 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if not self.is_fsdp_enabled or checkpoint is None:
-            return super()._load_optimizer_and_scheduler(checkpoint)
-        scatter_optimizer_state(self.model, self.optimizer, Path(checkpoint) / OPTIMIZER_NAME)
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+            super()._load_optimizer_and_scheduler(checkpoint)
+        else:
+            scatter_optimizer_state(self.model, self.optimizer, Path(checkpoint) / OPTIMIZER_NAME)
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        if checkpoint is not None and self.lr_scheduler is not None and not self.is_deepspeed_enabled:
+            # The checkpoint's rates hold, whatever the arguments say.
+            self.peak_rates = dict(zip(self.group_parts, self.lr_scheduler.base_lrs, strict=False))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
@@ -310,16 +293,21 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.args.should_save:
+            return super()._save(output_dir, state_dict)
         model = self._bare_model()
         weights = self._adapter_weights(state_dict)  # before saving empties a gathered `state_dict`
         if state_dict is not None:
             # Gathered, the output layer no longer shares its memory with the embeddings that it is tied to.
             state_dict = {name: value for name, value in state_dict.items() if name not in model.all_tied_weights_keys}
-        super()._save(output_dir, state_dict)
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        clear_for_adapter(folder)
+        with saving_to(Path(output_dir or self.args.output_dir), Path(self.args.output_dir)) as folder:
+            super()._save(str(folder), state_dict)
+            clear_for_adapter(folder)
+            self._describe(folder, weights)
+
+    def _describe(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        """Puts the adapter alone, the record and the card into a saved folder."""
+        model = self._bare_model()
         run = describe_trained(model, self.args, self.peak_rates), {part.name: part.weight for part in self.objectives}
         self.recorder.write(folder, *run)
         if model.config.adapter_type != "langbridge":

@@ -132,7 +132,6 @@ class LangBridgeAdapter:
             self.vocabulary.save(folder / VOCABULARY_FILE)
             weights = {name: weight.detach().cpu().contiguous() for name, weight in self.weights.items()}
             save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-            (folder / WEIGHTS).chmod(0o644)  # safetensors' files are the owner's alone
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
         """

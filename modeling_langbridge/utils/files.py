@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils.hub import cached_files
 
+from .outputs import give_ordinary_permissions, locked
+
 
 def find_folder(name: str | os.PathLike, files: Sequence[str], revision: str | None = None) -> Path:
     """
@@ -119,11 +121,28 @@ def require_file(path: str | os.PathLike) -> None:
 
 @contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, and renames it to `path` when the block ends without an error."""
-    path = Path(path)
+    """
+    Yields a temporary path beside `path`, and renames it to `path` when the block ends without an error.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file to write or replace. Of a symlink the target is written. Its folder must exist.
+
+    Raises:
+        `OSError`: before the block, the file cannot be written there.
+    """
+    path = Path(path).resolve()
     unfinished = path.with_name(f".{os.getpid()}.{path.name}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file.")
+    try:
+        unfinished.touch()
+    except OSError as error:
+        raise type(error)(f"{path} cannot be written ({error.strerror}): name another place.") from error
+    permissions = unfinished.stat().st_mode
     try:
         yield unfinished
+        unfinished.chmod(permissions)  # safetensors writes files for the owner only
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -136,19 +155,26 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 
     Args:
         path (`str` or `os.PathLike`):
-            The folder to create. It must not exist yet, or be empty.
+            The folder to create, with those above it. It must not exist yet, or be empty. Of a symlink the target is
+            written.
 
     Raises:
         `FileExistsError`: `path` exists and is not an empty folder; nothing in it is touched.
+        `OSError`: before the block, nothing can be written there, or another run is writing it.
     """
-    path = Path(path)
+    name, path = path, Path(path).resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} exists and is not an empty folder: remove it or name another one.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        raise FileExistsError(f"{name} exists and is not an empty folder: remove it or name another one.")
+    above = next(folder for folder in path.parents if folder.exists())
     try:
-        yield unfinished
-        unfinished.chmod(0o755)  # mkdtemp creates folders for the owner only
-        os.replace(unfinished, path)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=above))
+    except OSError as error:
+        raise type(error)(f"{name} cannot be written ({error.strerror}): name another place.") from error
+    try:
+        with locked(name, above / f".{path.name}.lock"):
+            yield unfinished
+            give_ordinary_permissions(unfinished)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(unfinished, path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

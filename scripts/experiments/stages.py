@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_langbridge.utils.files import atomic_folder, read_json
+from modeling_langbridge.utils.files import atomic_file, atomic_folder, read_json
+from modeling_langbridge.utils.outputs import locked
 
 
 Stage = Callable[[Path], None]
@@ -32,6 +33,7 @@ def claim_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
 
     Raises:
         `FileExistsError`: the folder holds a job with other settings, or something else; nothing in it is touched.
+        `OSError`: it cannot be written.
     """
     file = output_dir / "settings.json"
     text = json.dumps(settings, indent=1) + "\n"
@@ -41,8 +43,12 @@ def claim_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
     elif output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise FileExistsError(f"{output_dir} is no output of this script, and not an empty folder: name another one.")
     else:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise type(error)(f"{output_dir} cannot be written ({error.strerror}): name another folder.") from error
+        with atomic_file(file) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
 
 
 def run_stages(output_dir: Path, groups: Sequence[Mapping[str, Stage]]) -> dict[str, float]:
@@ -64,19 +70,25 @@ def run_stages(output_dir: Path, groups: Sequence[Mapping[str, Stage]]) -> dict[
     Raises:
         `ChildProcessError`: a stage of several failed; its own process has said why. A stage that is alone in its
             group runs in this process and raises what it raises.
+        `OSError`: another run is writing to the folder.
     """
     names = [name for group in groups for name in group]
-    for group in groups:
-        missing = {output_dir / name: stage for name, stage in group.items() if not (output_dir / name).exists()}
-        for name, stage in group.items():
-            done = "" if output_dir / name in missing else " Done before."
-            sys.stderr.write(f"[{names.index(name) + 1}/{len(names)}] {name}: {(stage.__doc__ or '').strip()}{done}\n")
-        if len(group) > 1:
-            _run_together(missing)
-        else:
-            for folder, stage in missing.items():
-                _run_stage(folder, stage)
+    with locked(output_dir, output_dir / ".lock"):
+        for group in groups:
+            _run_group(output_dir, group, names)
     return {name: read_json(output_dir / name / "seconds.json") for name in names}
+
+
+def _run_group(output_dir: Path, group: Mapping[str, Stage], names: Sequence[str]) -> None:
+    missing = {output_dir / name: stage for name, stage in group.items() if not (output_dir / name).exists()}
+    for name, stage in group.items():
+        done = "" if output_dir / name in missing else " Done before."
+        sys.stderr.write(f"[{names.index(name) + 1}/{len(names)}] {name}: {(stage.__doc__ or '').strip()}{done}\n")
+    if len(group) > 1:
+        _run_together(missing)
+    else:
+        for folder, stage in missing.items():
+            _run_stage(folder, stage)
 
 
 def _run_together(stages: Mapping[Path, Stage]) -> None:

@@ -123,10 +123,11 @@ def test_the_script_leaves_an_adapter_that_two_language_models_take_up_untrained
     command = ["--vision_tower", vision, "--tokenizer", text]
     command += ["--dataset", str(captions), "--vocabulary", str(tmp_path / "words.json"), "--output_dir"]
     command += [str(tmp_path / "out"), "--projector_hidden_size", "40", "--max_steps", "5", "--use_cpu"]
-    command += ["--feature_cache", str(tmp_path / "features.safetensors")]
+    command += ["--feature_cache", str(tmp_path / "features")]
     result = run_script_here(SCRIPTS / "ground.py", *command)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert load_file(tmp_path / "features.safetensors")["features"].shape == (4, 17, 24)  # each photo once
+    (features,) = (tmp_path / "features").iterdir()
+    assert load_file(features)["features"].shape == (4, 17, 24)  # each photo once
     adapter = tmp_path / "out" / "adapter"
     saved = load_file(adapter / "adapter.safetensors")
     other = save_language_model("gpt2", tmp_path / "other")

@@ -51,8 +51,9 @@ def state_of(trainer) -> dict[str, torch.Tensor]:
         {"train_language_model": "lora", "train_projector": "frozen", "train_vocabulary_head": "frozen"},
         {"streaming": True},
         {"dataloader_num_workers": 2},
+        {"train_sampling_strategy": "group_by_length", "max_length": 512},
     ],
-    ids=["adapter", "full", "lora", "lora_alone", "streaming", "workers"],
+    ids=["adapter", "full", "lora", "lora_alone", "streaming", "workers", "by_length"],
 )
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(base, processor, samples, tmp_path, options):
     options = dict(options)
@@ -88,10 +89,10 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
 
 def test_resuming_from_nothing_or_from_half_a_checkpoint_says_so(model, processor, samples, tmp_path):
     trainer = make_trainer(model, processor, load_training_data(str(samples)), tmp_path / "out", **SAVING)
-    with pytest.raises(ValueError, match="no whole checkpoint in .*out to go on from"):
+    with pytest.raises(ValueError, match="no complete checkpoint in .*out to go on from"):
         trainer.train(resume_from_checkpoint=True)
     (tmp_path / "out" / "checkpoint-9").mkdir(parents=True)
-    with pytest.raises(ValueError, match="checkpoint-9 is no whole checkpoint: give another, or `last`"):
+    with pytest.raises(ValueError, match="checkpoint-9 is no complete checkpoint: give another, or `last`"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-9"))
 
 
@@ -144,7 +145,9 @@ def test_a_full_disk_is_a_clear_error_and_leaves_what_was_whole(base, processor,
         trainer = make_trainer(
             AutoModelForImageTextToText.from_pretrained(base), processor, dataset, output, [FullDisk()], **SAVING
         )
-        with pytest.raises(OSError, match="checkpoint-6 could not be written .*the last whole one is .*checkpoint-3"):
+        with pytest.raises(
+            OSError, match="checkpoint-6 could not be written .*the last complete one is .*checkpoint-3"
+        ):
             trainer.train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -26,9 +26,11 @@ from datasets import (
     load_from_disk,
 )
 from datasets.exceptions import DatasetGenerationError
+from datasets.fingerprint import Hasher
 
 from .fields import BESIDE, CAPTIONS, CONVERSATIONS, FORMS, form_of, unused_fields
 from .json_rows import read_json_rows
+from .reader_version import READER_VERSION
 from .samples import (
     SampleError,
     is_image_file,
@@ -152,15 +154,18 @@ def load_files(
     files = {"paths": paths, **options}
     if streaming:
         return IterableDataset.from_generator(read, gen_kwargs=files, features=features)
-    # datasets keeps what it prepares and knows it by these arguments: a changed file must not pass for the old one.
-    modified = str([os.stat(path).st_mtime_ns for path in paths])
+    # datasets keeps what it prepares and knows it by these arguments: another file, or the same rows as an earlier
+    # version of the code read them, must not pass for what is read now.
+    found = [(os.path.abspath(path), stat.st_mtime_ns, stat.st_size) for path in paths for stat in [os.stat(path)]]
     try:
-        return Dataset.from_generator(read, gen_kwargs={**files, "modified": modified}, features=features)
+        return Dataset.from_generator(
+            read, gen_kwargs={**files, "key": f"{found} {READER_VERSION}"}, features=features
+        )
     except DatasetGenerationError as error:
         raise error.__cause__ from None
 
 
-def read_json_samples(paths: list[str], image_folder: str, modified: str = "") -> Iterator[dict[str, Any]]:
+def read_json_samples(paths: list[str], image_folder: str, key: str = "") -> Iterator[dict[str, Any]]:
     listed: set[str] = set()
     for path in paths:
         for line, row in read_json_rows(Path(path)):
@@ -170,7 +175,7 @@ def read_json_samples(paths: list[str], image_folder: str, modified: str = "") -
             yield from read_samples(row, f"{path}, line {line}{name}", listed, image_folder)
 
 
-def read_shards(paths: list[str], modified: str = "") -> Iterator[dict[str, Any]]:
+def read_shards(paths: list[str], key: str = "") -> Iterator[dict[str, Any]]:
     """Webdataset shards; datasets' own reader wants all samples to be of the same files, and to fit its first five."""
     listed: set[str] = set()
     for path in paths:
@@ -256,7 +261,8 @@ def undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     # `Dataset.cast` would write all images again.
     info = dataset.info.copy()
     info.features = features
-    return Dataset(dataset.data, info, dataset.split, dataset._indices)
+    fingerprint = Hasher.hash([dataset._fingerprint, READER_VERSION])  # what is made of these rows is kept under it
+    return Dataset(dataset.data, info, dataset.split, dataset._indices, fingerprint)
 
 
 def without_decoding(feature: Any) -> Any:

@@ -123,9 +123,7 @@ class PhotoWorld:
         return captions[0::2], captions[1::2]
 
     def features(self, tower: PreTrainedModel) -> FeatureCache:
-        cache = FeatureCache(tower)
-        cache.load(self.output_dir / "features" / "features.safetensors")
-        return cache
+        return FeatureCache(tower, folder=self.output_dir / "features_of_photos")
 
 
 def make_tokenizers(world: PhotoWorld, folder: Path) -> None:
@@ -184,10 +182,11 @@ def _train_language_model(world: PhotoWorld, folder: Path, which: int, config_cl
 
 def compute_features(world: PhotoWorld, folder: Path) -> None:
     """The frozen tower's features of every train and test photo."""
-    cache = FeatureCache(AutoModel.from_pretrained(world.tower, dtype=torch.float32))
+    # Outside the stage's own folder, which goes when the stage is interrupted.
+    cache = world.features(AutoModel.from_pretrained(world.tower, dtype=torch.float32))
     image_processor = AutoImageProcessor.from_pretrained(world.tower)
     photos = world.photos("train") + world.photos("test")
     for start in tqdm(range(0, len(photos), 16), desc="features, 16 photos a step"):
         images = [open_image(photo.image) for photo in photos[start : start + 16]]
         cache(image_processor(images, return_tensors="pt")["pixel_values"])
-    cache.save(folder / "features.safetensors")
+    cache.save()

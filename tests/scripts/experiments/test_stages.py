@@ -7,6 +7,7 @@ import time
 from functools import partial
 
 import pytest
+from filelock import FileLock
 from paths import ROOT, SCRIPTS
 
 from experiments.stages import run_stages
@@ -63,6 +64,13 @@ def test_a_finished_stage_is_not_done_again_and_keeps_its_seconds(tmp_path, capf
     assert (tmp_path / "two" / "note.txt").read_text() == "third"
     assert again["one"] == seconds["one"] and set(again) == {"one", "two"}
     assert capfd.readouterr().err.count("Done before.") == 1
+
+
+def test_a_job_that_another_process_is_at_is_refused(tmp_path):
+    with FileLock(tmp_path / ".lock"):
+        with pytest.raises(OSError, match="Another run is writing to"):
+            run_stages(tmp_path, [{"one": partial(write_note, "x")}])
+    assert not (tmp_path / "one").exists()
 
 
 def test_a_failed_stage_is_named_and_leaves_no_folder_while_its_neighbour_is_kept(tmp_path):

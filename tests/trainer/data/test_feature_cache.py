@@ -3,9 +3,11 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_parts import make_image
 from transformers import CLIPVisionConfig, CLIPVisionModel, MobileNetV2Config, MobileNetV2Model
 
+from trainer.data import feature_cache
 from trainer.data.feature_cache import FeatureCache
 
 
@@ -76,17 +78,87 @@ def test_tower_stays_in_eval_mode_and_frozen_inside_a_model_that_trains(tower, i
     assert all(torch.equal(buffer, statistics[name]) for name, buffer in tower.named_buffers())
 
 
-def test_saved_features_are_found_again_by_another_tower_that_never_runs(tower, images, tmp_path):
-    cache = FeatureCache(tower)
-    expected = cache(images).last_hidden_state
-    cache.save(tmp_path / "features.safetensors")
-    assert [path.name for path in tmp_path.iterdir()] == ["features.safetensors"]
+def reload(tower, folder):
+    """The tower as it was saved, which fails where it runs."""
+    tower.save_pretrained(folder)
+    reloaded = type(tower).from_pretrained(folder)
+    reloaded.register_forward_hook(lambda *_: pytest.fail("the tower ran on an image that was loaded"))
+    return reloaded
 
-    other = MobileNetV2Model(tower.config)
-    other.register_forward_hook(lambda *_: pytest.fail("the tower ran on an image that was loaded"))
-    loaded = FeatureCache(other)
-    loaded.load(tmp_path / "features.safetensors")
+
+def test_saved_features_are_found_again_by_the_tower_from_another_place_without_running_it(tower, images, tmp_path):
+    cache = FeatureCache(tower, folder=tmp_path / "features")
+    expected = cache(images).last_hidden_state
+    cache.save()
+    loaded = FeatureCache(reload(tower, tmp_path / "tower"), folder=tmp_path / "features")
     assert torch.equal(loaded(images.flip(0)).last_hidden_state, expected.flip(0))
+    loaded.save()
+    (file,) = (tmp_path / "features").iterdir()  # nothing is written twice
+    assert file.stat().st_mode & 0o777 == 0o644
+
+
+def test_features_are_on_disk_before_the_run_ends(tower, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "SECONDS_BETWEEN_SAVES", 0)
+    cache = FeatureCache(tower, folder=tmp_path / "features")
+    cache(images[:3])
+    cache(images[1:])
+    # A killed process closes nothing: what another one finds now is all there is.
+    assert len(FeatureCache(tower, folder=tmp_path / "features")) == 4
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_features_are_not_written_at_every_batch(tower, images, tmp_path):
+    cache = FeatureCache(tower, folder=tmp_path / "features")
+    cache(images)
+    assert not (tmp_path / "features").exists()
+
+
+def test_processes_that_share_a_folder_keep_the_features_of_each(tower, images, tmp_path):
+    caches = [FeatureCache(tower, folder=tmp_path / "features") for _ in range(2)]
+    for cache, part in zip(caches, (images[:2], images[1:]), strict=True):
+        cache(part)
+        cache.save()
+    assert len(FeatureCache(tower, folder=tmp_path / "features")) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda tower: {"tower": with_weights_moved(tower, "parameters")}, "weights"),
+        (lambda tower: {"tower": with_weights_moved(tower, "buffers")}, "weights"),
+        (lambda tower: {"tower": with_setting(tower, "layer_norm_eps", 0.5)}, "settings"),
+        (lambda tower: {"tower": tower.bfloat16()}, "weights, dtype"),
+        (lambda tower: {"tower": tower, "vision_feature_layer": -2}, "layer"),
+    ],
+    ids=["weights", "statistics", "settings", "dtype", "layer"],
+)
+def test_features_of_another_tower_are_refused(tower, images, tmp_path, change, difference):
+    cache = FeatureCache(tower, folder=tmp_path / "features")
+    cache(images)
+    cache.save()
+    with pytest.raises(ValueError, match=rf"another tower \(it differs in its {difference}\): name another folder"):
+        FeatureCache(**change(tower), folder=tmp_path / "features")
+
+
+@torch.no_grad()
+def with_weights_moved(tower, kind):
+    tensors = [tensor for tensor in getattr(tower, kind)() if tensor.is_floating_point()]
+    tensors[0].view(-1)[0] += 1e-3
+    return tower
+
+
+def with_setting(tower, name, value):
+    setattr(tower.config, name, value)
+    return tower
+
+
+def test_other_pixels_of_the_same_photo_and_another_precision_are_computed_anew(tower, images, tmp_path):
+    cache = FeatureCache(tower)
+    cache(images)
+    cache(images * 0.9)  # another image processor
+    with torch.autocast("cpu", torch.bfloat16):
+        cache(images)
+    assert len(cache) == 12
 
 
 def test_model_has_its_own_tower_back_after_the_block_even_after_an_error(tower, images):
@@ -100,9 +172,43 @@ def test_model_has_its_own_tower_back_after_the_block_even_after_an_error(tower,
     assert model.vision_tower is tower and set(model.state_dict()) == names
 
 
-def test_empty_cache_and_foreign_file_are_refused(tower, images, tmp_path):
-    with pytest.raises(ValueError, match="no features to save"):
-        FeatureCache(tower).save(tmp_path / "features.safetensors")
-    tower.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="no image features"):
-        FeatureCache(tower).load(tmp_path / "model.safetensors")
+def damaged(folder):
+    (folder / "features-0.safetensors").write_bytes(b"half")
+
+
+def without_metadata(folder):
+    tensors = {"keys": torch.zeros(1, 16, dtype=torch.uint8), "features": torch.zeros(1, 2)}
+    save_file(tensors, folder / "features-0.safetensors")
+
+
+def foreign(folder):
+    (folder / "notes.txt").write_text("mine")
+
+
+def a_file(folder):
+    folder.rmdir()
+    folder.write_text("mine")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (damaged, "features-0.safetensors is damaged, or no file of image features"),
+        (without_metadata, "another tower"),
+        (foreign, "holds something else than image features: name another folder"),
+        (a_file, "is a file, but features are kept in a folder"),
+    ],
+)
+def test_a_folder_that_holds_no_features_is_refused(tower, tmp_path, spoil, sentence):
+    (tmp_path / "features").mkdir()
+    spoil(tmp_path / "features")
+    with pytest.raises(ValueError, match=sentence):
+        FeatureCache(tower, folder=tmp_path / "features")
+
+
+def test_a_place_that_cannot_be_written_is_named(tower, images, tmp_path):
+    (tmp_path / "file").touch()
+    cache = FeatureCache(tower, folder=tmp_path / "file" / "features")
+    cache(images)
+    with pytest.raises(OSError, match="features could not be written to .*file/features"):
+        cache.save()
