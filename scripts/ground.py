@@ -11,13 +11,17 @@ The adapter that comes out, in OUTPUT_DIR/adapter, works with any language model
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
-from trainer.command_line import parse_recipe, recipe_parser, run_script
+from trainer.command_line import run_script
+from trainer.option_values import AT_LEAST_1, check_values
 
 
 @dataclass
 class GroundingArguments:
     """What is grounded, in which words, on what."""
+
+    _argument_group_name = "model and data"
 
     vision_tower: str = field(metadata={"help": "Folder or Hub id of the vision tower."})
     dataset: str = field(metadata={"help": "Photos with captions, in any form that train.py takes."})
@@ -32,30 +36,41 @@ class GroundingArguments:
     vocabulary: str | None = field(
         default=None, metadata={"help": "File of a shared vocabulary; default: Qwen 2's and Llama 3's."}
     )
-    vocab_size: int | None = field(
+    vocab_size: Annotated[int | None, AT_LEAST_1] = field(
         default=None, metadata={"help": "How many of its words (V); default: a file's all, else 19200."}
     )
-    projector_hidden_size: int = field(default=5120, metadata={"help": "Width of the projector (H)."})
-    coefficient_activation: str = field(default="gated_softmax", metadata={"help": "gated_softmax or softmax."})
+    projector_hidden_size: Annotated[int, AT_LEAST_1] = field(
+        default=5120, metadata={"help": "Width of the projector (H)."}
+    )
+    coefficient_activation: Literal["gated_softmax", "softmax"] = field(
+        default="gated_softmax", metadata={"help": "Distributions over the words, with a gate or without."}
+    )
     feature_cache: Path | None = field(
         default=None,
         metadata={"help": "File for the tower's features, read where it exists; for sets that fit in memory."},
     )
 
+    def __post_init__(self):
+        check_values(self)
+
 
 def main(command_line: list[str] | None = None) -> None:
     from trainer import GroundingConfig
+    from trainer.recipes import RecipeParser
 
-    arguments, config = parse_recipe(recipe_parser((GroundingArguments, GroundingConfig), __doc__), command_line)
+    arguments, config, _ = RecipeParser((GroundingArguments, GroundingConfig), __doc__).parse(command_line)
     from transformers import AutoTokenizer, set_seed
 
     from modeling_langbridge import SharedVocabulary
     from trainer import GroundingTrainer, compose_for_grounding, load_training_data
+    from trainer.checkpointing.interruption import check_output_dir, saying_what_is_kept
     from trainer.data.feature_cache import FeatureCache
+    from trainer.run_plan import begin_log
 
     output = Path(config.output_dir)
-    if config.resume_from_checkpoint is None and output.exists() and any(output.iterdir()):
-        raise ValueError(f"--output_dir {output} is not empty: name another folder.")
+    if config.resume_from_checkpoint is None:
+        check_output_dir(output)
+    begin_log(config)
     dataset, eval_dataset = (
         path and load_training_data(path, arguments.image_folder)
         for path in (arguments.dataset, arguments.eval_dataset)
@@ -70,7 +85,7 @@ def main(command_line: list[str] | None = None) -> None:
         projector_hidden_size=arguments.projector_hidden_size,
         coefficient_activation=arguments.coefficient_activation,
     )
-    with ExitStack() as stack:
+    with saying_what_is_kept(output, config.process_index == 0), ExitStack() as stack:
         if arguments.feature_cache is not None:
             cache = FeatureCache(langbridge.model.vision_tower, langbridge.config.vision_feature_layer)
             if arguments.feature_cache.exists():

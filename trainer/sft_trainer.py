@@ -18,18 +18,15 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
-from modeling_langbridge import (
-    LangBridgeAdapter,
-    SharedVocabulary,
-)
+from modeling_langbridge import LangBridgeAdapter, SharedVocabulary
 
 from .callbacks.photo_preview import PhotoPreviewCallback
 from .callbacks.throughput import Throughput
 from .checkpointing.checkpoints import (
+    checkpoint_to_resume,
     clear_for_adapter,
     clearing_up,
     find_last_checkpoint,
-    is_whole,
 )
 from .checkpointing.lora_base import check_base
 from .checkpointing.sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
@@ -49,6 +46,7 @@ from .parts import (
 )
 from .publishing.publishing import PublishingMixin
 from .publishing.recorder import TrainingRecorder, describe_trained
+from .run_plan import RunPlan
 from .sft_config import LangBridgeSFTConfig
 
 
@@ -139,6 +137,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
             objective.attach(self.model)
         self.throughput = Throughput()
         self.add_callback(self.throughput)
+        self.add_callback(RunPlan)
         self.recorder = TrainingRecorder(self, self._bare_model(), "finetuning", dataset_name, eval_dataset_name)
         self.group_parts: list[str] = []
         self.part_rates: dict[str, float] = {}
@@ -191,15 +190,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
         """Trains; `resume_from_checkpoint` may be a checkpoint, or `True` or `"last"` for the newest whole one."""
-        if resume_from_checkpoint in (True, "true", "True", "last"):
-            resume_from_checkpoint = find_last_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
-                raise ValueError(f"There is no whole checkpoint in {self.args.output_dir} to go on from.")
-        elif resume_from_checkpoint and not is_whole(Path(resume_from_checkpoint)):
-            raise ValueError(
-                f"{resume_from_checkpoint} is no whole checkpoint: give another, or `last` for the newest whole one "
-                f"in {self.args.output_dir}."
-            )
+        resume_from_checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
         if resume_from_checkpoint:
             by_deepspeed = any(Path(resume_from_checkpoint).glob("global_step*"))
             if by_deepspeed != self.is_deepspeed_enabled:

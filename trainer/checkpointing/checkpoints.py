@@ -32,6 +32,29 @@ def find_last_checkpoint(output_dir: str | Path) -> Path | None:
     return max(found)[1] if found else None
 
 
+def checkpoint_to_resume(asked: str | bool | None, output_dir: str | Path) -> Path | None:
+    """
+    The checkpoint that a run goes on from.
+
+    Args:
+        asked (`str` or `bool`, *optional*): a checkpoint, or `True` or `"last"` for the newest whole one.
+        output_dir (`str` or `Path`): the run's.
+
+    Raises:
+        `ValueError`: there is none, or the one that is asked for is not whole.
+    """
+    if asked in (True, "true", "True", "last"):
+        last = find_last_checkpoint(output_dir)
+        if last is None:
+            raise ValueError(f"There is no whole checkpoint in {output_dir} to go on from.")
+        return last
+    if asked and not is_whole(Path(asked)):
+        raise ValueError(
+            f"{asked} is no whole checkpoint: give another, or `last` for the newest whole one in {output_dir}."
+        )
+    return Path(asked) if asked else None
+
+
 def clear_for_adapter(folder: Path) -> None:
     """Takes out of a saved folder what must not travel, and an adapter that an earlier save left there."""
     (folder / TRAINING_ARGS_NAME).unlink()  # a pickle of this machine's paths, which nothing reads
