@@ -262,6 +262,7 @@ def train(model_arguments: ModelArguments, data_arguments: DataArguments, config
 
     from modeling_langbridge import SharedVocabulary
     from trainer import LangBridgeSFTTrainer, PhotoPreviewCallback, load_training_data
+    from trainer.checkpointing.interruption import set_previews_aside
 
     output = Path(config.output_dir)
     options = data_arguments.image_folder, data_arguments.dataset_split, data_arguments.streaming
@@ -280,6 +281,8 @@ def train(model_arguments: ModelArguments, data_arguments: DataArguments, config
         vocabulary = SharedVocabulary.load(model_arguments.vocabulary, model_arguments.vocab_size)
     callbacks = []
     if data_arguments.preview_photos:
+        if config.resume_from_checkpoint is None and config.process_index == 0:
+            set_previews_aside(output)
         callbacks.append(
             PhotoPreviewCallback(processor, data_arguments.preview_photos, data_arguments.preview_steps, output)
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
 from numbers import Integral
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -24,6 +25,7 @@ KINDS = {
     int: "a whole number",
     float: "a number",
     str: "text",
+    Path: "a path",
     list: "a list",
     dict: "a mapping",
 }

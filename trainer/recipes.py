@@ -63,7 +63,7 @@ class RecipeParser(TrlParser):
             if not everything and action.dest not in {*own, "help"}:
                 action.help = argparse.SUPPRESS
         self.print_help()
-        sys.exit()
+        self.exit()
 
     def parse(self, arguments: list[str] | None = None) -> tuple[Any, ...]:
         """
@@ -100,7 +100,8 @@ class RecipeParser(TrlParser):
             name = unread[0].removeprefix("--")
             is_option = name != unread[0]
             raise ValueError(f"There is {no_option(name, names)}." if is_option else f"{name!r} belongs to no option.")
-        return *parsed, {argument[2:].partition("=")[0].replace("-", "_") for argument in arguments}
+        given = [argument[2:] for argument in arguments if argument.startswith("--")]
+        return *parsed, {option.partition("=")[0].replace("-", "_") for option in given}
 
 
 def no_option(name: str, names: Iterable[str]) -> str:

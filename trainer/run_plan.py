@@ -3,6 +3,7 @@
 
 import logging
 import time
+from datetime import timedelta
 
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainingArguments
@@ -39,5 +40,5 @@ class RunPlan(TrainerCallback):
             self.began = time.perf_counter()
         if made == TIMED_STEPS:
             seconds = (time.perf_counter() - self.began) / (TIMED_STEPS - 1)
-            minutes = seconds * (state.max_steps - state.global_step) / 60
-            logger.info(f"A step takes {seconds:.2g} seconds: about {minutes:,.0f} minutes are left.")
+            left = timedelta(seconds=round(seconds * (state.max_steps - state.global_step)))
+            logger.info(f"A step takes {seconds:.2g} seconds: about {left} (hours:minutes:seconds) are left.")

@@ -11,7 +11,7 @@ from .checkpoints import find_last_checkpoint
 
 
 # What a run writes before its first checkpoint: metrics, previews, and the model that a LoRA belongs to.
-BEFORE_CHECKPOINTS = ("runs", "preview", "base")
+BEFORE_CHECKPOINTS = ("runs", "preview", "base")  # as names begin
 
 
 def check_output_dir(output_dir: str | Path) -> None:
@@ -19,13 +19,21 @@ def check_output_dir(output_dir: str | Path) -> None:
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"--output_dir {output_dir} is a file: name a folder.")
-    left = [path.name for path in output_dir.glob("*") if path.name not in BEFORE_CHECKPOINTS]
+    allowed = (*BEFORE_CHECKPOINTS, f"{PREFIX_CHECKPOINT_DIR}-")
     whole = find_last_checkpoint(output_dir)
-    if whole is not None or any(not name.startswith(f"{PREFIX_CHECKPOINT_DIR}-") for name in left):
+    if whole is not None or any(not path.name.startswith(allowed) for path in output_dir.glob("*")):
         raise ValueError(
             f"--output_dir {output_dir} is not empty: name another folder, or go on with --resume_from_checkpoint "
             "last."
         )
+
+
+def set_previews_aside(output_dir: str | Path) -> None:
+    """Renames the previews of a run that kept nothing, so that those of the run that begins do not join them."""
+    preview = Path(output_dir) / "preview"
+    if preview.is_dir():
+        number = len(list(preview.parent.glob("previews_of_stopped_run_*"))) + 1
+        preview.rename(preview.parent / f"previews_of_stopped_run_{number}")
 
 
 @contextmanager
