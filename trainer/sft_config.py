@@ -31,7 +31,10 @@ class LangBridgeSFTConfig(
 
     max_length: Annotated[int | None, AT_LEAST_1] = field(
         default=None,
-        metadata={"help": "Most tokens of a sample, its images' counted. Samples are never cut: see --too_long."},
+        metadata={
+            "help": "Most tokens of a sample, its images' counted; default: the language model's context, beyond "
+            "which a sample is an error. Samples are never cut: see --too_long."
+        },
     )
     too_long: Literal["error", "drop"] = field(
         default="error",

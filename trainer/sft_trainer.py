@@ -53,6 +53,11 @@ from .sft_config import LangBridgeSFTConfig
 logger = logging.getLogger(__name__)
 
 
+def context_of(model: PreTrainedModel) -> int | None:
+    """The most tokens that the language model was made for, where its configuration says so."""
+    return getattr(model.config.text_config, "max_position_embeddings", None)
+
+
 class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
     """
     [`~trl.SFTTrainer`] for LangBridge.
@@ -121,7 +126,12 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
         super().__init__(
             model,
             args,
-            data_collator=ConversationCollator(encoder, {part.name: part.collate for part in self.objectives}),
+            data_collator=ConversationCollator(
+                encoder,
+                {part.name: part.collate for part in self.objectives},
+                # Counting all samples takes a pass over them: done where a `max_length` asks for it.
+                context=context_of(model) if args.max_length is None else None,
+            ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
