@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0 (trf-ignore: TRF028)
 """LangBridge model configuration: LLaVA's, plus the type and the shape of the adapter."""
 
-from typing import Literal
+from difflib import get_close_matches
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import LlavaConfig
-from transformers.utils import auto_docstring
+from transformers.utils import auto_docstring, logging
+
+
+logger = logging.get_logger(__name__)
 
 
 @auto_docstring(checkpoint="langbridge")
@@ -68,9 +72,58 @@ class LangBridgeConfig(LlavaConfig):
     split_words: Literal["leave_out", "mean"] = "leave_out"
     lm_head_bias: bool = False
 
+    def __post_init__(self, **kwargs: Any):
+        # A file may hold fields of a later version, but what is nearly the name of a field is a slip.
+        for name in kwargs:
+            self.refuse_unknown(name, cutoff=0.85)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def compose(cls, asked: dict[str, Any], **of_parts: Any) -> "LangBridgeConfig":
+        """
+        The configuration of a new model.
+
+        Args:
+            asked (`dict`): fields of its adapter.
+            of_parts: fields that its parts decide.
+
+        Raises:
+            `ValueError`: there is no such field, the parts decide it, or its value is invalid.
+        """
+        for name in asked:
+            cls.refuse_unknown(name)
+            if name in of_parts:
+                raise ValueError(f"`{name}` follows from the vocabulary, the processor and the parts: set it there.")
+        config = cls(**of_parts, **asked)
+        width = config.text_config.hidden_size
+        raw = config.adapter_type == "langbridge" and config.coefficient_activation == "linear"
+        if raw and config.projector_hidden_size > width:
+            logger.warning_once(
+                f"`projector_hidden_size` is {config.projector_hidden_size}: only up to the language model's width, "
+                f"{width}, can the adapter be exported as a stock LLaVA's."
+            )
+        return config
+
+    @classmethod
+    def refuse_unknown(cls, name: str, cutoff: float | None = None):
+        """Raises `ValueError` unless `name` is a field, or with `cutoff` only where it is as near to one's as that."""
+        names = {*cls.__dataclass_fields__, *cls.attribute_map}
+        near = get_close_matches(name, names, n=1, cutoff=cutoff or 0.6)
+        if name not in names and (near or cutoff is None):
+            question = f": do you mean `{near[0]}`?" if near else "."
+            raise ValueError(f"`{name}` is no field of a LangBridgeConfig{question}")
+
     def validate_architecture(self):
         """Raises `ValueError` for invalid fields. `PreTrainedConfig` calls it after initialisation."""
         super().validate_architecture()
+        layers, depth = self.vision_feature_layer, self.vision_config.to_dict().get("num_hidden_layers")
+        outside = [
+            layer
+            for layer in ([layers] if isinstance(layers, int) else layers)
+            if depth and abs(layer) > depth + (layer < 0)
+        ]
+        if outside:
+            raise ValueError(f"`vision_feature_layer` is {layers}, but the vision tower has {depth} layers.")
         if self.adapter_type != "langbridge":
             return
         if self.projector_hidden_size < 1:

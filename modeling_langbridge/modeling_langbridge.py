@@ -279,7 +279,7 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         if type(head) is not nn.Linear:
             what = type(head).__name__
             raise ValueError(f"The output layer of `text` is a {what}: load it unquantised, and merge a LoRA first.")
-        if not isinstance(vocabulary, list):
+        if not isinstance(vocabulary, list | str | dict | os.PathLike):
             vocabulary = vocabulary.locate(processor.tokenizer, split_words)
         token_ids = pack_token_ids(vocabulary)  # (V,) or (V, pieces)
         outside = token_ids[(token_ids < (0 if token_ids.dim() == 1 else -1)) | (token_ids >= num_tokens)]
@@ -291,7 +291,7 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         if "hidden_size" not in vision_tower.config.to_dict():  # convolutional towers do not state it
             _, features = measure_vision_tower(vision_tower.config, processor.image_processor)
             vision_tower.config.hidden_size = features[1]
-        config = LangBridgeConfig(
+        config = LangBridgeConfig.compose(
             vision_config=vision_tower.config,
             text_config=language_model.config,
             adapter_type=adapter_type,
@@ -303,7 +303,7 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
             image_seq_length=processor.num_image_tokens,
             vision_feature_select_strategy=processor.vision_feature_select_strategy,
             lm_head_bias=head.bias is not None,
-            **config_fields,
+            asked=config_fields,
         )
         for part in (config.vision_config, config.text_config):
             if os.path.exists(part.name_or_path):

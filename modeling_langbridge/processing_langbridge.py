@@ -201,6 +201,8 @@ class LangBridgeProcessor(LlavaProcessor):
         words_per_image (`int`, *optional*):
             As of the model's [`LangBridgeConfig`].
         """
+        if words_per_image is not None and (type(words_per_image) is not int or words_per_image < 1):
+            raise ValueError(f"`words_per_image` is {words_per_image!r}: give a whole number of at least 1, or None.")
         self.words_per_image = words_per_image
         if tokenizer is not None:
             # A prompt is continued at its right end. Few tokenizers say so, and most pad there by default.

@@ -23,8 +23,11 @@ def first_token_ids(num_words: int, pieces: int = 1) -> torch.Tensor:
 
 def pack_token_ids(words: list[int] | list[list[int]]) -> torch.Tensor:
     """The ids of words, or of each word's pieces, as `token_ids` holds them: `(V,)`, or `(V, pieces)` with -1 behind a
-    word's last piece."""
-    if not words or isinstance(words[0], int):
+    word's last piece. Raises `ValueError` for what holds no ids, such as the name of a file."""
+    whole = isinstance(words, list) and all(type(word) is int for word in words)
+    if not whole and not (isinstance(words, list) and all(isinstance(word, list) and word for word in words)):
+        raise ValueError(f"`vocabulary` is {words!r:.60}: give SharedVocabulary.load(file), or a list of token ids.")
+    if whole:
         return torch.tensor(words, dtype=torch.long)
     pieces = [torch.tensor(ids) for ids in words]
     return nn.utils.rnn.pad_sequence(pieces, batch_first=True, padding_value=-1).squeeze(1)

@@ -8,13 +8,13 @@ The adapter that comes out, in OUTPUT_DIR/adapter, works with any language model
     python scripts/train.py --config scripts/recipes/transfer_llama3_8b.yaml --adapter grounded/adapter ...
 """
 
-import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from trainer.command_line import parse_recipe, recipe_parser, run_script
+from trainer.command_line import run_script
+from trainer.option_values import AT_LEAST_1, check_values
 
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @dataclass
 class GroundingArguments:
     """What is grounded, in which words, on what."""
+
+    _argument_group_name = "model and data"
 
     vision_tower: str = field(metadata={"help": "Folder or Hub id of the vision tower."})
     dataset: str = field(metadata={"help": "Photos with captions, in any form that train.py takes."})
@@ -38,25 +40,33 @@ class GroundingArguments:
     vocabulary: str | None = field(
         default=None, metadata={"help": "File of a shared vocabulary; default: Qwen 2's and Llama 3's."}
     )
-    vocab_size: int | None = field(
+    vocab_size: Annotated[int | None, AT_LEAST_1] = field(
         default=None, metadata={"help": "How many of its words (V); default: a file's all, else 19200."}
     )
-    projector_hidden_size: int = field(default=5120, metadata={"help": "Width of the projector (H)."})
-    coefficient_activation: str = field(default="gated_softmax", metadata={"help": "gated_softmax or softmax."})
+    projector_hidden_size: Annotated[int, AT_LEAST_1] = field(
+        default=5120, metadata={"help": "Width of the projector (H)."}
+    )
+    coefficient_activation: Literal["gated_softmax", "softmax"] = field(
+        default="gated_softmax", metadata={"help": "Distributions over the words, with a gate or without."}
+    )
     feature_cache: Path | None = field(
         default=None,
         metadata={"help": "Folder for the tower's features, read where it exists; for sets that fit in memory."},
     )
 
+    def __post_init__(self):
+        check_values(self)
+
 
 def main(command_line: list[str] | None = None) -> None:
     from trainer import GroundingConfig, GroundingTrainer
+    from trainer.recipes import RecipeParser
 
-    arguments, config = parse_recipe(recipe_parser((GroundingArguments, GroundingConfig), __doc__), command_line)
+    arguments, config, _ = RecipeParser((GroundingArguments, GroundingConfig), __doc__).parse(command_line)
     from trainer.checkpointing.output_folder import writing_to
+    from trainer.run_plan import begin_log
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("trainer").setLevel(logging.INFO if config.process_index == 0 else logging.WARNING)
+    begin_log(config)
     with writing_to(config, GroundingTrainer.published) as finished_steps:
         if finished_steps is None:
             ground(arguments, config)

@@ -11,12 +11,13 @@ command line too, which wins. Alone, or in several processes by `accelerate laun
 An interrupted run goes on with --resume_from_checkpoint last, as if it had not been interrupted.
 """
 
-import logging
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from trainer.command_line import parse_recipe, recipe_parser, run_script
+from trainer.command_line import run_script
+from trainer.option_values import AT_LEAST_1, check_values
 
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 @dataclass
 class ModelArguments:
     """What is trained: a LangBridge that exists, or a new one made of two parts. How it is loaded: as in TRL."""
+
+    _argument_group_name = "model"
 
     model: str | None = field(
         default=None, metadata={"help": "A LangBridge to go on from (folder or Hub id), instead of two parts."}
@@ -52,18 +55,20 @@ class ModelArguments:
             "Its words are a new adapter's, or assignment prediction's where the adapter is not made of words."
         },
     )
-    vocab_size: int | None = field(
+    vocab_size: Annotated[int | None, AT_LEAST_1] = field(
         default=None,
         metadata={
             "help": "How many of its words the coefficients or the assignments run over (V); default: a file's all, "
             "else 19200."
         },
     )
-    projector_hidden_size: int = field(default=5120, metadata={"help": "Width of the projector (H)."})
-    coefficient_activation: str = field(
-        default="linear", metadata={"help": "linear (the paper's raw coefficients), softmax or gated_softmax."}
+    projector_hidden_size: Annotated[int, AT_LEAST_1] = field(
+        default=5120, metadata={"help": "Width of the projector (H)."}
     )
-    words_per_image: int | None = field(
+    coefficient_activation: Literal["linear", "softmax", "gated_softmax"] = field(
+        default="linear", metadata={"help": "linear: the paper's raw coefficients; the others: distributions."}
+    )
+    words_per_image: Annotated[int | None, AT_LEAST_1] = field(
         default=None,
         metadata={
             "help": "Give a new model's language model this many words of an image, the strongest, instead of a "
@@ -91,10 +96,30 @@ class ModelArguments:
         default=False, metadata={"help": "With --load_in_4bit: whether to quantise the quantization's constants, too."}
     )
 
+    def __post_init__(self):
+        check_values(self)
+
+
+# What a new model is made of.
+COMPOSING = (
+    "vision_tower",
+    "language_model",
+    "adapter",
+    "adapter_type",
+    "vocabulary",
+    "vocab_size",
+    "projector_hidden_size",
+    "coefficient_activation",
+    "words_per_image",
+    "dtype",
+)
+
 
 @dataclass
 class DataArguments:
     """What it is trained on, and what is watched meanwhile."""
+
+    _argument_group_name = "data"
 
     dataset: str = field(
         default="",
@@ -116,7 +141,12 @@ class DataArguments:
         default_factory=list,
         metadata={"help": "Photos to caption during training, with the words nearest to their visual tokens."},
     )
-    preview_steps: int = field(default=100, metadata={"help": "How often the photos are captioned."})
+    preview_steps: Annotated[int, AT_LEAST_1] = field(
+        default=100, metadata={"help": "How often the photos are captioned."}
+    )
+
+    def __post_init__(self):
+        check_values(self)
 
 
 def load_model(
@@ -127,8 +157,6 @@ def load_model(
     is quantised while it is loaded from one: a new model is then written to `base` first.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
-
-    from modeling_langbridge.utils.files import atomic_folder
 
     folder = arguments.model
     if folder is not None and (arguments.vision_tower or arguments.language_model or arguments.adapter):
@@ -145,10 +173,7 @@ def load_model(
         if not needs_folder:
             return compose(arguments)
         folder = str(base)
-        if not base.exists():
-            with atomic_folder(base) as unfinished:
-                for part in compose(arguments):
-                    part.save_pretrained(unfinished)
+        compose_once(arguments, base)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=arguments.bnb_4bit_quant_type,
@@ -165,6 +190,29 @@ def load_model(
         quantization_config=quantization if arguments.load_in_4bit else None,
     )
     return model, AutoProcessor.from_pretrained(folder, revision=arguments.model_revision)
+
+
+def compose_once(arguments: ModelArguments, base: Path) -> None:
+    """
+    Writes a new model to `base`, where an interrupted run has not done so.
+
+    Raises:
+        `ValueError`: the one that is there was composed by other options.
+    """
+    from modeling_langbridge.utils.files import atomic_folder, read_json
+
+    options = {name: getattr(arguments, name) for name in COMPOSING}
+    record = base / "composed_of.json"
+    if not base.exists():
+        with atomic_folder(base) as unfinished:
+            for part in compose(arguments):
+                part.save_pretrained(unfinished)
+            (unfinished / record.name).write_text(json.dumps(options, indent=2), encoding="utf-8")
+    elif record.is_file() and (before := read_json(record)) != options:
+        name = next(name for name in COMPOSING if options[name] != before.get(name))
+        raise ValueError(
+            f"{base} was composed with --{name} {before.get(name)}, not {options[name]}: name another --output_dir."
+        )
 
 
 def compose(arguments: ModelArguments) -> tuple["LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
@@ -207,36 +255,14 @@ def compose(arguments: ModelArguments) -> tuple["LangBridgeForConditionalGenerat
     return model, processor
 
 
-def main(arguments: list[str] | None = None) -> None:
-    from trainer import LangBridgeSFTConfig
-
-    parser = recipe_parser((ModelArguments, DataArguments, LangBridgeSFTConfig), __doc__)
-    model_arguments, data_arguments, config = parse_recipe(parser, arguments)
-    from trainer.checkpointing.output_folder import writing_to
-
-    if config.trust_remote_code:
-        raise ValueError(
-            "--trust_remote_code has no effect: a LangBridge runs the installed modeling_langbridge, and vision tower "
-            "and language model must be of types that transformers has."
-        )
-    if not data_arguments.dataset:
-        raise ValueError("Say what to train on: --dataset.")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("trainer").setLevel(logging.INFO if config.process_index == 0 else logging.WARNING)
-    with writing_to(config) as finished_steps:
-        if finished_steps is None:
-            train(model_arguments, data_arguments, config)
-        else:
-            print(f"The run in {config.output_dir} is finished, at step {finished_steps}: nothing is changed.")
-
-
 def train(model_arguments: ModelArguments, data_arguments: DataArguments, config: "LangBridgeSFTConfig") -> None:
-    """Loads data and model, trains, and saves the model."""
+    """Trains what the options say and saves it."""
     from transformers import set_seed
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     from modeling_langbridge import SharedVocabulary
     from trainer import LangBridgeSFTTrainer, PhotoPreviewCallback, load_training_data
+    from trainer.checkpointing.interruption import set_previews_aside
 
     output = Path(config.output_dir)
     options = data_arguments.image_folder, data_arguments.dataset_split, data_arguments.streaming
@@ -255,6 +281,8 @@ def train(model_arguments: ModelArguments, data_arguments: DataArguments, config
         vocabulary = SharedVocabulary.load(model_arguments.vocabulary, model_arguments.vocab_size)
     callbacks = []
     if data_arguments.preview_photos:
+        if config.resume_from_checkpoint is None and config.process_index == 0:
+            set_previews_aside(output)
         callbacks.append(
             PhotoPreviewCallback(processor, data_arguments.preview_photos, data_arguments.preview_steps, output)
         )
@@ -278,6 +306,32 @@ def train(model_arguments: ModelArguments, data_arguments: DataArguments, config
     if trainer.is_world_process_zero():
         print(f"The trained model is in {output}.")
     trainer.accelerator.end_training()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    from trainer import LangBridgeSFTConfig
+    from trainer.ignored_options import find_ignored, refuse_ignored
+    from trainer.recipes import RecipeParser
+
+    parser = RecipeParser((ModelArguments, DataArguments, LangBridgeSFTConfig), __doc__)
+    model_arguments, data_arguments, config, given = parser.parse(arguments)
+    from trainer.checkpointing.output_folder import writing_to
+    from trainer.run_plan import begin_log
+
+    refuse_ignored(given, find_ignored(model_arguments, data_arguments, config))
+    if config.trust_remote_code:
+        raise ValueError(
+            "--trust_remote_code has no effect: a LangBridge runs the installed modeling_langbridge, and vision tower "
+            "and language model must be of types that transformers has."
+        )
+    if not data_arguments.dataset:
+        raise ValueError("Say what to train on: --dataset.")
+    begin_log(config)
+    with writing_to(config) as finished_steps:
+        if finished_steps is None:
+            train(model_arguments, data_arguments, config)
+        else:
+            print(f"The run in {config.output_dir} is finished, at step {finished_steps}: nothing is changed.")
 
 
 if __name__ == "__main__":

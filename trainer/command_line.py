@@ -1,31 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the scripts share: how they end, their dtypes, and recipes, YAML files that hold a run's options.
+"""What the scripts share: how they end, what they print, and their dtypes.
 
 Neither this module nor a script imports torch before the command line is parsed, so that `--help` answers at once.
 """
 
 import argparse
 import logging
+import os
+import pickle
+import re
+import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING
 
-import yaml
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 
 if TYPE_CHECKING:
     import torch
-    from trl import TrlParser
 
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-# PEFT imports bitsandbytes, which warns on every machine without a GPU of a kernel that only 4-bit models would use.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+MENDABLE = (OSError, ValueError, FloatingPointError, SafetensorError, StrictDataclassError, pickle.UnpicklingError)
+# Errors that torch raises as RuntimeError, as it does its own and our bugs, and what to do about them.
+MENDABLE_IN_TORCH = {
+    r"out of memory|can't allocate memory": "use a smaller batch, a smaller model or a larger machine",
+    r"No space left|disk quota": "make room",
+    r"loading state_dict|size mismatch": "the weights are another model's",
+    r"PytorchStreamReader|zip archive": "the file of weights is damaged or no file of weights",
+    r"DataLoader worker .* (killed|exited)": "use fewer --dataloader_num_workers, or more memory",
+}
+OWN_PACKAGES = ("trainer", "modeling_langbridge", "hub_cards", "experiments")
+PARSERS = ("json", "yaml")  # what goes too deep in one of these is a file's content, elsewhere a bug
+
+# What transformers says of each run: a tower out of a whole CLIP, and tokens that the processor has added.
+USUAL = re.compile(r"LOAD REPORT(?!.*\b(MISSING|MISMATCH|CONVERSION)\b)|new PAD/BOS/EOS tokens", re.DOTALL)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a script as Ctrl-C does, with another status."""
 
 
 def run_script(main: Callable[[], int | None], *, error_status: int = 1, interrupted: str = "") -> None:
@@ -38,24 +58,93 @@ def run_script(main: Callable[[], int | None], *, error_status: int = 1, interru
         error_status (`int`, *optional*, defaults to 1):
             The exit status after such an error.
         interrupted (`str`, *optional*):
-            What Ctrl-C prints before it ends the script with status 130.
+            What Ctrl-C (status 130) and SIGTERM (status 143) print, unless the interruption brings its own words.
     """
+    be_quiet()
+    before = signal.signal(signal.SIGTERM, make_terminate())
     try:
         status = main()
-    except KeyboardInterrupt:
-        if interrupted:
-            sys.stderr.write(f"\n{interrupted}\n")
-        sys.exit(130)
-    except (OSError, ValueError, FloatingPointError, SafetensorError, StrictDataclassError) as error:
-        # A strict dataclass, such as a model's configuration, wraps the sentence in one of its own.
-        cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
-        sentence = f"{Path(sys.argv[0]).name}: {cause or error}"
+    except KeyboardInterrupt as interruption:
+        if words := str(interruption) or interrupted:
+            sys.stderr.write(f"\n{words}\n")
+        sys.exit(143 if isinstance(interruption, Terminated) else 130)
+    except Exception as error:
+        sentence = say_what_to_mend(error)
+        if sentence is None:
+            raise
+        sentence = f"{Path(sys.argv[0]).name}: {sentence}"
         if error_status == 1:
             sys.exit(sentence)
         sys.stderr.write(f"{sentence}\n")
         sys.exit(error_status)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if status:
         sys.exit(status)
+
+
+def make_terminate() -> Callable[[int, FrameType | None], None]:
+    """What SIGTERM does: an interruption here, and a plain end in a worker that this process forks."""
+    process = os.getpid()
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:
+            os._exit(128 + number)
+        raise Terminated
+
+    return terminate
+
+
+def be_quiet() -> None:
+    """Keeps libraries from warning of what is usual, and progress bars out of logs, where they would run together."""
+    # PEFT imports bitsandbytes, which warns on every machine without a GPU of a kernel that only 4-bit models use.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    for name in ("transformers.modeling_utils", "transformers.trainer_utils"):
+        logging.getLogger(name).addFilter(is_unusual)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
+
+
+def is_unusual(record: logging.LogRecord) -> bool:
+    return USUAL.search(record.getMessage()) is None
+
+
+def say_what_to_mend(error: Exception) -> str | None:
+    """One sentence about an error that the user can do something about, `None` about a bug."""
+    if isinstance(error, StrictDataclassError):
+        # A strict dataclass, such as a model's configuration, wraps the sentence in one of its own.
+        return one_line(error.__cause__ or error)
+    if isinstance(error, MENDABLE):
+        return one_line(error)
+    if isinstance(error, MemoryError):
+        return f"the memory does not suffice ({one_line(error)}): use smaller batches or a larger machine."
+    if isinstance(error, ModuleNotFoundError):
+        package = str(error.name).partition(".")[0]
+        return None if package in OWN_PACKAGES else f"this needs the package {package}: `pip install {package}`."
+    if isinstance(error, ImportError):  # without a name: a library that asks for another one
+        return one_line(error) if error.name is None else None
+    if isinstance(error, RecursionError):
+        return "a file is nested too deeply to be read." if innermost_package(error) in PARSERS else None
+    if isinstance(error, RuntimeError):
+        advice = next((advice for said, advice in MENDABLE_IN_TORCH.items() if re.search(said, str(error))), None)
+        return advice and f"{one_line(error).rstrip('.')}: {advice}."
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message that says something: what ends with a colon only announces the next."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    announced = len(lines) > 1 and lines[0].endswith(":")
+    return " ".join(lines[: 2 if announced else 1])
+
+
+def innermost_package(error: BaseException) -> str:
+    """The package of the function that raised an error."""
+    step = error.__traceback__
+    while step.tb_next is not None:
+        step = step.tb_next
+    return step.tb_frame.f_globals.get("__name__", "").partition(".")[0]
 
 
 def torch_dtype(name: str | None) -> "torch.dtype | None":
@@ -87,48 +176,3 @@ def check_new_file(path: Path, flag: str) -> None:
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the description's lines and shows the defaults."""
-
-
-def recipe_parser(dataclass_types: tuple[type, ...], description: str) -> "TrlParser":
-    """A parser of these dataclasses' fields whose `--help` begins with what the script does, not with 200 options."""
-    from trl import TrlParser
-
-    usage = "%(prog)s [--config RECIPE] [--option value ...]"
-    return TrlParser(dataclass_types, description=description, usage=usage, formatter_class=HelpFormatter)
-
-
-def read_recipe(path: str | Path) -> dict[str, Any]:
-    """
-    Reads a recipe and those it extends (`extends: other.yaml`, beside it); the nearer one wins.
-
-    Raises:
-        `ValueError`: a file that is missing, or no YAML mapping; it is named.
-    """
-    try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"The recipe {path} cannot be read: {error}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"The recipe {path} must be a YAML mapping of options to values.")
-    base = recipe.pop("extends", None)
-    return recipe if base is None else {**read_recipe(Path(path).parent / base), **recipe}
-
-
-def parse_recipe(parser: "TrlParser", arguments: list[str] | None = None) -> tuple[Any, ...]:
-    """
-    Parses the command line, with the recipe that `--config` names as the defaults.
-
-    Raises:
-        `ValueError`: a recipe that cannot be read, or that holds an option which does not exist.
-    """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if "--config" in arguments:
-        position = arguments.index("--config")
-        if position + 1 == len(arguments):
-            raise ValueError("--config needs the name of a recipe, such as scripts/recipes/tiny.yaml.")
-        path = arguments[position + 1]
-        del arguments[position : position + 2]
-        unknown = parser.set_defaults_with_config(**read_recipe(path))
-        if unknown:
-            raise ValueError(f"The recipe {path} holds options that do not exist: {unknown[::2]}.")
-    return parser.parse_args_into_dataclasses(arguments)

@@ -36,25 +36,39 @@ from .data.caption_words import CaptionWords, caption_of
 from .data.images import open_image
 from .data.samples import naming, path_of, read_sample
 from .data.sources import as_rows
+from .device import fit_options_to_machine
 from .objectives.word_prediction import (
     WordPredictionArguments,
     weigh_words,
     word_prediction_loss,
     word_targets,
 )
+from .option_values import TrainingOptions, check_values
 from .publishing.publishing import PublishingMixin, check_publishing
 from .publishing.recorder import TrainedPart, TrainingRecorder, name_origins
+from .run_plan import RunPlan
 
 
 @dataclass
-class GroundingConfig(WordPredictionArguments, TrainingArguments):
-    """transformers' [`~transformers.TrainingArguments`] and what the objective weighs."""
+class GroundingConfig(WordPredictionArguments, TrainingOptions, TrainingArguments):
+    """
+    transformers' [`~transformers.TrainingArguments`] and what the objective weighs.
+
+    Without a GPU it uses the CPU.
+
+    Raises:
+        `ValueError`: names an option whose value is not of its type or its range.
+    """
+
+    _argument_group_name = "training"
 
     report_to: None | str | list[str] = field(
         default="tensorboard", metadata={"help": "Where metrics go: tensorboard, wandb, trackio …, all or none."}
     )
 
     def __post_init__(self):
+        check_values(self)
+        fit_options_to_machine(self)
         super().__post_init__()
         check_publishing(self)
         self.remove_unused_columns = False
@@ -205,6 +219,7 @@ class GroundingTrainer(ResumingMixin, PublishingMixin, Trainer):
             **kwargs,
         )
         self.tokenizer: PreTrainedTokenizerBase = processing_class.tokenizer
+        self.add_callback(RunPlan)
         self.entropies: list[float] = []
         self.recorder = TrainingRecorder(self, langbridge, dataset_name, eval_dataset_name)
         trained = ("projector", "vocabulary_head")

@@ -3,7 +3,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from peft import LoraConfig
@@ -11,6 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
+
+from .option_values import AT_LEAST_0, AT_LEAST_1, FROM_0_TO_BELOW_1
 
 
 logger = logging.get_logger(__name__)
@@ -42,21 +44,25 @@ class PartArguments:
         default="frozen",
         metadata={"help": "Whether the language model with its output layer is frozen, trained in full, or by LoRA."},
     )
-    vision_tower_learning_rate: float | None = field(
+    vision_tower_learning_rate: Annotated[float | None, AT_LEAST_0] = field(
         default=None, metadata={"help": "Learning rate of the vision tower; --learning_rate when left out."}
     )
-    projector_learning_rate: float | None = field(
+    projector_learning_rate: Annotated[float | None, AT_LEAST_0] = field(
         default=None, metadata={"help": "Learning rate of the projector; --learning_rate when left out."}
     )
-    vocabulary_head_learning_rate: float | None = field(
+    vocabulary_head_learning_rate: Annotated[float | None, AT_LEAST_0] = field(
         default=None, metadata={"help": "Learning rate of the vocabulary head; --learning_rate when left out."}
     )
-    language_model_learning_rate: float | None = field(
+    language_model_learning_rate: Annotated[float | None, AT_LEAST_0] = field(
         default=None, metadata={"help": "Learning rate of the language model; --learning_rate when left out."}
     )
-    lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
-    lora_alpha: int = field(default=32, metadata={"help": "LoRA's scale: its update is times lora_alpha / lora_r."})
-    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in front of the LoRA matrices."})
+    lora_r: Annotated[int, AT_LEAST_1] = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
+    lora_alpha: Annotated[int, AT_LEAST_1] = field(
+        default=32, metadata={"help": "LoRA's scale: its update is times lora_alpha / lora_r."}
+    )
+    lora_dropout: Annotated[float, FROM_0_TO_BELOW_1] = field(
+        default=0.05, metadata={"help": "Dropout in front of the LoRA matrices."}
+    )
 
     def check_parts(self) -> None:
         """Raises `ValueError` where the parts' modes cannot be combined."""
@@ -155,15 +161,16 @@ def keep_trained_in_float32(model: nn.Module) -> None:
 
 
 def describe_parts(model: nn.Module, arguments: PartArguments, learning_rate: float) -> str:
-    """What is trained and what is frozen, with numbers of parameters."""
+    """What is trained and what is frozen, with numbers of parameters, and the memory that they take."""
     modes, rates, lines = arguments.modes(), arguments.learning_rates(), []
-    total, trained = Counter(), Counter()
+    total, trained, weights = Counter(), Counter(), 0
     for name, parameter in model.named_parameters():
         if "original_module" in name.split("."):  # PEFT keeps the untrained copy of what it saves in full
             continue
         # bitsandbytes keeps two 4-bit values in a byte.
         count = parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
         total[part_of(name)] += count
+        weights += parameter.nbytes
         trained[part_of(name)] += count if parameter.requires_grad else 0
     for part in (part for part in modes if part in total):
         mode = modes[part]
@@ -174,4 +181,11 @@ def describe_parts(model: nn.Module, arguments: PartArguments, learning_rate: fl
             rate = learning_rate if rates[part] is None else rates[part]
             lines.append(f"  {part}: trained {how}, {trained[part]:,} parameters at learning rate {rate:g}")
     share = 100 * sum(trained.values()) / sum(total.values())
+    memory = [in_units(size) for size in (weights, 4 * sum(trained.values()), 8 * sum(trained.values()))]
+    lines.append("Memory: {} of weights, {} of gradients, {} of AdamW's state; activations are extra.".format(*memory))
     return "\n".join([f"What is trained ({share:.1f} % of {sum(total.values()):,} parameters):", *lines])
+
+
+def in_units(size: int) -> str:
+    """A number of bytes for people."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"

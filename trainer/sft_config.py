@@ -2,23 +2,39 @@
 """The options of a finetuning run: TRL's, what each part of the model does, and the further objectives."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from trl import SFTConfig
 
+from .device import fit_options_to_machine
 from .objectives.assignment_prediction import AssignmentPredictionArguments
 from .objectives.word_prediction import WordPredictionArguments
+from .option_values import AT_LEAST_0, AT_LEAST_1, TrainingOptions, check_values
 from .parts import PartArguments
 from .publishing.publishing import check_publishing
 
 
 @dataclass
-class LangBridgeSFTConfig(AssignmentPredictionArguments, WordPredictionArguments, PartArguments, SFTConfig):
-    """TRL's [`~trl.SFTConfig`], what each part of the model does, and the defaults that image-text samples need."""
+class LangBridgeSFTConfig(
+    AssignmentPredictionArguments, WordPredictionArguments, PartArguments, TrainingOptions, SFTConfig
+):
+    """
+    TRL's [`~trl.SFTConfig`], what each part of the model does, and the defaults that image-text samples need.
 
-    max_length: int | None = field(
+    On a machine without a GPU it uses the CPU, in bfloat16 where the CPU has it, unless `bf16` says otherwise.
+
+    Raises:
+        `ValueError`: names an option whose value is not of its type or its range, or options that do not go together.
+    """
+
+    _argument_group_name = "training"
+
+    max_length: Annotated[int | None, AT_LEAST_1] = field(
         default=None,
-        metadata={"help": "Most tokens of a sample, its images' counted. Samples are never cut: see --too_long."},
+        metadata={
+            "help": "Most tokens of a sample, its images' counted; default: the language model's context, beyond "
+            "which a sample is an error. Samples are never cut: see --too_long."
+        },
     )
     too_long: Literal["error", "drop"] = field(
         default="error",
@@ -28,7 +44,7 @@ class LangBridgeSFTConfig(AssignmentPredictionArguments, WordPredictionArguments
         default=False,
         metadata={"help": "Leave the question out: image, caption, end of text (LLaVA's plain pretraining)."},
     )
-    word_prediction_weight: float = field(
+    word_prediction_weight: Annotated[float, AT_LEAST_0] = field(
         default=0.0,
         metadata={"help": "Weight of word prediction (see scripts/ground.py) beside the caption loss."},
     )
@@ -37,7 +53,9 @@ class LangBridgeSFTConfig(AssignmentPredictionArguments, WordPredictionArguments
     )
 
     def __post_init__(self):
+        check_values(self)
         self.check_parts()
+        fit_options_to_machine(self)
         super().__post_init__()
         check_publishing(self)
         if self.push_to_hub and "lora" in self.modes().values():

@@ -17,10 +17,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from trl import SFTTrainer
 
-from modeling_langbridge import (
-    LangBridgeAdapter,
-    SharedVocabulary,
-)
+from modeling_langbridge import LangBridgeAdapter, SharedVocabulary
 
 from .callbacks.photo_preview import PhotoPreviewCallback
 from .callbacks.throughput import Throughput
@@ -45,10 +42,16 @@ from .parts import (
 )
 from .publishing.publishing import PublishingMixin
 from .publishing.recorder import TrainingRecorder, describe_trained
+from .run_plan import RunPlan
 from .sft_config import LangBridgeSFTConfig
 
 
 logger = logging.getLogger(__name__)
+
+
+def context_of(model: PreTrainedModel) -> int | None:
+    """The most tokens that the language model was made for, where its configuration says so."""
+    return getattr(model.config.text_config, "max_position_embeddings", None)
 
 
 class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
@@ -119,7 +122,12 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
         super().__init__(
             model,
             args,
-            data_collator=ConversationCollator(encoder, {part.name: part.collate for part in self.objectives}),
+            data_collator=ConversationCollator(
+                encoder,
+                {part.name: part.collate for part in self.objectives},
+                # Counting all samples takes a pass over them: done where a `max_length` asks for it.
+                context=context_of(model) if args.max_length is None else None,
+            ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -135,6 +143,7 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
             objective.attach(self.model)
         self.throughput = Throughput()
         self.add_callback(self.throughput)
+        self.add_callback(RunPlan)
         self.recorder = TrainingRecorder(self, self._bare_model(), dataset_name, eval_dataset_name)
         rates = {
             part: args.learning_rate if rate is None else rate

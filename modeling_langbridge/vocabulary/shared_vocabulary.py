@@ -56,6 +56,8 @@ class SharedVocabulary:
     def __post_init__(self) -> None:
         if isinstance(self.surfaces, str):
             raise ValueError("`surfaces` is a single string: pass a list of token surfaces")
+        if not isinstance(self.surfaces, Iterable):
+            raise ValueError(f"`surfaces` is {self.surfaces!r}: pass a list of token surfaces")
         surfaces = tuple(self.surfaces)
         if not surfaces:
             raise ValueError("a shared vocabulary needs at least one surface, but the list is empty")
@@ -197,9 +199,10 @@ class SharedVocabulary:
             `OSError`, `ValueError`: as [`~SharedVocabulary.from_file`] and [`~SharedVocabulary.first`].
         """
         if path is None:
-            return cls.qwen2_llama3(size or 19200)
-        vocabulary = cls.from_file(path) if Path(path).is_file() else cls.from_pretrained(path)
-        return vocabulary.first(size or len(vocabulary))
+            return cls.qwen2_llama3(19200 if size is None else size)
+        is_file = Path(path).is_file() or Path(path).suffix == ".json"
+        vocabulary = cls.from_file(path) if is_file else cls.from_pretrained(path)
+        return vocabulary if size is None else vocabulary.first(size)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, revision: str | None = None) -> "SharedVocabulary":
@@ -236,8 +239,8 @@ class SharedVocabulary:
 
     def first(self, size: int) -> "SharedVocabulary":
         """The `size` highest-ranked surfaces. Raises `ValueError` unless 1 <= size <= len(vocabulary)."""
-        if not 1 <= size <= len(self):
-            raise ValueError(f"the vocabulary has {len(self)} surfaces: ask for 1 to {len(self)}, not {size}")
+        if type(size) is not int or not 1 <= size <= len(self):
+            raise ValueError(f"the vocabulary has {len(self)} surfaces: ask for 1 to {len(self)}, not {size!r}")
         return SharedVocabulary(self.surfaces[:size])
 
     def token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -11,7 +11,12 @@ def index_surfaces(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     The token id of every surface that the tokenizer has as a single ordinary token.
 
     Spaces and bytes are decoded by the tokenizer itself.
+
+    Raises:
+        `ValueError`: this is no tokenizer.
     """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(f"the tokenizer is {tokenizer!r:.60}: load it with `AutoTokenizer.from_pretrained`")
     extra = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     byte = re.compile("<0x[0-9A-F]{2}>")
     ids = sorted(i for token, i in tokenizer.get_vocab().items() if i not in extra and not byte.fullmatch(token))

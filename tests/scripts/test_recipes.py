@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from paths import SCRIPTS
 from tiny_training import load_script
-from trl import TrlParser
 
+import trainer.device
 from trainer import LangBridgeSFTConfig
-from trainer.command_line import parse_recipe, read_recipe
 from trainer.grounding import GroundingConfig
+from trainer.recipes import RecipeParser, read_recipe
 
 
 FOLDER = SCRIPTS / "recipes"
@@ -23,10 +23,8 @@ def parse():
     train = load_script("train")
 
     def parse(path: Path, *arguments: str):
-        parser = TrlParser((train.ModelArguments, train.DataArguments, LangBridgeSFTConfig))
-        # What a machine without a GPU refuses.
-        cpu = ["--use_cpu", "true", "--bf16", "false", "--tf32", "false"]
-        return parse_recipe(parser, ["--config", str(path), "--output_dir", "unused", *cpu, *arguments])
+        parser = RecipeParser((train.ModelArguments, train.DataArguments, LangBridgeSFTConfig))
+        return parser.parse(["--config", str(path), "--output_dir", "unused", *arguments])[:3]
 
     return parse
 
@@ -39,10 +37,9 @@ def test_every_recipe_parses(parse, name):
 
 def test_the_grounding_recipe_parses():
     ground = load_script("ground")
-    parser = TrlParser((ground.GroundingArguments, GroundingConfig))
+    parser = RecipeParser((ground.GroundingArguments, GroundingConfig))
     needed = ["--vision_tower", "tower", "--tokenizer", "text", "--dataset", "a.json", "--output_dir", "unused"]
-    recipe = ["--config", str(FOLDER / "ground.yaml"), "--use_cpu", "true", "--bf16", "false"]
-    arguments, config = parse_recipe(parser, [*recipe, *needed])
+    arguments, config, _ = parser.parse(["--config", str(FOLDER / "ground.yaml"), *needed])
     assert arguments.coefficient_activation == "gated_softmax"
     assert 8 * config.per_device_train_batch_size * config.gradient_accumulation_steps == 256
 
@@ -110,15 +107,44 @@ def test_the_command_line_wins_over_the_recipe_and_the_recipe_over_what_it_exten
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("asked", "gpu", "native", "found"),
     [
-        ("learning_rte: 1\nlora_r: 2", r"mine.yaml holds options that do not exist: \['--learning_rte'\]"),
-        ("- 1", "mine.yaml must be a YAML mapping"),
-        ("a: [", "mine.yaml cannot be read"),
-        ("extends: absent.yaml", "absent.yaml cannot be read"),
+        ({"bf16": True, "tf32": True}, False, True, {"bf16": True}),
+        ({"bf16": True, "tf32": True}, False, False, {"bf16": False}),
+        ({"fp16": True}, False, True, {}),
+        ({"bf16": False}, False, True, {"bf16": False}),
+        ({"bf16": True, "tf32": True}, True, True, {"bf16": True, "tf32": True}),
     ],
 )
-def test_a_recipe_that_cannot_be_followed_is_named(parse, tmp_path, text, message):
-    (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        parse(tmp_path / "mine.yaml")
+def test_a_recipes_precision_becomes_one_that_the_machine_has(monkeypatch, asked, gpu, native, found):
+    monkeypatch.setattr(trainer.device, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(trainer.device, "has_bfloat16", lambda: native)
+    assert trainer.device.fit_to_machine(asked) == found
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_without_a_gpu_a_run_uses_the_cpu_in_a_precision_that_it_has_unless_told_otherwise(parse, monkeypatch, native):
+    monkeypatch.setattr(trainer.device, "has_gpu", lambda: False)
+    monkeypatch.setattr(trainer.device, "has_bfloat16", lambda: native)
+    recipe = FOLDER / "pretrain_qwen2_0.5b.yaml"
+    assert [
+        (config.use_cpu, config.bf16) for _, _, config in (parse(recipe), parse(recipe, "--bf16", str(not native)))
+    ] == [
+        (True, native),
+        (True, not native),
+    ]
+    config = LangBridgeSFTConfig("unused")
+    assert (config.use_cpu, config.bf16) == (True, native)
+    assert GroundingConfig("unused").use_cpu
+    assert trainer.device.describe_device(config) == (
+        f"Computes on the CPU in {'bfloat16 beside float32' if native else 'float32'}, as there is no GPU here."
+    )
+
+
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
+def test_the_recipe_is_named_in_either_form(tmp_path, form):
+    (tmp_path / "mine.yaml").write_text("learning_rate: 0.5")
+    arguments = [part.format(tmp_path / "mine.yaml") for part in form]
+    config, given = RecipeParser((LangBridgeSFTConfig,)).parse([*arguments, "--output-dir", "unused", "--seed=3"])
+    assert (config.learning_rate, config.seed) == (0.5, 3)
+    assert given == {"output_dir", "seed"}

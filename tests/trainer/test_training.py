@@ -168,6 +168,14 @@ def test_too_long_samples_are_refused_or_dropped_never_cut(dataset, model, proce
         make_trainer(model, processor, dataset, tmp_path / "out", max_length=5, too_long="drop")
 
 
+def test_a_sample_beyond_the_language_models_context_is_named(dataset, model, processor, tmp_path):
+    lengths = {row["id"]: ConversationEncoder(processor).length(row) for row in dataset}
+    model.config.text_config.max_position_embeddings = limit = max(lengths.values()) - 1
+    with pytest.raises(ValueError, match=f"has {limit + 1} tokens, more than the language model's context of {limit}"):
+        make_trainer(model, processor, dataset, tmp_path / "out", num_train_epochs=1).train()
+    make_trainer(model, processor, dataset, tmp_path / "out", num_train_epochs=1, max_length=limit + 1).train()
+
+
 def test_a_loss_that_is_no_number_names_the_step_and_the_samples(dataset, model, processor, tmp_path):
     trainer = make_trainer(
         model, processor, dataset.select(range(2)), tmp_path / "out", max_steps=5, save_strategy="steps", save_steps=1

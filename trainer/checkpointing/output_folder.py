@@ -17,9 +17,7 @@ from modeling_langbridge.utils.files import read_json
 from modeling_langbridge.utils.outputs import give_ordinary_permissions, locked
 
 from .checkpoints import LAST, find_checkpoint, find_last_checkpoint
-
-
-LOCK_FILE = ".lock"
+from .interruption import LOCK_FILE, check_output_dir, saying_what_is_kept
 
 
 @contextmanager
@@ -36,19 +34,18 @@ def writing_to(args: TrainingArguments, saved: str = ".") -> Iterator[int | None
 
     Raises:
         `OSError`: the folder cannot be written, or another run is writing to it.
-        `ValueError`: a new run's folder holds something, or one to resume from holds no complete checkpoint.
+        `ValueError`: a new run's folder holds more than an interrupted run left, or one to resume from holds no
+            complete checkpoint.
     """
     folder = Path(args.output_dir).resolve()
     with claim(folder, args.output_dir) if args.process_index == 0 else nullcontext():
         finished = finished_steps(args, folder / saved / TRAINING_RECORD)
         if finished is None:
             find_checkpoint(args.resume_from_checkpoint, args.output_dir)
-        if args.process_index == 0 and args.resume_from_checkpoint is None and set(os.listdir(folder)) - {LOCK_FILE}:
-            raise ValueError(
-                f"--output_dir {args.output_dir} is not empty: name another folder, or go on with "
-                "--resume_from_checkpoint last."
-            )
-        yield finished
+        if args.process_index == 0 and args.resume_from_checkpoint is None:
+            check_output_dir(args.output_dir)
+        with saying_what_is_kept(args.output_dir, args.process_index == 0):
+            yield finished
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .conversations import ConversationEncoder
 from .images import open_image
-from .samples import naming
+from .samples import SampleError, naming
 
 
 @dataclass
@@ -24,6 +24,8 @@ class ConversationCollator:
             What makes tokens and targets of a conversation.
         columns (`Mapping[str, Callable[[list[dict]], dict[str, torch.Tensor]]]`, *optional*):
             Further entries of the batch: by their names, what makes each of the batch's samples.
+        context (`int`, *optional*):
+            The most tokens that the language model can read, where samples were not counted before.
 
     Returns, when called with a list of rows:
         `dict` with `input_ids`, `attention_mask` and `labels`, `(batch, sequence)`; `pixel_values`
@@ -36,6 +38,7 @@ class ConversationCollator:
 
     encoder: ConversationEncoder
     columns: Mapping[str, Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]] = field(default_factory=dict)
+    context: int | None = None
 
     def __post_init__(self):
         blank = Image.new("RGB", (64, 64))
@@ -46,6 +49,13 @@ class ConversationCollator:
         for row in rows:
             with naming(row):
                 sample = self.encoder.encode(row)
+            num_tokens = len(sample["input_ids"])
+            if self.context is not None and num_tokens > self.context:
+                raise SampleError(
+                    "too long",
+                    f"sample {sample['id']} has {num_tokens} tokens, more than the language model's context of "
+                    f"{self.context}: set `max_length` {self.context} and `too_long` drop, which counts them first.",
+                )
             with naming(sample):
                 images += [open_image(image) for image in sample["images"]]
             samples.append(sample)

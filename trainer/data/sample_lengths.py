@@ -19,6 +19,7 @@ def count_tokens(dataset: Dataset, encoder: ConversationEncoder, num_proc: int |
     def count(row: dict[str, Any]) -> dict[str, Any]:
         return count_row(row, encoder)
 
+    logger.info("Counting the tokens of %s samples.", len(dataset))
     return dataset.map(count, remove_columns=dataset.column_names, num_proc=num_proc, desc="Counting tokens")
 
 

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,7 @@ from modeling_langbridge.vocabulary_head import LangBridgeVocabularyHead, look_u
 
 from ..data.caption_words import caption_of
 from ..data.samples import read_sample
+from ..option_values import AT_LEAST_0, Such
 from .objective import Objective
 from .transport import (
     LARGEST_LOGIT,
@@ -32,13 +33,17 @@ from .transport import (
 
 
 SMALLEST_TEMPERATURE = 2 / LARGEST_LOGIT  # cosines are at most 1, give or take a rounding
+TEMPERATURE = Such(
+    f"of {SMALLEST_TEMPERATURE:.1e} or more, since float32 holds no sharper softmax",
+    lambda temperature: temperature >= SMALLEST_TEMPERATURE,
+)
 
 
 @dataclass
 class AssignmentPredictionArguments:
     """Whether a training run learns assignment prediction, and in which form."""
 
-    assignment_prediction_weight: float = field(
+    assignment_prediction_weight: Annotated[float, AT_LEAST_0] = field(
         default=0.0,
         metadata={"help": "Weight of assignment prediction (VLAP, which took 0.1) beside the caption loss."},
     )
@@ -50,7 +55,7 @@ class AssignmentPredictionArguments:
             "(VLAP's code)."
         },
     )
-    assignment_temperature: float = field(
+    assignment_temperature: Annotated[float, TEMPERATURE] = field(
         default=0.01,
         metadata={"help": "Temperature of assignment prediction's cosines, in its targets and in what predicts them."},
     )
@@ -81,7 +86,7 @@ class AssignmentObjective(Objective):
         vocabulary (`SharedVocabulary`, *optional*): the words; an adapter made of words has its own.
 
     Raises:
-        `ValueError`: an option's value is invalid, the words are missing or the tokenizer lacks some, no caption has
+        `ValueError`: the words are missing or the tokenizer lacks some, no caption has
         any of them, or the rows are a stream.
     """
 
@@ -97,13 +102,6 @@ class AssignmentObjective(Objective):
     ):
         super().__init__(arguments.assignment_prediction_weight)
         self.targets, self.temperature = arguments.assignment_targets, arguments.assignment_temperature
-        if self.targets not in ("transport", "published"):
-            raise ValueError(f"`assignment_targets` is {self.targets!r}: give transport or published.")
-        if not SMALLEST_TEMPERATURE <= self.temperature < float("inf"):
-            raise ValueError(
-                f"`assignment_temperature` is {self.temperature}: give {SMALLEST_TEMPERATURE:.1e} or more, since "
-                "float32 holds no sharper softmax."
-            )
         if isinstance(dataset, IterableDataset):
             raise ValueError("`assignment_prediction_weight` counts the captions' words first: leave `streaming` out.")
         self.adapter_type = model.config.adapter_type

@@ -6,7 +6,7 @@ caption are known.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +20,7 @@ from modeling_langbridge.vocabulary_head import LangBridgeVocabularyHead
 
 from ..data.caption_words import CaptionWords, caption_of
 from ..data.samples import read_sample
+from ..option_values import AT_LEAST_0
 from .objective import Objective
 
 
@@ -27,7 +28,7 @@ from .objective import Objective
 class WordPredictionArguments:
     """What the objective weighs, the same in the grounding stage and beside the caption loss."""
 
-    frequency_power: float = field(
+    frequency_power: Annotated[float, AT_LEAST_0] = field(
         default=0.0,
         metadata={"help": "In word prediction, how much less frequent words count: 0 all the same, 1 by inverse use."},
     )

@@ -309,7 +309,7 @@ def test_weights_that_are_no_numbers_stop_the_run_and_name_the_samples(make):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"assignment_temperature": 1e-4}, "`assignment_temperature` is 0.0001: give 9.8e-04 or more"),
+        ({"assignment_temperature": 1e-4}, "`assignment_temperature` is 0.0001: give a number of 9.8e-04 or more"),
         ({"assignment_temperature": float("nan")}, "`assignment_temperature` is nan"),
         ({"assignment_targets": "optimal"}, "`assignment_targets` is 'optimal': give transport or published"),
         ({"assignment_prediction_weight": -1.0}, "`assignment_prediction_weight` is -1.0"),
