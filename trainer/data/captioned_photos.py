@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from .caption_words import caption_of
+from .faults import SampleError
+from .image_places import in_folder, is_inline, path_of
 from .json_rows import read_json_rows
-from .samples import SampleError, in_folder, is_inline, path_of, read_sample, split_captions
+from .samples import read_sample, split_captions
 from .sources import as_rows, load_training_data
 
 

@@ -12,7 +12,8 @@ from transformers import ProcessorMixin
 
 from modeling_langbridge.processing_langbridge import STAND_IN, begins_with_bos, find_end_of_turn
 
-from .samples import SampleError, read_sample, text_of
+from .faults import SampleError
+from .samples import read_sample, text_of
 
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from PIL import Image
 
 from modeling_langbridge import image_opening
 
-from .samples import SampleError, is_image_file
+from .faults import SampleError
+from .image_places import is_image_file
 
 
 def list_images(folder: str | os.PathLike) -> list[str]:

@@ -11,20 +11,17 @@ The assistant's messages from position `answers_from` on are what the model is t
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from .faults import SampleError, malformed
 from .fields import (
     CAPTIONS,
     CLIP_SUFFIXES,
     CONVERSATIONS,
-    IMAGE_SUFFIXES,
     MARKERS,
     SYSTEM,
     find_unread_media,
@@ -33,29 +30,13 @@ from .fields import (
     why_row_is_refused,
     why_turn_is_refused,
 )
+from .image_places import in_folder, is_image_file, is_inline, path_of
 
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 CAPTION_QUESTION = "Describe the image."
 # Line breaks beside an image that the chat template writes itself where a text has no blank there.
 BREAKS_AT_IMAGES = re.compile(r"(?<=<image>)\n(?=\S)|(?<=\S)\n(?=<image>)")
-# How the base64 of a PNG, JPEG, WebP, GIF, BMP or TIFF begins; no path is that long without a dot.
-BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|UklGR|R0lGOD|Qk|SUkq|TU0A)[A-Za-z0-9+/\s]{40,}={0,2}\s*")
-
-
-class SampleError(ValueError):
-    """A sample that cannot be trained on. `fault` names the kind of fault, the message gives the reason."""
-
-    def __init__(self, fault: str, message: str):
-        super().__init__(message)
-        self.fault = fault
-
-    def __reduce__(self):  # for errors in other processes, which travel pickled
-        return type(self), (self.fault, str(self))
-
-
-def malformed(what: str, value: Any, expected: str) -> SampleError:
-    return SampleError("malformed", f"{what} is {value!r:.60}, expected {expected}")
 
 
 @contextmanager
@@ -201,10 +182,6 @@ def read_webdataset(row: dict) -> dict:
     return {**content, "id": row["__key__"]}
 
 
-def is_image_file(name: str) -> bool:
-    return name.rsplit(".", 1)[-1].lower() in IMAGE_SUFFIXES
-
-
 def read_turns(conversations: Any) -> Any:
     """LLaVA's turns in the words of chat messages."""
     if not isinstance(conversations, (list, tuple)):
@@ -306,29 +283,6 @@ def text_of(message: dict) -> str:
             has_blank = joined != joined.rstrip() or block["text"] != block["text"].lstrip()
             joined += (" " if joined and not has_blank else "") + block["text"]
     return joined
-
-
-def in_folder(image: Any, image_folder: str | Path | None) -> Any:
-    """A relative path joined to the folder; anything else as it is."""
-    if isinstance(image, (bytes, Image.Image)) or (isinstance(image, dict) and isinstance(image.get("bytes"), bytes)):
-        return image
-    path = path_of(image)
-    if not path:
-        raise malformed("an image", image, "a path, a URL, bytes or an image")
-    if image_folder is None or path.startswith(("http://", "https://")) or is_inline(path):
-        return path
-    return str(Path(image_folder) / path)
-
-
-def is_inline(image: Any) -> bool:
-    """Whether a text is an image itself, as a data URI or in base64, and no path."""
-    return isinstance(image, str) and (image.startswith("data:") or BASE64.fullmatch(image) is not None)
-
-
-def path_of(image: Any) -> str | None:
-    """Where an image lies, also one of datasets' `{"bytes", "path"}`."""
-    path = image.get("path") if isinstance(image, dict) else image
-    return os.fspath(path) if isinstance(path, str | Path) else None
 
 
 def name_after_content(messages: list[dict], images: list) -> str:
