@@ -133,11 +133,12 @@ def images_of(row: dict[str, Any]) -> list:
 
 def rows_without_bytes(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """A dataset's rows with all bytes emptied, so that its images themselves stay on the disk."""
+    features = dataset.features  # which makes a copy every time
     for table in dataset.with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
         for batch in table.to_batches():
             for values in zip(*map(values_without_bytes, batch.columns), strict=True):
                 row = dict(zip(batch.schema.names, values, strict=True))
-                yield dataset.features.decode_example(row)
+                yield features.decode_example(row)
 
 
 def values_without_bytes(array: pa.Array) -> list:

@@ -12,6 +12,7 @@ The assistant's messages from position `answers_from` on are what the model is t
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,9 +65,10 @@ def read_sample(row: dict[str, Any], image_folder: str | Path | None = None) -> 
     Args:
         row (`dict`):
             One of: LLaVA's `conversations` (`from`, `value`); `messages`; `prompt` and `completion`, as text or
-            messages (the completion alone is a target); an image with a `caption` or `text`; or a webdataset's `jpg`,
-            `png` or `webp` (several: `0.jpg`, `1.jpg`) with `txt` or `json`. Images are in `image` or `images`, or
-            inside the messages; text marks them by `<image>`, or they are put before the first question. `system` or
+            messages (the completion alone is a target); `question` and `answer`, or several people's `answers`, of
+            which the most frequent is learnt; an image with a `caption` or `text`; or a webdataset's `jpg`, `png` or
+            `webp` (several: `0.jpg`, `1.jpg`) with `txt` or `json`. Images are in `image` or `images`, or inside the
+            messages; text marks them by `<image>`, or they are put before the first question. `system` or
             `system_prompt` is the system message.
         image_folder (`str` or `Path`, *optional*):
             What relative image paths are relative to.
@@ -84,8 +86,8 @@ def read_sample(row: dict[str, Any], image_folder: str | Path | None = None) -> 
     if form is None:
         raise SampleError(
             "no conversation",
-            "it has neither `conversations`, `messages`, `prompt` and `completion`, nor `caption`, only "
-            f"{sorted(row)}",
+            "it has neither `conversations`, `messages`, `prompt` and `completion`, `question` and `answer`, nor "
+            f"`caption`, only {sorted(row)}",
         )
     refuse(why_row_is_refused(row, form))
     images = read_images(row)
@@ -98,6 +100,10 @@ def read_sample(row: dict[str, Any], image_folder: str | Path | None = None) -> 
         turns = read_turns(row["conversations"])
     elif form == ("messages",):
         turns = row["messages"]
+    elif "question" in form:
+        question = as_text("question", row["question"])
+        answer = as_text("answer", row["answer"]) if "answer" in form else most_frequent(row["answers"])
+        turns = as_turns(question, "user") + as_turns(answer, "assistant")
     else:
         turns = as_turns(CAPTION_QUESTION, "user") + as_turns(row[form[0]], "assistant")
     if not isinstance(turns, (list, tuple)):
@@ -194,6 +200,20 @@ def read_turns(conversations: Any) -> Any:
 
 def as_turns(content: str | list, role: str) -> list[dict]:
     return content if isinstance(content, list) else [{"role": role, "content": content}]
+
+
+def as_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise malformed(f"`{name}`", value, "text")
+    return value
+
+
+def most_frequent(answers: Any) -> Any:
+    """Of several people's answers, as text or as VQA's `{"answer": ...}`, the most frequent, the first of equals."""
+    if not isinstance(answers, (list, tuple)) or not answers:
+        raise malformed("`answers`", answers, "a list of answers")
+    texts = [as_text("answers", answer.get("answer") if isinstance(answer, dict) else answer) for answer in answers]
+    return Counter(text.strip() for text in texts).most_common(1)[0][0]
 
 
 def read_message(turn: dict, images: list) -> dict:

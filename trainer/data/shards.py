@@ -3,7 +3,8 @@
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from io import BytesIO
 from itertools import groupby
 from typing import Any
 
@@ -37,6 +38,19 @@ def read_shard_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
                 yield row
     except (OSError, tarfile.TarError) as error:
         raise ValueError(f"{path} cannot be read as an uncompressed tar file: {error}.") from error
+
+
+def write_shard_rows(path: str | os.PathLike, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes rows of [`read_shard_rows`] to a tar."""
+    with tarfile.open(path, mode="w") as shard:
+        for row in rows:
+            for extension, file in row.items():
+                if extension == "__key__":
+                    continue
+                content = file["bytes"] if isinstance(file, dict) else file
+                member = tarfile.TarInfo(f"{row['__key__']}.{extension}")
+                member.size = len(content)
+                shard.addfile(member, BytesIO(content))
 
 
 def split_name(file: tarfile.TarInfo) -> tuple[str, str]:

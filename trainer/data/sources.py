@@ -25,6 +25,8 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
+from modeling_langbridge.utils.files import first_line
+
 from .faults import SampleError
 from .fields import BESIDE, CAPTIONS, CONVERSATIONS, FORMS, IMAGE_SUFFIXES, form_of, unused_fields
 from .image_checks import BadImages, check_images
@@ -107,6 +109,8 @@ def load_rows(
     """Rows as for [`load_training_data`], whose images were not looked for."""
     if image_folder is not None and not Path(image_folder).is_dir():
         raise ValueError(f"`image_folder` {image_folder} is no folder.")
+    if split != "train" and Path(path).suffix.lower() in (".json", ".jsonl", ".tar", ".parquet"):
+        raise ValueError(f"`dataset_split` {split} says nothing of {path}, which has no splits: leave it out.")
     if is_json(path):
         folder = {"image_folder": str(image_folder or Path(path).parent)}
         return load_files(read_json_samples, find_files(path), folder, SAMPLE, streaming)
@@ -116,14 +120,22 @@ def load_rows(
     if suffix in (".parquet", ".tar"):
         builder = "webdataset" if suffix == ".tar" else "parquet"
         files = str(path) if "://" in str(path) else find_files(path)
-        dataset = load_dataset(builder, data_files=files, split="train", streaming=streaming)
+        dataset = load_by_datasets(builder, data_files=files, split="train", streaming=streaming)
     elif Path(path).is_dir():
         dataset = load_saved(path, split)
         dataset = dataset.to_iterable_dataset() if streaming else dataset
     else:
         refuse_what_is_not_on_the_hub(str(path))
-        dataset = load_dataset(path, split=split, streaming=streaming)
+        dataset = load_by_datasets(str(path), split=split, streaming=streaming)
     return dataset if image_folder is None else with_image_folder(dataset, str(image_folder))
+
+
+def load_by_datasets(path: str, **options: Any) -> Dataset | IterableDataset:
+    try:
+        return load_dataset(path, **options)
+    except DatasetGenerationError as error:
+        reason = first_line(error.__cause__ or error)
+        raise ValueError(f"{options.get('data_files', path)} cannot be read: {reason}.") from error
 
 
 def is_json(path: str | os.PathLike) -> bool:
@@ -148,7 +160,7 @@ def find_files(path: str | os.PathLike) -> list[str]:
 def load_saved(path: str, split: str) -> Dataset:
     try:
         dataset = load_from_disk(path)
-    except FileNotFoundError as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{path} is no folder of `Dataset.save_to_disk`: name its files ('{path}/*.parquet', '{path}/*.tar'), or "
             "list its images and captions in a .json."
