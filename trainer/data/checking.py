@@ -25,7 +25,7 @@ from .images import open_image
 from .json_rows import read_json_rows
 from .samples import read_sample, read_webdataset, split_captions
 from .shards import read_shard_rows, write_shard_rows
-from .sources import find_files, is_json, is_shards, load_rows, undecoded
+from .sources import check_split, find_files, is_json, is_shards, load_rows, undecoded
 
 
 ROWS_AT_ONCE = 256  # their images are decoded side by side
@@ -130,6 +130,7 @@ def check_file(
     Raises:
         `ValueError`: the file cannot be read at all, or has no samples.
     """
+    check_split(path, split)
     report = Report(str(path), split)
     if image_folder is None and is_json(path):
         image_folder = Path(path).parent

@@ -95,6 +95,8 @@ def load_training_data(
         `ValueError`: names the file, the sample and what is wrong with it.
     """
     dataset = load_rows(path, image_folder, split, streaming)
+    if isinstance(dataset, Dataset) and not len(dataset):
+        raise ValueError(f"{path} has no samples.")
     stored = dataset if dataset.features is None else undecoded(dataset)
     folder = image_folder or (Path(path).parent if is_json(path) else os.curdir)
     checked = check_images(
@@ -109,8 +111,7 @@ def load_rows(
     """Rows as for [`load_training_data`], whose images were not looked for."""
     if image_folder is not None and not Path(image_folder).is_dir():
         raise ValueError(f"`image_folder` {image_folder} is no folder.")
-    if split != "train" and Path(path).suffix.lower() in (".json", ".jsonl", ".tar", ".parquet"):
-        raise ValueError(f"`dataset_split` {split} says nothing of {path}, which has no splits: leave it out.")
+    check_split(path, split)
     if is_json(path):
         folder = {"image_folder": str(image_folder or Path(path).parent)}
         return load_files(read_json_samples, find_files(path), folder, SAMPLE, streaming)
@@ -130,10 +131,16 @@ def load_rows(
     return dataset if image_folder is None else with_image_folder(dataset, str(image_folder))
 
 
+def check_split(path: str | os.PathLike, split: str) -> None:
+    """Refuses a split that would be ignored."""
+    if split != "train" and Path(path).suffix.lower() in (".json", ".jsonl", ".tar", ".parquet"):
+        raise ValueError(f"`dataset_split` {split} says nothing of {path}, which has no splits: leave it out.")
+
+
 def load_by_datasets(path: str, **options: Any) -> Dataset | IterableDataset:
     try:
         return load_dataset(path, **options)
-    except DatasetGenerationError as error:
+    except (DatasetGenerationError, ValueError) as error:
         reason = first_line(error.__cause__ or error)
         raise ValueError(f"{options.get('data_files', path)} cannot be read: {reason}.") from error
 
@@ -218,6 +225,8 @@ def load_files(
         return Dataset.from_generator(read, gen_kwargs={**files, "modified": modified}, features=features)
     except DatasetGenerationError as error:
         raise error.__cause__ from None
+    except ValueError as error:  # of datasets' own: not a single row came
+        raise ValueError(f"{', '.join(paths)} has no samples.") from error
 
 
 def read_json_samples(paths: list[str], image_folder: str, modified: str = "") -> Iterator[dict[str, Any]]:
@@ -275,7 +284,13 @@ def as_rows(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """Any dataset as the trainer reads it: images undecoded, a caption a row, and always a column for images."""
     dataset = as_shown(dataset)
     if dataset.features is None:  # a stream that does not say what it holds
-        return dataset.map(split_batch, batched=True, batch_size=1).map(add_images)
+        listed: set[str] = set()
+
+        def add_images_and_list(row: dict[str, Any]) -> dict[str, Any]:
+            list_unused(row, listed)
+            return add_images(row)
+
+        return dataset.map(split_batch, batched=True, batch_size=1).map(add_images_and_list)
     if "__key__" not in dataset.features:  # a webdataset's columns are files
         list_unused(dict.fromkeys(dataset.features, True), set())
     dataset = undecoded(dataset)

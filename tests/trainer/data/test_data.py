@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data in from every place that people keep it: alike, lazily, images undecoded, each fault by its file and sample."""
 
+import gzip
 import io
 import json
 import os
@@ -150,6 +151,22 @@ def test_images_are_looked_for_in_the_given_folder_or_beside_the_json(tmp_path, 
         list(load_training_data(path, folder, streaming=streaming))[1]["images"] for folder in (None, str(photos))
     )
     assert (beside, given) == ([str(tmp_path / "red.png")], [str(photos / "red.png")])
+
+
+@BOTH
+@pytest.mark.parametrize("write", [write_json, write_jsonl, write_parquet, write_shards])
+def test_suffixes_may_be_upper_case(tmp_path, monkeypatch, write, streaming):
+    path = Path(write(tmp_path))
+    upper = str(path.with_suffix(path.suffix.upper()))
+    for file in tmp_path.glob(f"*{path.suffix}"):
+        file.rename(file.with_suffix(file.suffix.upper()))
+    assert len(list(load_training_data(upper, streaming=streaming))) == len(SAMPLES)
+
+
+@pytest.mark.parametrize("write", [write_json, write_parquet, write_shards])
+def test_a_split_of_files_without_splits_is_refused(tmp_path, write):
+    with pytest.raises(ValueError, match=r"`dataset_split` dev says nothing of .*, which has no splits"):
+        load_training_data(write(tmp_path), split="dev")
 
 
 @BOTH
@@ -362,6 +379,26 @@ def test_a_faulty_row_of_a_saved_dataset_with_a_folder_is_named(tmp_path):
         load_training_data(str(tmp_path / "saved"), str(tmp_path))
 
 
+@BOTH
+def test_compressed_shards_and_oversized_files_in_them_are_refused(tmp_path, monkeypatch, streaming):
+    path = write_shards(tmp_path)
+    content = (tmp_path / "1.tar").read_bytes()
+    (tmp_path / "1.tar").write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match=r"1\.tar cannot be read as an uncompressed tar file"):
+        list(load_training_data(path, streaming=streaming))
+    (tmp_path / "1.tar").write_bytes(content)
+    monkeypatch.setattr("trainer.data.shards.MAX_BYTES", len(png("red")) - 1)
+    with pytest.raises(ValueError, match=r"0\.tar, sample one: one\.0\.png has more than .* bytes"):
+        list(load_training_data(path, streaming=streaming))
+
+
+def test_a_parquet_that_is_none_is_named(tmp_path):
+    (tmp_path / "rows.parquet").write_text("no parquet")
+    with pytest.raises(ValueError, match=r"rows\.parquet.* cannot be read: .*") as caught:
+        load_training_data(str(tmp_path / "rows.parquet"))
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_a_transform_is_refused_not_lost():
     dataset = Dataset.from_list([{"image": "a.png", "caption": "a dog"}])
     with pytest.raises(ValueError, match="transform .* would be ignored"):
@@ -420,6 +457,17 @@ def test_fields_that_are_not_used_are_listed_once(tmp_path, caplog, streaming):
     assert caplog.messages == ["Fields that training does not use: source, split."] * 2
 
 
+def test_unused_fields_of_a_stream_that_does_not_say_what_it_holds_are_listed_once(caplog):
+    caplog.set_level("INFO", "trainer")
+
+    def generate():
+        for number in range(3):
+            yield {"image": "a.png", "caption": f"{number} dogs", "source": "web"}
+
+    list(as_rows(IterableDataset.from_generator(generate)))
+    assert caplog.messages == ["Fields that training does not use: source."]
+
+
 @BOTH
 @pytest.mark.parametrize(
     ("name", "complaint"),
@@ -431,6 +479,18 @@ def test_fields_that_are_not_used_are_listed_once(tmp_path, caplog, streaming):
         ("photos", r"is no folder of `Dataset\.save_to_disk`"),
         ("gone/photos/rows", "is no file, no folder and no Hub id"),
         ("./gone", "is no file, no folder and no Hub id"),
+        ("~/gone", "is no file, no folder and no Hub id"),
+        ("gone.TXT", "is of no form that is read"),
+        ("rows.CSV", "is of no form that is read"),
+        ("photos.ZIP", "is compressed: unpack it"),
+        ("photo.jpg", "is of no form that is read"),
+        ("rows/copy", "is of no form that is read"),
+        ("pipe", "is of no form that is read"),
+        ("pipe.json", r"pipe\.json cannot be read: it is no file"),
+        ("pipe.parquet", r"pipe\.parquet cannot be read: it is no file"),
+        ("photos.json", r"photos\.json cannot be read: it is no file"),
+        ("gone.parquet", r"gone\.parquet cannot be read: there is no such file"),
+        ("gone*.PARQUET", r"gone\*\.PARQUET cannot be read: there is no such file"),
     ],
 )
 def test_what_cannot_be_read_is_refused_before_the_hub_is_asked(tmp_path, monkeypatch, name, complaint, streaming):
@@ -438,6 +498,16 @@ def test_what_cannot_be_read_is_refused_before_the_hub_is_asked(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     Path("photos", "a.png").write_bytes(png("red"))
+    Path("photos.json").mkdir()
+    os.mkfifo("pipe")
+    os.mkfifo("pipe.json")
+    os.mkfifo("pipe.parquet")
+    if name == "rows/copy":
+        Path("rows").mkdir()
+        Path(name).touch()
+        with pytest.raises(ValueError, match=complaint):
+            load_training_data(name, streaming=streaming)
+        return
     for file in ("rows.csv", "rows", "rows.json.gz"):
         Path(file).write_text("image,caption\na.png,a dog\n")
     with pytest.raises(ValueError, match=complaint) as caught:
