@@ -132,6 +132,18 @@ class DataArguments:
         default=None, metadata={"help": "Likewise, what the loss is measured on every --eval_steps."}
     )
     image_folder: str | None = field(default=None, metadata={"help": "What relative image paths are relative to."})
+    allow_image_urls: bool = field(default=False, metadata={"help": "Fetch images that the data name by URL."})
+    allow_paths_outside: bool = field(
+        default=False,
+        metadata={"help": "Read images whose paths lead out of the image folder (absolute, `..`)."},
+    )
+    bad_images: Literal["stop", "skip"] = field(
+        default="stop",
+        metadata={
+            "help": "stop: missing image files end the run before training; skip: every image is opened once, and the "
+            "samples of missing and broken ones are left out."
+        },
+    )
     dataset_split: str = field(default="train", metadata={"help": "The split of a dataset with several."})
     streaming: bool = field(
         default=False,
@@ -265,9 +277,16 @@ def train(model_arguments: ModelArguments, data_arguments: DataArguments, config
     from trainer.checkpointing.interruption import set_previews_aside
 
     output = Path(config.output_dir)
-    options = data_arguments.image_folder, data_arguments.dataset_split, data_arguments.streaming
-    dataset = load_training_data(data_arguments.dataset, *options)
-    eval_dataset = data_arguments.eval_dataset and load_training_data(data_arguments.eval_dataset, *options)
+    options = {
+        "image_folder": data_arguments.image_folder,
+        "split": data_arguments.dataset_split,
+        "streaming": data_arguments.streaming,
+        "allow_image_urls": data_arguments.allow_image_urls,
+        "allow_paths_outside": data_arguments.allow_paths_outside,
+        "bad_images": data_arguments.bad_images,
+    }
+    dataset = load_training_data(data_arguments.dataset, **options)
+    eval_dataset = data_arguments.eval_dataset and load_training_data(data_arguments.eval_dataset, **options)
     if data_arguments.streaming:
         dataset = dataset.shuffle(seed=config.seed, buffer_size=1000)
     set_seed(config.seed)  # a fresh adapter is random, too

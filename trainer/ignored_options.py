@@ -2,7 +2,6 @@
 """Options that would have no effect beside others are refused, where someone has typed them."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from .sft_config import LangBridgeSFTConfig
@@ -44,5 +43,3 @@ def find_ignored(model: Any, data: Any, config: LangBridgeSFTConfig) -> Iterator
     yield not config.word_prediction_weight, {"frequency_power"}, "it needs --word_prediction_weight"
     yield not config.assignment_prediction_weight, objective, "it needs --assignment_prediction_weight"
     yield not data.preview_photos, {"preview_steps"}, "it needs --preview_photos"
-    whole = Path(data.dataset).suffix in (".json", ".jsonl", ".tar", ".parquet")
-    yield whole, {"dataset_split"}, f"files such as {data.dataset} have no splits"

@@ -2,7 +2,11 @@
 """One picture has one reading: whatever it is kept in, and whoever opens it, the pixels are the same."""
 
 import base64
+import ipaddress
+import os
 import pickle
+import socket
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from threading import Thread
@@ -12,6 +16,7 @@ import torch
 from PIL import Image, ImageDraw
 from tiny_parts import ask, make_image
 
+from modeling_langbridge import image_opening
 from modeling_langbridge.image_opening import ImageError, open_image
 from modeling_langbridge.reading.patch_words import strongest_words
 
@@ -56,17 +61,32 @@ def photo():
 
 @pytest.fixture(scope="module")
 def served(photo):
+    """The URL of the photo on a server of this machine, which also redirects, drips and never ends."""
+
     class Server(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(200 if self.path == "/photo.png" else 404)
+            kind, _, rest = self.path[1:].partition("/")
+            if kind == "redirect":
+                self.send_response(302)
+                self.send_header("Location", rest if "://" in rest else f"/{rest}")
+                self.end_headers()
+                return
+            self.send_response(200 if kind in ("photo.png", "endless", "slow") else 404)
             self.end_headers()
-            self.wfile.write(photo)
+            try:
+                while kind in ("endless", "slow"):
+                    self.wfile.write(bytes(2**16 if kind == "endless" else 1))
+                    time.sleep(0 if kind == "endless" else 0.05)
+                self.wfile.write(photo)
+            except OSError:  # the client had enough
+                pass
 
         def log_message(self, *_):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    Thread(target=server.serve_forever, daemon=True).start()
+    server.daemon_threads = True
+    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/photo.png"
     server.shutdown()
     server.server_close()
@@ -85,7 +105,8 @@ def test_training_and_every_way_into_inference_read_the_same_pixels(processor, p
     forms = [str(path), path, photo, Image.open(path), Image.open(BytesIO(photo)), text, served]
     forms += [f"data:image/png;base64,{text}", {"bytes": photo, "path": None}, {"bytes": None, "path": str(path)}]
     for form in forms:
-        for opened in (open_for_training(form), processor.open_image(form)):
+        # Data may not name an address of this machine.
+        for opened in (processor.open_image(form), *([] if form is served else [open_for_training(form)])):
             assert (opened.mode, opened.tobytes()) == ("RGB", upright.tobytes())
         for inputs in (
             processor.apply_chat_template(ask(form), tokenize=True, return_dict=True, return_tensors="pt"),
@@ -233,12 +254,109 @@ def test_the_given_image_stays_as_it_is():
     assert (image.mode, image.tobytes()) == ("RGBA", before)
 
 
-def test_what_is_too_large_is_named_in_one_sentence_wherever_it_is_read(processor, tmp_path, monkeypatch):
-    make_image().save(tmp_path / "huge.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    for read in (processor.open_image, lambda path: processor(text="<image>", images=path)):
-        with pytest.raises(ValueError, match=r"^The image \S*huge\.png cannot be decoded: .* exceeds limit .*\.$"):
-            read(str(tmp_path / "huge.png"))
+@pytest.mark.parametrize("side", [8300, 14000])  # PIL's own limit lies between
+def test_too_many_pixels_are_refused_by_the_header_wherever_it_is_read(processor, tmp_path, monkeypatch, side):
+    path = tmp_path / "huge.png"
+    Image.new("1", (side, side)).save(path)
+    assert path.stat().st_size < 50_000
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("it was decoded"))
+    opened = [] if side > 10_000 else [Image.open(path)]
+    for source in (str(path), path.read_bytes(), *opened):
+        for read in (processor.open_image, lambda image: processor(text="<image>", images=image)):
+            with pytest.raises(ImageError, match=r"^(The image \S*huge\.png|An image) .* 67,108,864.*\.$") as caught:
+                read(source)
+            assert caught.value.fault == "oversized image"
+
+
+def test_as_many_pixels_as_a_large_camera_takes_are_read(monkeypatch):
+    monkeypatch.setattr(image_opening, "MAX_PIXELS", 48 * 40)
+    assert open_image(encode(make_image())).size == (48, 40)
+    with pytest.raises(ImageError, match="48 x 40 pixels, and may have 1,919"):
+        monkeypatch.setattr(image_opening, "MAX_PIXELS", 48 * 40 - 1)
+        open_image(make_image())
+
+
+@pytest.mark.parametrize("image_format", ["EPS", "ICO", "TGA", "PCX", "JPEG2000"])
+def test_formats_that_start_programs_or_are_rare_are_not_decoded(image_format, tmp_path):
+    path = tmp_path / "drawing.png"
+    path.write_bytes(encode(make_image(), image_format))
+    Image.open(path)  # PIL itself would
+    for source in (path, path.read_bytes()):
+        with pytest.raises(ImageError, match=r"is of no format that can be decoded \(JPEG, PNG, .*\)\.$"):
+            open_image(source)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"])
+def test_common_formats_are_decoded(image_format):
+    assert open_image(encode(make_image(), image_format)).size == (48, 40)
+
+
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, reason in (("pipe.png", "is no file"), (".", "is no file"), ("gone.png", "does not exist")):
+        with pytest.raises(ImageError, match=reason) as caught:
+            open_image(tmp_path / name)
+        assert caught.value.fault == "missing image"
+
+
+def test_a_url_may_redirect_a_few_times(served):
+    server = served.removesuffix("photo.png")
+    assert open_image(f"{server}{'redirect/' * 5}photo.png").size == (48, 40)
+    with pytest.raises(ImageError, match="redirected more than 5 times"):
+        open_image(f"{server}{'redirect/' * 6}photo.png")
+    with pytest.raises(ImageError, match="cannot be fetched"):
+        open_image(f"{server}redirect/file:///etc/hostname")
+
+
+def test_what_a_url_answers_is_limited_in_size_and_time(served, monkeypatch):
+    monkeypatch.setattr(image_opening, "MAX_BYTES", 10**6)
+    with pytest.raises(ImageError, match=r"has more than 1,000,000 bytes") as caught:
+        open_image(served.replace("photo.png", "endless"))
+    assert caught.value.fault == "oversized image"
+    monkeypatch.setattr(image_opening, "MAX_SECONDS", 0.2)
+    with pytest.raises(ImageError, match="takes more than 0.2 seconds"):
+        open_image(served.replace("photo.png", "slow"))
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "[::1]", "10.0.0.1", "169.254.169.254", "[::ffff:127.0.0.1]"]
+)
+def test_data_may_not_name_a_private_address(host):
+    with pytest.raises(ImageError, match="is not fetched: .* has a private address"):
+        open_image(f"http://{host}:9/photo.png", public_only=True)
+
+
+def test_each_host_on_the_way_is_checked_and_the_checked_address_is_asked(served, monkeypatch):
+    port = served.split(":")[2].partition("/")[0]
+    addresses = {"pictures.example": ["127.0.0.1"], "inside.example": ["127.0.0.1", "127.0.0.3"]}
+    look_up = socket.getaddrinfo
+
+    def look_up_once(host, *arguments, **options):
+        if host in addresses:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in addresses.pop(host)]
+        return look_up(host, *arguments, **options)
+
+    class Address(ipaddress.IPv4Address):
+        is_global = property(lambda self: str(self) == "127.0.0.1")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_once)
+    monkeypatch.setattr(ipaddress, "ip_address", Address)
+    start = f"http://pictures.example:{port}/redirect/http://inside.example:{port}/photo.png"
+    with pytest.raises(ImageError, match="inside.example has a private address"):
+        open_image(start, public_only=True)
+    addresses["pictures.example"] = ["127.0.0.1"]
+    assert open_image(f"http://pictures.example:{port}/photo.png", public_only=True).size == (48, 40)
+    with pytest.raises(ImageError, match="cannot be fetched"):
+        open_image(f"http://gone.invalid:{port}/photo.png", public_only=True)
+
+
+def test_a_deep_picture_is_scaled_alike_in_all_its_parts():
+    values = torch.arange(2**11 * 700, dtype=torch.int32).view(2**11, 700)
+    opened = open_image(Image.fromarray(values.numpy()))
+    expected = (values.double() / values.max() * 255).round().byte()
+    assert torch.equal(
+        torch.frombuffer(bytearray(opened.getchannel(0).tobytes()), dtype=torch.uint8), expected.flatten()
+    )
 
 
 def test_an_opened_image_that_breaks_off_is_named(processor, tmp_path):

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .caption_words import caption_of
+from .faults import SampleError
+from .image_places import in_folder, is_inline, path_of
 from .json_rows import read_json_rows
-from .samples import SampleError, in_folder, is_inline, path_of, read_sample, split_captions
-from .sources import as_rows, load_training_data
+from .samples import read_sample, split_captions
+from .sources import as_rows, load_rows
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ def read_captioned_photos(path: str, image_folder: str | None = None, split: str
 
 def read_samples_of_split(path: str, image_folder: str | None, split: str) -> Iterator[dict[str, Any]]:
     """Rows in the form of [`~trainer.data.samples.read_sample`]; a json is read here, since its splits are fields."""
-    if Path(path).suffix not in (".json", ".jsonl"):
-        yield from map(read_sample, as_rows(load_training_data(path, image_folder, split)))
+    if Path(path).suffix.lower() not in (".json", ".jsonl"):
+        split = "train" if Path(path).suffix.lower() in (".tar", ".parquet") else split
+        yield from map(read_sample, as_rows(load_rows(path, image_folder, split)))
         return
     splits: set[str] = set()
     found = False

@@ -8,22 +8,24 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_from_disk
 from tqdm import tqdm
 from transformers import ProcessorMixin
 
 from modeling_langbridge.utils.files import atomic_file, atomic_folder
 
 from .conversations import ConversationEncoder
+from .faults import SampleError
 from .fields import form_of, is_empty, unused_fields
+from .image_places import ImageRules
 from .images import open_image
 from .json_rows import read_json_rows
-from .samples import SampleError, read_sample, split_captions
-from .sources import undecoded
+from .samples import read_sample, read_webdataset, split_captions
+from .shards import read_shard_rows, write_shard_rows
+from .sources import check_split, find_files, is_json, is_shards, load_rows, undecoded
 
 
 ROWS_AT_ONCE = 256  # their images are decoded side by side
@@ -45,8 +47,8 @@ class Report:
     What [`check_file`] found.
 
     Attributes:
-        path (`Path`):
-            The file.
+        path, split (`str`):
+            What was checked.
         counts (`Counter[str]`):
             How many faults there are of each kind.
         examples (`dict[str, list[Fault]]`):
@@ -60,7 +62,8 @@ class Report:
             images that they name.
     """
 
-    path: Path
+    path: str
+    split: str = "train"
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[Fault]] = field(default_factory=dict)
     faulty_rows: set[int] = field(default_factory=set)
@@ -75,8 +78,8 @@ class Report:
         return self.num_samples - self.num_faulty
 
     def place(self, line: int) -> str:
-        """`file:line`, or for a saved dataset, which has no lines, its row."""
-        return f"{self.path}, row {line}" if self.path.is_dir() else f"{self.path}:{line}"
+        """`file:line`, or for data without lines the row."""
+        return f"{self.path}:{line}" if is_json(self.path) else f"{self.path}, row {line}"
 
 
 @dataclass
@@ -100,21 +103,26 @@ def check_file(
     processor: ProcessorMixin | None = None,
     max_length: int | None = None,
     num_examples: int = 3,
+    split: str = "train",
+    allow_image_urls: bool = False,
+    allow_paths_outside: bool = False,
 ) -> Report:
     """
-    Reads every sample of a training file and decodes every image that they name, each once.
+    Reads every sample of training data and decodes every image that they name, each once.
 
     Args:
         path (`str` or `os.PathLike`):
-            A `.json` list, a `.jsonl` file or a folder of `Dataset.save_to_disk`.
-        image_folder (`str` or `os.PathLike`, *optional*, defaults to a json file's own folder):
+            What [`~trainer.data.sources.load_training_data`] reads.
+        image_folder (`str` or `os.PathLike`, *optional*, defaults to a json file's own folder, else the current one):
             What relative image paths are relative to.
         processor (`ProcessorMixin`, *optional*):
-            Goes with `max_length`: what makes tokens of the samples.
+            What makes tokens of the samples: finds special tokens in texts, and what the chat template refuses.
         max_length (`int`, *optional*):
-            A sample of more tokens, those of its images counted, is faulty.
+            With `processor`: a sample of more tokens, those of its images counted, is faulty.
         num_examples (`int`, *optional*, defaults to 3):
             How many faults of each kind the report shows.
+        split, allow_image_urls, allow_paths_outside:
+            As for [`~trainer.data.sources.load_training_data`].
 
     Returns:
         [`Report`]
@@ -122,22 +130,26 @@ def check_file(
     Raises:
         `ValueError`: the file cannot be read at all, or has no samples.
     """
-    report = Report(Path(path))
-    if image_folder is None and not report.path.is_dir():
-        image_folder = report.path.parent
+    check_split(path, split)
+    report = Report(str(path), split)
+    if image_folder is None and is_json(path):
+        image_folder = Path(path).parent
+    image_folder = None if image_folder is None else str(image_folder)
+    rules = ImageRules(image_folder or os.curdir, allow_image_urls, allow_paths_outside)
     encoder = None if processor is None else ConversationEncoder(processor)
     image_faults: dict[bytes, SampleError | None] = {}
     contents: dict[bytes, tuple[int, str]] = {}
     ids: dict[str, tuple[int, bytes]] = {}
-    rows = enumerate(read_rows(report.path))
+    rows = enumerate(read_rows(report.path, split))
     with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(unit=" rows", disable=None, leave=False) as progress:
         while batch := list(islice(rows, ROWS_AT_ONCE)):
-            checked = [one for row, (line, content) in batch for one in check_row(row, line, content, image_folder)]
+            place = image_folder, rules
+            checked = [one for row, (line, content) in batch for one in check_row(row, line, content, *place)]
             images = {key: image for one in checked for key, image in one.images.items() if key not in image_faults}
             decoding = pool.map(find_image_fault, images.values())
             if encoder is not None:
                 for one in checked:
-                    one.faults += find_length_fault(one, encoder, max_length)
+                    one.faults += find_token_faults(one, encoder, max_length)
             image_faults.update(zip(images, decoding, strict=True))
             for one in checked:
                 one.faults += [image_faults[key] for key in one.images if image_faults[key] is not None]
@@ -151,41 +163,38 @@ def check_file(
     return report
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict | SampleError]]:
-    """The rows with their lines, or of a saved dataset with their numbers and with images as they are stored."""
-    if path.is_file() and path.suffix not in (".json", ".jsonl"):
-        raise ValueError(f"{path} is no .json, .jsonl or folder of `Dataset.save_to_disk`, which alone are checked.")
-    if path.is_dir():
-        # datasets would stop at the first image that it cannot decode.
-        yield from enumerate(undecoded(load_rows(path)))
+def read_rows(path: str, split: str) -> Iterator[tuple[int, dict | SampleError]]:
+    """The rows with their lines, or where there are none with their numbers, and with images as they are stored."""
+    if is_json(path):
+        yield from read_json_rows(Path(find_files(path)[0]))
+    elif is_shards(path):
+        yield from enumerate(chain.from_iterable(map(read_shard_rows, find_files(path))))
     else:
-        yield from read_json_rows(path)
-
-
-def load_rows(path: Path) -> Dataset:
-    try:
-        dataset = load_from_disk(str(path))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no folder of `Dataset.save_to_disk`: {error}") from error
-    if not isinstance(dataset, Dataset):
-        raise ValueError(f"{path} has several splits: name the folder of one, such as {path / next(iter(dataset))}.")
-    return dataset
+        # datasets would stop at the first image that it cannot decode.
+        yield from enumerate(undecoded(load_rows(path, split=split)))
 
 
 def check_row(
-    row: int, line: int, content: dict | SampleError, image_folder: str | os.PathLike | None
+    row: int, line: int, content: dict | SampleError, image_folder: str | None, rules: ImageRules
 ) -> list[CheckedSample]:
     """Reads the samples of one row."""
     if isinstance(content, SampleError):
         return [CheckedSample(row, line, f"row {row}", [content])]
-    row_id = None if content.get("id") is None else str(content["id"])
+    row_id = next((str(content[name]) for name in ("__key__", "id") if content.get(name) is not None), None)
+    try:
+        parts = split_captions(read_webdataset(content) if "__key__" in content else content)
+    except SampleError as error:
+        return [CheckedSample(row, line, row_id or f"row {row}", [error])]
     checked = []
-    for part in split_captions(content):
+    for part in parts:
         one = CheckedSample(row, line, row_id or f"row {row}", [])
         try:
             sample = read_sample(part, image_folder)
-            one.images = {fingerprint(image): image for image in sample["images"]}
-            one.content = fingerprint([sample["images"], sample["messages"]])
+            for image in sample["images"]:
+                rules.check(image)
+            contents = list(map(content_of, sample["images"]))
+            one.images = dict(zip(map(fingerprint, contents), sample["images"], strict=True))
+            one.content = fingerprint([contents, sample["messages"]])
         except SampleError as error:
             one.faults.append(error)
         except Exception as error:  # nonsense fails in as many ways as there is nonsense
@@ -193,10 +202,15 @@ def check_row(
         else:
             one.sample, one.name = sample, sample["id"]
             filled = [name for name, value in part.items() if not is_empty(value)]
-            one.unused_fields = [] if "__key__" in part else unused_fields(filled, form_of(part))
+            one.unused_fields = unused_fields(filled, form_of(part))
             one.id = None if checked else row_id  # a row's captions share its id
         checked.append(one)
     return checked
+
+
+def content_of(image: Any) -> Any:
+    """An image without the name that a dataset gives its bytes."""
+    return image["bytes"] if isinstance(image, dict) and isinstance(image.get("bytes"), bytes) else image
 
 
 def fingerprint(value: Any) -> bytes:
@@ -213,14 +227,14 @@ def find_image_fault(image: Any) -> SampleError | None:
     return None
 
 
-def find_length_fault(one: CheckedSample, encoder: ConversationEncoder, max_length: int) -> list[SampleError]:
+def find_token_faults(one: CheckedSample, encoder: ConversationEncoder, max_length: int | None) -> list[SampleError]:
     if not one.sample:
         return []
     try:
         length = encoder.length(one.sample)
     except SampleError as error:
         return [error]
-    if length <= max_length:
+    if max_length is None or length <= max_length:
         return []
     return [SampleError("too long", f"{length} tokens, more than {max_length}")]
 
@@ -259,13 +273,14 @@ def add_to_report(report: Report, one: CheckedSample, num_examples: int) -> None
 
 def write_clean_rows(report: Report, output: str | os.PathLike) -> None:
     """
-    Writes the rows without faults, unchanged and in order, in the format of the file itself, atomically.
+    Writes the rows without faults, unchanged and in order, in the format of the data themselves, atomically.
 
     Args:
         report ([`Report`]):
-            What [`check_file`] found in the file, which is read a second time.
+            What [`check_file`] found in the data, which are read a second time.
         output (`str` or `os.PathLike`):
-            The new file, or for a saved dataset the new folder.
+            The new file: a json for a json, one tar for shards, and for a dataset a `.parquet`, or else the new folder
+            of `Dataset.save_to_disk`.
 
     Raises:
         `FileExistsError`: `output` exists; it is not touched.
@@ -276,18 +291,35 @@ def write_clean_rows(report: Report, output: str | os.PathLike) -> None:
         raise FileExistsError(f"{output} exists: remove it or name another one.")
     if len(report.faulty_rows) == report.num_rows:
         raise ValueError(f"{report.path} has no clean sample: {output} is not written.")
-    if report.path.is_dir():
-        clean = [row for row in range(report.num_rows) if row not in report.faulty_rows]
-        with atomic_folder(output) as folder:
-            load_rows(report.path).select(clean).save_to_disk(str(folder))
-        return
     output.parent.mkdir(parents=True, exist_ok=True)
-    begin, between, end = ("", "\n", "\n") if report.path.suffix == ".jsonl" else ("[\n", ",\n", "\n]\n")
+    if is_json(report.path):
+        with atomic_file(output) as unfinished:
+            write_json(unfinished, clean_rows(report), output.suffix.lower())
+    elif is_shards(report.path):
+        with atomic_file(output) as unfinished:
+            write_shard_rows(unfinished, clean_rows(report))
+    else:
+        clean = [row for row in range(report.num_rows) if row not in report.faulty_rows]
+        dataset = load_rows(report.path, split=report.split).select(clean)
+        if output.suffix.lower() == ".parquet":
+            with atomic_file(output) as unfinished:
+                dataset.to_parquet(unfinished)
+        else:
+            with atomic_folder(output) as folder:
+                dataset.save_to_disk(str(folder))
+
+
+def clean_rows(report: Report) -> Iterator[dict[str, Any]]:
+    for row, (_, content) in enumerate(read_rows(report.path, report.split)):
+        if row not in report.faulty_rows:
+            yield content
+
+
+def write_json(path: Path, rows: Iterator[dict[str, Any]], suffix: str) -> None:
+    begin, between, end = ("", "\n", "\n") if suffix == ".jsonl" else ("[\n", ",\n", "\n]\n")
     # A lone surrogate, in a field that training does not use, is written as the escape that it was.
-    options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
-    with atomic_file(output) as unfinished, unfinished.open("w", **options) as file:
-        for row, (_, content) in enumerate(read_json_rows(report.path)):
-            if row not in report.faulty_rows:
-                file.write(begin + json.dumps(content, ensure_ascii=False))
-                begin = between
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        for row in rows:
+            file.write(begin + json.dumps(row, ensure_ascii=False))
+            begin = between
         file.write(end)

@@ -12,7 +12,8 @@ from transformers import ProcessorMixin
 
 from modeling_langbridge.processing_langbridge import STAND_IN, begins_with_bos, find_end_of_turn
 
-from .samples import SampleError, read_sample, text_of
+from .faults import SampleError
+from .samples import read_sample, text_of
 
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ class ConversationEncoder:
             Leave the question out: image, caption, end of text (LLaVA's "plain" form of the pretraining stage).
 
     Raises:
-        [`SampleError`]: the chat template puts no end-of-turn token behind an answer, or rewrites it.
+        [`SampleError`]: the chat template puts no end-of-turn token behind an answer, or rewrites it; or a text holds
+            a special token of the tokenizer, such as `<|im_end|>`.
         `ValueError`: the tokenizer is no fast one.
     """
 
@@ -66,6 +68,9 @@ class ConversationEncoder:
         self.chat_template = template["default"] if isinstance(template, dict) else template
         if plain_captions:
             self.chat_template = PLAIN_CAPTIONS
+        added = [token for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        texts = sorted((str(token) for token in added if str(token).strip()), key=len, reverse=True)
+        self.special_tokens = re.compile("|".join(map(re.escape, texts)))
         self.prompt_end = self.find_prompt_end()
         end_of_turn = find_end_of_turn(self.tokenizer, self.chat_template)
         if end_of_turn is None:
@@ -90,6 +95,12 @@ class ConversationEncoder:
             [`SampleError`]: the sample is faulty, or the chat template refuses it.
         """
         sample = read_sample(row)
+        for message in sample["messages"]:
+            if special := self.special_tokens.search(text_of(message)):
+                # The tokenizer would make the token itself of it, which begins or ends turns.
+                raise SampleError(
+                    "special token", f"{special[0]} in a text is a special token of the tokenizer: write it otherwise"
+                )
         text, spans = self.render(sample["messages"], sample["answers_from"])
         tokens = self.tokenize(text, [start for start, _ in spans])
         image_token_id = self.processor.image_token_id

@@ -10,9 +10,13 @@ from PIL import Image
 
 
 # Where a row keeps its conversation; the first of these that is filled.
-FORMS = (("conversations",), ("messages",), ("prompt", "completion"), ("caption",), ("text",))
+FORMS = (
+    *(("conversations",), ("messages",), ("prompt", "completion")),
+    *(("question", "answer"), ("question", "answers"), ("caption",), ("text",)),
+)
 CONVERSATIONS = ("conversations", "messages", "completion")
 CAPTIONS = ("captions", "caption", "text")
+CHOICES = ("choices", "options", "candidates")
 QUESTIONS = ("prompt", "question", "query", "instruction")
 SYSTEM = ("system", "system_prompt")
 BESIDE = ("id", "image", "images", "answers_from", "captions", "__key__", "__url__", *SYSTEM)
@@ -89,6 +93,9 @@ def why_row_is_refused(row: Mapping[str, Any], form: tuple[str, ...]) -> str | N
             f"`{question}` stands beside `{form[0]}`, which answers no question: rename them to `prompt` and "
             f"`completion`, or remove `{question}`"
         )
+    choices = next((name for name in CHOICES if name in unused), None)
+    if choices and "question" in form:
+        return f"`{choices}` stands beside `question`: write them into the question, and the right one as the answer"
     if "completion" in form and row.get("label") is False:
         return "`label` is false: a completion that is not wanted cannot be learnt from, leave it out"
     numbered = next((name for name in unused if re.fullmatch(r"(image|img)_?\d+", name)), None)

@@ -9,7 +9,8 @@ from PIL import Image
 
 from modeling_langbridge import image_opening
 
-from .samples import SampleError, is_image_file
+from .faults import SampleError
+from .image_places import is_image_file
 
 
 def list_images(folder: str | os.PathLike) -> list[str]:
@@ -19,12 +20,13 @@ def list_images(folder: str | os.PathLike) -> list[str]:
 
 def open_image(image: Any) -> Image.Image:
     """
-    Opens and decodes an image as inference does, see [`~modeling_langbridge.image_opening.open_image`].
+    Opens and decodes an image as inference does, see [`~modeling_langbridge.image_opening.open_image`], except that
+    URLs of private and local addresses are refused: data may come from a stranger.
 
     Raises:
         [`SampleError`]: the image is missing, truncated, too large or undecodable; the message names it.
     """
     try:
-        return image_opening.open_image(image)
+        return image_opening.open_image(image, public_only=True)
     except image_opening.ImageError as error:
         raise SampleError(error.fault, error.reason) from error

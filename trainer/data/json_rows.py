@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from .samples import SampleError
+from .faults import SampleError
 
 
 def read_json_rows(path: Path) -> Iterator[tuple[int, dict | SampleError]]:
@@ -19,7 +19,7 @@ def read_json_rows(path: Path) -> Iterator[tuple[int, dict | SampleError]]:
         `ValueError`: a file that cannot be read, or a `.json` that is no list of objects.
     """
     try:
-        if path.suffix == ".jsonl":
+        if path.suffix.lower() == ".jsonl":
             with path.open(encoding="utf-8-sig") as file:
                 for line, text in enumerate(file, 1):
                     if text.strip():
@@ -34,7 +34,7 @@ def read_json_rows(path: Path) -> Iterator[tuple[int, dict | SampleError]]:
 def parse_line(text: str) -> dict | SampleError:
     try:
         row = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return SampleError("not json", f"not json: {error}")
     return row if isinstance(row, dict) else SampleError("not json", f"a {type(row).__name__}, not a json object")
 
@@ -61,7 +61,7 @@ def read_json_list(path: Path, text: str) -> Iterator[tuple[int, dict | SampleEr
     while more:
         try:
             row, end = decoder.raw_decode(text, position)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read as json: {error}.") from error
         yield line, row if isinstance(row, dict) else SampleError("not json", f"{row!r:.60} is no json object")
         line += text.count("\n", position, end)

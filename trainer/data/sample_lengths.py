@@ -7,7 +7,8 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from .conversations import ConversationEncoder
-from .samples import SampleError, naming
+from .faults import SampleError
+from .samples import naming
 
 
 logger = logging.getLogger(__name__)

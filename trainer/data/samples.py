@@ -11,20 +11,18 @@ The assistant's messages from position `answers_from` on are what the model is t
 """
 
 import json
-import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from .faults import SampleError, malformed
 from .fields import (
     CAPTIONS,
     CLIP_SUFFIXES,
     CONVERSATIONS,
-    IMAGE_SUFFIXES,
     MARKERS,
     SYSTEM,
     find_unread_media,
@@ -33,29 +31,13 @@ from .fields import (
     why_row_is_refused,
     why_turn_is_refused,
 )
+from .image_places import in_folder, is_image_file, is_inline, path_of
 
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 CAPTION_QUESTION = "Describe the image."
 # Line breaks beside an image that the chat template writes itself where a text has no blank there.
 BREAKS_AT_IMAGES = re.compile(r"(?<=<image>)\n(?=\S)|(?<=\S)\n(?=<image>)")
-# How the base64 of a PNG, JPEG, WebP, GIF, BMP or TIFF begins; no path is that long without a dot.
-BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|UklGR|R0lGOD|Qk|SUkq|TU0A)[A-Za-z0-9+/\s]{40,}={0,2}\s*")
-
-
-class SampleError(ValueError):
-    """A sample that cannot be trained on. `fault` names the kind of fault, the message gives the reason."""
-
-    def __init__(self, fault: str, message: str):
-        super().__init__(message)
-        self.fault = fault
-
-    def __reduce__(self):  # for errors in other processes, which travel pickled
-        return type(self), (self.fault, str(self))
-
-
-def malformed(what: str, value: Any, expected: str) -> SampleError:
-    return SampleError("malformed", f"{what} is {value!r:.60}, expected {expected}")
 
 
 @contextmanager
@@ -83,9 +65,10 @@ def read_sample(row: dict[str, Any], image_folder: str | Path | None = None) -> 
     Args:
         row (`dict`):
             One of: LLaVA's `conversations` (`from`, `value`); `messages`; `prompt` and `completion`, as text or
-            messages (the completion alone is a target); an image with a `caption` or `text`; or a webdataset's `jpg`,
-            `png` or `webp` (several: `0.jpg`, `1.jpg`) with `txt` or `json`. Images are in `image` or `images`, or
-            inside the messages; text marks them by `<image>`, or they are put before the first question. `system` or
+            messages (the completion alone is a target); `question` and `answer`, or several people's `answers`, of
+            which the most frequent is learnt; an image with a `caption` or `text`; or a webdataset's `jpg`, `png` or
+            `webp` (several: `0.jpg`, `1.jpg`) with `txt` or `json`. Images are in `image` or `images`, or inside the
+            messages; text marks them by `<image>`, or they are put before the first question. `system` or
             `system_prompt` is the system message.
         image_folder (`str` or `Path`, *optional*):
             What relative image paths are relative to.
@@ -103,8 +86,8 @@ def read_sample(row: dict[str, Any], image_folder: str | Path | None = None) -> 
     if form is None:
         raise SampleError(
             "no conversation",
-            "it has neither `conversations`, `messages`, `prompt` and `completion`, nor `caption`, only "
-            f"{sorted(row)}",
+            "it has neither `conversations`, `messages`, `prompt` and `completion`, `question` and `answer`, nor "
+            f"`caption`, only {sorted(row)}",
         )
     refuse(why_row_is_refused(row, form))
     images = read_images(row)
@@ -117,6 +100,10 @@ def read_sample(row: dict[str, Any], image_folder: str | Path | None = None) -> 
         turns = read_turns(row["conversations"])
     elif form == ("messages",):
         turns = row["messages"]
+    elif "question" in form:
+        question = as_text("question", row["question"])
+        answer = as_text("answer", row["answer"]) if "answer" in form else most_frequent(row["answers"])
+        turns = as_turns(question, "user") + as_turns(answer, "assistant")
     else:
         turns = as_turns(CAPTION_QUESTION, "user") + as_turns(row[form[0]], "assistant")
     if not isinstance(turns, (list, tuple)):
@@ -201,10 +188,6 @@ def read_webdataset(row: dict) -> dict:
     return {**content, "id": row["__key__"]}
 
 
-def is_image_file(name: str) -> bool:
-    return name.rsplit(".", 1)[-1].lower() in IMAGE_SUFFIXES
-
-
 def read_turns(conversations: Any) -> Any:
     """LLaVA's turns in the words of chat messages."""
     if not isinstance(conversations, (list, tuple)):
@@ -217,6 +200,20 @@ def read_turns(conversations: Any) -> Any:
 
 def as_turns(content: str | list, role: str) -> list[dict]:
     return content if isinstance(content, list) else [{"role": role, "content": content}]
+
+
+def as_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise malformed(f"`{name}`", value, "text")
+    return value
+
+
+def most_frequent(answers: Any) -> Any:
+    """Of several people's answers, as text or as VQA's `{"answer": ...}`, the most frequent, the first of equals."""
+    if not isinstance(answers, (list, tuple)) or not answers:
+        raise malformed("`answers`", answers, "a list of answers")
+    texts = [as_text("answers", answer.get("answer") if isinstance(answer, dict) else answer) for answer in answers]
+    return Counter(text.strip() for text in texts).most_common(1)[0][0]
 
 
 def read_message(turn: dict, images: list) -> dict:
@@ -306,29 +303,6 @@ def text_of(message: dict) -> str:
             has_blank = joined != joined.rstrip() or block["text"] != block["text"].lstrip()
             joined += (" " if joined and not has_blank else "") + block["text"]
     return joined
-
-
-def in_folder(image: Any, image_folder: str | Path | None) -> Any:
-    """A relative path joined to the folder; anything else as it is."""
-    if isinstance(image, (bytes, Image.Image)) or (isinstance(image, dict) and isinstance(image.get("bytes"), bytes)):
-        return image
-    path = path_of(image)
-    if not path:
-        raise malformed("an image", image, "a path, a URL, bytes or an image")
-    if image_folder is None or path.startswith(("http://", "https://")) or is_inline(path):
-        return path
-    return str(Path(image_folder) / path)
-
-
-def is_inline(image: Any) -> bool:
-    """Whether a text is an image itself, as a data URI or in base64, and no path."""
-    return isinstance(image, str) and (image.startswith("data:") or BASE64.fullmatch(image) is not None)
-
-
-def path_of(image: Any) -> str | None:
-    """Where an image lies, also one of datasets' `{"bytes", "path"}`."""
-    path = image.get("path") if isinstance(image, dict) else image
-    return os.fspath(path) if isinstance(path, str | Path) else None
 
 
 def name_after_content(messages: list[dict], images: list) -> str:

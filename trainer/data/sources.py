@@ -4,11 +4,9 @@
 import logging
 import os
 import re
-import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from glob import glob
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +26,25 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
-from .fields import BESIDE, CAPTIONS, CONVERSATIONS, FORMS, form_of, unused_fields
+from modeling_langbridge.utils.files import first_line
+
+from .faults import SampleError
+from .fields import BESIDE, CAPTIONS, CONVERSATIONS, FORMS, IMAGE_SUFFIXES, form_of, unused_fields
+from .image_checks import BadImages, check_images
+from .image_places import ImageRules
 from .json_rows import read_json_rows
 from .reader_version import READER_VERSION
-from .samples import (
-    SampleError,
-    is_image_file,
-    naming,
-    read_sample,
-    read_webdataset,
-    split_captions,
-)
+from .samples import naming, read_sample, read_webdataset, split_captions
+from .shards import read_shard_rows
 
 
 logger = logging.getLogger(__name__)
+
+COMPRESSED = {".gz", ".tgz", ".zip", ".zst", ".xz", ".bz2", ".7z"}
+NOT_READ = {
+    *(".csv", ".tsv", ".txt", ".xls", ".xlsx", ".arrow", ".feather", ".yml", ".yaml", ".xml", ".html", ".py", ".pkl"),
+    *(".npy", ".npz", ".pt", ".db", *(f".{suffix}" for suffix in IMAGE_SUFFIXES)),
+}
 
 BLOCK = {"type": Value("string"), "text": Value("string")}
 SAMPLE = Features(
@@ -52,58 +55,121 @@ SAMPLE = Features(
         "answers_from": Value("int64"),
     }
 )
-
-
 SHARD_SAMPLE = Features({**SAMPLE, "images": List(Image(decode=False))})
 
 
 def load_training_data(
-    path: str, image_folder: str | None = None, split: str = "train", streaming: bool = False
+    path: str,
+    image_folder: str | None = None,
+    split: str = "train",
+    streaming: bool = False,
+    allow_image_urls: bool = False,
+    allow_paths_outside: bool = False,
+    bad_images: BadImages = "stop",
 ) -> Dataset | IterableDataset:
     """
-    Loads image-text samples from where a user keeps them.
+    Loads image-text samples from where a user keeps them, and looks for their images.
 
     Args:
         path (`str`):
             A `.json` or `.jsonl` file, a folder written by `Dataset.save_to_disk`, parquet files or webdataset shards
             (`"shards/*.parquet"`, `"shards/*.tar"`), or a dataset's Hub id. Rows may have any form that
             [`~trainer.data.samples.read_sample`] knows.
-        image_folder (`str`, *optional*, defaults to a json's own folder):
+        image_folder (`str`, *optional*, defaults to a json's own folder, else the current one):
             What relative image paths are relative to. A dataset that is not a json or local shards is prepared once
             more for it, images included: leave it out where the dataset holds its images.
         split (`str`, *optional*, defaults to `"train"`):
             The split of a dataset with several.
         streaming (`bool`, *optional*, defaults to `False`):
             Read rows as they are needed instead of preparing them first: for sets larger than memory or disk.
+        allow_image_urls (`bool`, *optional*, defaults to `False`):
+            Whether images may be URLs, which the data then make this machine fetch.
+        allow_paths_outside (`bool`, *optional*, defaults to `False`):
+            Whether image paths may lead out of the image folder, by `..` or as absolute ones.
+        bad_images (`str`, *optional*, defaults to `"stop"`):
+            `"stop"` refuses data with missing image files, before anything else. `"skip"` opens every image and leaves
+            out the samples of those that are missing or broken; a warning counts and names them.
 
     Returns:
-        `Dataset`, or `IterableDataset` when streaming.
+        `Dataset`, or `IterableDataset` when streaming, whose images are checked as they come.
 
     Raises:
         `ValueError`: names the file, the sample and what is wrong with it.
     """
-    suffix = Path(path).suffix
-    if suffix in (".json", ".jsonl"):
+    dataset = load_rows(path, image_folder, split, streaming)
+    if isinstance(dataset, Dataset) and not len(dataset):
+        raise ValueError(f"{path} has no samples.")
+    stored = dataset if dataset.features is None else undecoded(dataset)
+    folder = image_folder or (Path(path).parent if is_json(path) else os.curdir)
+    checked = check_images(
+        stored, str(path), ImageRules(str(folder), allow_image_urls, allow_paths_outside), bad_images
+    )
+    return dataset if checked is stored else checked
+
+
+def load_rows(
+    path: str, image_folder: str | None = None, split: str = "train", streaming: bool = False
+) -> Dataset | IterableDataset:
+    """Rows as for [`load_training_data`], whose images were not looked for."""
+    if image_folder is not None and not Path(image_folder).is_dir():
+        raise ValueError(f"`image_folder` {image_folder} is no folder.")
+    check_split(path, split)
+    if is_json(path):
         folder = {"image_folder": str(image_folder or Path(path).parent)}
-        return load_files(read_json_samples, [str(path)], folder, SAMPLE, streaming)
-    if suffix == ".tar" and "://" not in str(path):
-        return load_files(read_shards, sorted(glob(str(path))) or [str(path)], {}, SHARD_SAMPLE, streaming)
+        return load_files(read_json_samples, find_files(path), folder, SAMPLE, streaming)
+    if is_shards(path):
+        return load_files(read_shards, find_files(path), {}, SHARD_SAMPLE, streaming)
+    suffix = Path(path).suffix.lower()
     if suffix in (".parquet", ".tar"):
         builder = "webdataset" if suffix == ".tar" else "parquet"
-        dataset = load_dataset(builder, data_files=str(path), split="train", streaming=streaming)
+        files = str(path) if "://" in str(path) else find_files(path)
+        dataset = load_by_datasets(builder, data_files=files, split="train", streaming=streaming)
     elif Path(path).is_dir():
         dataset = load_saved(path, split)
         dataset = dataset.to_iterable_dataset() if streaming else dataset
     else:
         refuse_what_is_not_on_the_hub(str(path))
-        dataset = load_dataset(path, split=split, streaming=streaming)
+        dataset = load_by_datasets(str(path), split=split, streaming=streaming)
     return dataset if image_folder is None else with_image_folder(dataset, str(image_folder))
+
+
+def check_split(path: str | os.PathLike, split: str) -> None:
+    """Refuses a split that would be ignored."""
+    if split != "train" and Path(path).suffix.lower() in (".json", ".jsonl", ".tar", ".parquet"):
+        raise ValueError(f"`dataset_split` {split} says nothing of {path}, which has no splits: leave it out.")
+
+
+def load_by_datasets(path: str, **options: Any) -> Dataset | IterableDataset:
+    try:
+        return load_dataset(path, **options)
+    except (DatasetGenerationError, ValueError) as error:
+        reason = first_line(error.__cause__ or error)
+        raise ValueError(f"{options.get('data_files', path)} cannot be read: {reason}.") from error
+
+
+def is_json(path: str | os.PathLike) -> bool:
+    return Path(path).suffix.lower() in (".json", ".jsonl")
+
+
+def is_shards(path: str | os.PathLike) -> bool:
+    """Whether these are local webdataset shards."""
+    return Path(path).suffix.lower() == ".tar" and "://" not in str(path)
+
+
+def find_files(path: str | os.PathLike) -> list[str]:
+    """The files of a path or a pattern; a missing one is named, and so is what is no file, such as a named pipe."""
+    files = sorted(glob(str(path))) or [str(path)]
+    for file in files:
+        if not os.path.isfile(file):
+            reason = "it is no file" if os.path.exists(file) else "there is no such file"
+            raise ValueError(f"{file} cannot be read: {reason}.")
+    return files
 
 
 def load_saved(path: str, split: str) -> Dataset:
     try:
         dataset = load_from_disk(path)
-    except FileNotFoundError as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{path} is no folder of `Dataset.save_to_disk`: name its files ('{path}/*.parquet', '{path}/*.tar'), or "
             "list its images and captions in a .json."
@@ -111,15 +177,19 @@ def load_saved(path: str, split: str) -> Dataset:
     if not isinstance(dataset, DatasetDict):
         return dataset
     if split not in dataset:
-        raise ValueError(f"{path} has no split {split}: name one of {sorted(dataset)}.")
+        raise ValueError(f"{path} has no split {split}: name one of {sorted(dataset)} as `dataset_split`.")
     return dataset[split]
 
 
 def refuse_what_is_not_on_the_hub(path: str) -> None:
     """The Hub would be asked for it several times, over half a minute."""
-    if re.search(r"\.(gz|tgz|zip|zst|xz|bz2|7z)$", path):
+    suffix = Path(path).suffix.lower()
+    if suffix in COMPRESSED:
         raise ValueError(f"{path} is compressed: unpack it and name what it holds.")
-    if Path(path).is_file() or re.search(r"\.(csv|tsv|txt|xlsx?|arrow|feather|ya?ml|jpe?g|png|webp)$", path):
+    not_read = (
+        r"\.(csv|tsv|txt|xlsx?|arrow|feather|ya?ml|xml|html?|py|npz|npy|pt|pkl|db|jpe?g|png|webp|gif|bmp|tiff?)$"
+    )
+    if os.path.exists(path) or re.search(not_read, path, re.IGNORECASE):
         raise ValueError(
             f"{path} is of no form that is read: make a .json, .jsonl, .parquet or .tar of it, such as by "
             "`datasets.Dataset.to_parquet`."
@@ -148,9 +218,6 @@ def load_files(
     features: Features,
     streaming: bool,
 ) -> Dataset | IterableDataset:
-    absent = next((path for path in paths if not os.path.isfile(path)), None)
-    if absent is not None:
-        raise ValueError(f"{absent} cannot be read: there is no such file.")
     files = {"paths": paths, **options}
     if streaming:
         return IterableDataset.from_generator(read, gen_kwargs=files, features=features)
@@ -163,6 +230,8 @@ def load_files(
         )
     except DatasetGenerationError as error:
         raise error.__cause__ from None
+    except ValueError as error:  # of datasets' own: not a single row came
+        raise ValueError(f"{', '.join(paths)} has no samples.") from error
 
 
 def read_json_samples(paths: list[str], image_folder: str, key: str = "") -> Iterator[dict[str, Any]]:
@@ -176,28 +245,10 @@ def read_json_samples(paths: list[str], image_folder: str, key: str = "") -> Ite
 
 
 def read_shards(paths: list[str], key: str = "") -> Iterator[dict[str, Any]]:
-    """Webdataset shards; datasets' own reader wants all samples to be of the same files, and to fit its first five."""
     listed: set[str] = set()
     for path in paths:
-        try:
-            with tarfile.open(path, mode="r|*") as shard:
-                files = filter(tarfile.TarInfo.isfile, shard)
-                for key, members in groupby(files, key=lambda file: split_name(file)[0]):
-                    row = {"__key__": key}
-                    for file in members:
-                        content = shard.extractfile(file).read()
-                        named = {"bytes": content, "path": file.name}  # as datasets keeps images
-                        row[split_name(file)[1]] = named if is_image_file(file.name) else content
-                    yield from read_samples(row, f"{path}, sample {key}", listed)
-        except tarfile.TarError as error:
-            raise ValueError(f"{path} cannot be read as a tar file: {error}.") from error
-
-
-def split_name(file: tarfile.TarInfo) -> tuple[str, str]:
-    """`photos/7.0.jpg` is the file `0.jpg` of sample `photos/7`."""
-    folder, name = os.path.split(file.name)
-    key, _, extension = name.partition(".")
-    return os.path.join(folder, key), extension
+        for row in read_shard_rows(path):
+            yield from read_samples(row, f"{path}, sample {row['__key__']}", listed)
 
 
 def read_samples(
@@ -238,7 +289,13 @@ def as_rows(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """Any dataset as the trainer reads it: images undecoded, a caption a row, and always a column for images."""
     dataset = as_shown(dataset)
     if dataset.features is None:  # a stream that does not say what it holds
-        return dataset.map(split_batch, batched=True, batch_size=1).map(add_images)
+        listed: set[str] = set()
+
+        def add_images_and_list(row: dict[str, Any]) -> dict[str, Any]:
+            list_unused(row, listed)
+            return add_images(row)
+
+        return dataset.map(split_batch, batched=True, batch_size=1).map(add_images_and_list)
     if "__key__" not in dataset.features:  # a webdataset's columns are files
         list_unused(dict.fromkeys(dataset.features, True), set())
     dataset = undecoded(dataset)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data in from every place that people keep it: alike, lazily, images undecoded, each fault by its file and sample."""
 
+import gzip
 import io
 import json
 import os
@@ -142,11 +143,30 @@ def test_text_and_several_images_mix_in_every_format(tmp_path, collator, write, 
 
 @BOTH
 def test_images_are_looked_for_in_the_given_folder_or_beside_the_json(tmp_path, streaming):
-    path = write_json(tmp_path)
+    path, photos = write_json(tmp_path), tmp_path / "photos"
+    photos.mkdir()
+    for colour in ("red", "blue", "green", "black"):
+        (photos / f"{colour}.png").write_bytes(png(colour))
     beside, given = (
-        list(load_training_data(path, folder, streaming=streaming))[1]["images"] for folder in (None, "/photos")
+        list(load_training_data(path, folder, streaming=streaming))[1]["images"] for folder in (None, str(photos))
     )
-    assert (beside, given) == ([str(tmp_path / "red.png")], ["/photos/red.png"])
+    assert (beside, given) == ([str(tmp_path / "red.png")], [str(photos / "red.png")])
+
+
+@BOTH
+@pytest.mark.parametrize("write", [write_json, write_jsonl, write_parquet, write_shards])
+def test_suffixes_may_be_upper_case(tmp_path, monkeypatch, write, streaming):
+    path = Path(write(tmp_path))
+    upper = str(path.with_suffix(path.suffix.upper()))
+    for file in tmp_path.glob(f"*{path.suffix}"):
+        file.rename(file.with_suffix(file.suffix.upper()))
+    assert len(list(load_training_data(upper, streaming=streaming))) == len(SAMPLES)
+
+
+@pytest.mark.parametrize("write", [write_json, write_parquet, write_shards])
+def test_a_split_of_files_without_splits_is_refused(tmp_path, write):
+    with pytest.raises(ValueError, match=r"`dataset_split` dev says nothing of .*, which has no splits"):
+        load_training_data(write(tmp_path), split="dev")
 
 
 @BOTH
@@ -167,6 +187,7 @@ def test_each_of_a_photos_captions_is_a_sample(tmp_path, collator, key, streamin
 
 @BOTH
 def test_captions_of_json_and_of_shards_are_split_too(tmp_path, streaming):
+    (tmp_path / "a.png").write_bytes(png("red"))
     (tmp_path / "a.jsonl").write_text(json.dumps({"id": 1, "image": "a.png", "captions": ["a dog", "a brown dog"]}))
     write_tar(tmp_path / "a.tar", {"1": {"png": png("red"), "json": b'{"captions": ["a dog", "a brown dog"]}'}})
     for name in ("a.jsonl", "a.tar"):
@@ -355,7 +376,27 @@ def test_a_stream_that_does_not_say_what_it_holds_has_its_image_paths_in_the_fol
 def test_a_faulty_row_of_a_saved_dataset_with_a_folder_is_named(tmp_path):
     Dataset.from_list([{"id": "mute", "image": "a.png", "caption": " "}]).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match="sample mute: an empty answer"):
-        load_training_data(str(tmp_path / "saved"), "photos")
+        load_training_data(str(tmp_path / "saved"), str(tmp_path))
+
+
+@BOTH
+def test_compressed_shards_and_oversized_files_in_them_are_refused(tmp_path, monkeypatch, streaming):
+    path = write_shards(tmp_path)
+    content = (tmp_path / "1.tar").read_bytes()
+    (tmp_path / "1.tar").write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match=r"1\.tar cannot be read as an uncompressed tar file"):
+        list(load_training_data(path, streaming=streaming))
+    (tmp_path / "1.tar").write_bytes(content)
+    monkeypatch.setattr("trainer.data.shards.MAX_BYTES", len(png("red")) - 1)
+    with pytest.raises(ValueError, match=r"0\.tar, sample one: one\.0\.png has more than .* bytes"):
+        list(load_training_data(path, streaming=streaming))
+
+
+def test_a_parquet_that_is_none_is_named(tmp_path):
+    (tmp_path / "rows.parquet").write_text("no parquet")
+    with pytest.raises(ValueError, match=r"rows\.parquet.* cannot be read: .*") as caught:
+        load_training_data(str(tmp_path / "rows.parquet"))
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_transform_is_refused_not_lost():
@@ -416,6 +457,17 @@ def test_fields_that_are_not_used_are_listed_once(tmp_path, caplog, streaming):
     assert caplog.messages == ["Fields that training does not use: source, split."] * 2
 
 
+def test_unused_fields_of_a_stream_that_does_not_say_what_it_holds_are_listed_once(caplog):
+    caplog.set_level("INFO", "trainer")
+
+    def generate():
+        for number in range(3):
+            yield {"image": "a.png", "caption": f"{number} dogs", "source": "web"}
+
+    list(as_rows(IterableDataset.from_generator(generate)))
+    assert caplog.messages == ["Fields that training does not use: source."]
+
+
 @BOTH
 @pytest.mark.parametrize(
     ("name", "complaint"),
@@ -427,6 +479,18 @@ def test_fields_that_are_not_used_are_listed_once(tmp_path, caplog, streaming):
         ("photos", r"is no folder of `Dataset\.save_to_disk`"),
         ("gone/photos/rows", "is no file, no folder and no Hub id"),
         ("./gone", "is no file, no folder and no Hub id"),
+        ("~/gone", "is no file, no folder and no Hub id"),
+        ("gone.TXT", "is of no form that is read"),
+        ("rows.CSV", "is of no form that is read"),
+        ("photos.ZIP", "is compressed: unpack it"),
+        ("photo.jpg", "is of no form that is read"),
+        ("rows/copy", "is of no form that is read"),
+        ("pipe", "is of no form that is read"),
+        ("pipe.json", r"pipe\.json cannot be read: it is no file"),
+        ("pipe.parquet", r"pipe\.parquet cannot be read: it is no file"),
+        ("photos.json", r"photos\.json cannot be read: it is no file"),
+        ("gone.parquet", r"gone\.parquet cannot be read: there is no such file"),
+        ("gone*.PARQUET", r"gone\*\.PARQUET cannot be read: there is no such file"),
     ],
 )
 def test_what_cannot_be_read_is_refused_before_the_hub_is_asked(tmp_path, monkeypatch, name, complaint, streaming):
@@ -434,6 +498,16 @@ def test_what_cannot_be_read_is_refused_before_the_hub_is_asked(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     Path("photos", "a.png").write_bytes(png("red"))
+    Path("photos.json").mkdir()
+    os.mkfifo("pipe")
+    os.mkfifo("pipe.json")
+    os.mkfifo("pipe.parquet")
+    if name == "rows/copy":
+        Path("rows").mkdir()
+        Path(name).touch()
+        with pytest.raises(ValueError, match=complaint):
+            load_training_data(name, streaming=streaming)
+        return
     for file in ("rows.csv", "rows", "rows.json.gz"):
         Path(file).write_text("image,caption\na.png,a dog\n")
     with pytest.raises(ValueError, match=complaint) as caught:
@@ -443,10 +517,10 @@ def test_what_cannot_be_read_is_refused_before_the_hub_is_asked(tmp_path, monkey
 
 @pytest.mark.parametrize("name", ["imdb", "lang/bridge-1.0"])
 def test_a_hub_id_is_asked_for(monkeypatch, name):
-    asked = []
-    monkeypatch.setattr("trainer.data.sources.load_dataset", lambda path, **_: asked.append(path))
-    load_training_data(name)
-    assert asked == [name]
+    asked = {}
+    dataset = with_bytes(SAMPLES)
+    monkeypatch.setattr("trainer.data.sources.load_dataset", lambda path, **_: asked.setdefault(path, dataset))
+    assert load_training_data(name) is asked[name]
 
 
 @BOTH
@@ -493,10 +567,10 @@ def test_a_faulty_sample_of_a_shard_is_named(tmp_path, files, message, streaming
         list(load_training_data(str(tmp_path / "a.tar"), streaming=streaming))
 
 
-def test_an_image_that_a_shard_names_but_does_not_hold_is_missed(tmp_path, collator):
+def test_an_image_that_a_shard_names_but_does_not_hold_is_missed(tmp_path):
     write_tar(tmp_path / "a.tar", {"7": {"json": b'{"image": "gone.png", "caption": "a dog"}'}})
     with pytest.raises(ValueError, match=r"sample 7: the image gone\.png does not exist"):
-        collator(list(load_training_data(str(tmp_path / "a.tar"))))
+        load_training_data(str(tmp_path / "a.tar"))
 
 
 def test_lines_are_streamed_as_they_are_needed(tmp_path):
@@ -519,7 +593,7 @@ def test_shards_are_streamed_as_they_are_needed(tmp_path):
     assert dataset.num_shards == 2  # so that several processes can share them
     stream = iter(as_rows(dataset))
     assert [next(stream)["id"] for _ in range(10)] == [f"{n:03}" for n in range(10)]
-    with pytest.raises(ValueError, match=r"0\.tar cannot be read as a tar file"):
+    with pytest.raises(ValueError, match=r"0\.tar cannot be read as an uncompressed tar file"):
         list(stream)
 
 

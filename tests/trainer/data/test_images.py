@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 from tiny_parts import make_image
 
+from modeling_langbridge import image_opening
 from trainer.data.images import open_image
 from trainer.data.samples import SampleError
 
@@ -154,6 +155,13 @@ def test_broken_base64_is_refused_in_a_short_sentence():
 def test_an_image_too_large_to_decode_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "huge.png"
     noise().save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(SampleError, match=r"huge\.png cannot be decoded.*exceeds limit"):
+    monkeypatch.setattr(image_opening, "MAX_PIXELS", 100)
+    with pytest.raises(SampleError, match=r"huge\.png has 64 x 48 pixels, and may have 100") as caught:
         open_image(str(path))
+    assert caught.value.fault == "oversized image"
+
+
+def test_data_may_not_name_an_address_of_the_machines_own_network():
+    with pytest.raises(SampleError, match=r"localhost has a private address") as caught:
+        open_image("http://localhost:9/gone.jpg")
+    assert caught.value.fault == "missing image"

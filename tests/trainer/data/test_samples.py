@@ -55,6 +55,22 @@ FORMS = {
     "a path in a block": chat([{"type": "image", "path": "a.png"}, words("what?")], "a dog", id=7),
     "a url in a block": chat([{"type": "image", "url": "a.png"}, words("what?")], "a dog", id=7),
     "an image_url": chat([{"type": "image_url", "image_url": {"url": "a.png"}}, words("what?")], "a dog", id=7),
+    "question and answer": {"question": "<image>what?", "answer": "a dog", "id": 7, "image": "a.png"},
+    "question and answers": {"question": "what?", "answers": ["a cat", "a dog ", "a dog"], "id": 7, "image": "a.png"},
+    "VQA's answers": {
+        "question": "what?",
+        "answers": [{"answer": "a dog", "answer_id": 1}, {"answer": "a cat", "answer_id": 2}],
+        "multiple_choice_answer": "a dog",
+        "id": 7,
+        "image": "a.png",
+    },
+    "question and answer beside a caption": {
+        "question": "what?",
+        "answer": "a dog",
+        "caption": "a brown dog",
+        "id": 7,
+        "image": "a.png",
+    },
     "prompt and completion": {"prompt": "<image>what?", "completion": " a dog ", "id": 7, "image": "a.png"},
     "prompt and completion as messages": {
         "prompt": [user(words("what?"))],
@@ -80,6 +96,27 @@ def test_every_form_becomes_the_same_sample(form):
     sample = read_sample(FORMS[form])
     assert sample == expected
     assert read_sample(sample) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "fault", "reason"),
+    [
+        ({"question": "what?", "answer": 2}, "malformed", "`answer` is 2, expected text"),
+        ({"question": ["what?"], "answer": "a dog"}, "malformed", "`question` is .*, expected text"),
+        ({"question": "what?", "answers": "a dog"}, "malformed", "`answers` is 'a dog', expected a list"),
+        ({"question": "what?", "answers": []}, "malformed", r"`answers` is \[\], expected a list"),
+        ({"question": "what?", "answers": [{"text": "a dog"}]}, "malformed", "`answers` is None, expected text"),
+        ({"question": "what?", "answers": ["", " "]}, "empty answer", "an empty answer"),
+        ({"question": "what?", "answer": "B", "choices": ["a", "b"]}, "unread field", "`choices` stands beside"),
+        ({"question": "what?", "answer": "B", "options": ["a", "b"]}, "unread field", "`options` stands beside"),
+        ({"question": "what?"}, "no conversation", "`question` and `answer`"),
+        ({"answer": "a dog"}, "no conversation", "`question` and `answer`"),
+    ],
+)
+def test_a_question_and_its_answer_are_texts(row, fault, reason):
+    with pytest.raises(SampleError, match=reason) as caught:
+        read_sample({"image": "a.png", **row})
+    assert caught.value.fault == fault
 
 
 @pytest.mark.parametrize("key", ["caption", "text"])
