@@ -12,7 +12,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
 from ..configuration_langbridge import LangBridgeConfig
 from ..modeling_langbridge import LangBridgeMultiModalProjector
-from ..utils.files import read_json
+from ..utils.files import first_line, read_json
 from ..vocabulary_head import LangBridgeVocabularyHead
 
 
@@ -71,11 +71,14 @@ class LangBridgeAdapterConfig(PreTrainedConfig):
             text_config=LlamaConfig(vocab_size=self.bridge_vocab_size),
             **shape,
         )
-        with torch.device("meta"):
-            parts = {
-                "multi_modal_projector": LangBridgeMultiModalProjector(config),
-                "vocabulary_head": LangBridgeVocabularyHead(config),
-            }
+        try:
+            with torch.device("meta"):
+                parts = {
+                    "multi_modal_projector": LangBridgeMultiModalProjector(config),
+                    "vocabulary_head": LangBridgeVocabularyHead(config),
+                }
+        except RuntimeError as error:  # more bytes than a number can count
+            raise ValueError(f"An adapter of these sizes cannot be made ({first_line(error)}).") from error
         return shapes_of(dict(torch.nn.ModuleDict(parts).named_parameters()))
 
 

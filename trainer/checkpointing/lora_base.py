@@ -12,10 +12,9 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file
 
-from modeling_langbridge.utils.files import first_line, read_json
+from modeling_langbridge.utils.files import first_line
+from modeling_langbridge.utils.weights import find_weights
 
 
 # Fields of a configuration that say how a model is kept, or what processor and generation settings say too.
@@ -80,14 +79,6 @@ def different_fields(ours: Any, theirs: Any, path: str = "") -> Iterator[tuple[s
     for field in sorted({*ours, *theirs} - NOT_THE_MODELS):
         inner = f"{path}.{field}" if path else field
         yield from different_fields(ours.get(field), theirs.get(field), inner)
-
-
-def find_weights(name: str) -> list[Path]:
-    """The safetensors files of a model, none where it was saved in another format."""
-    index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False)
-    files = [SAFE_WEIGHTS_NAME] if index is None else sorted(set(read_json(index)["weight_map"].values()))
-    found = (cached_file(name, file, _raise_exceptions_for_missing_entries=False) for file in files)
-    return [Path(path) for path in found if path is not None]
 
 
 def find_changed_tensor(model: nn.Module, files: list[Path]) -> str | None:
