@@ -18,10 +18,8 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
-from modeling_langbridge import (
-    LangBridgeAdapter,
-    SharedVocabulary,
-)
+from modeling_langbridge import LangBridgeAdapter, SharedVocabulary
+from modeling_langbridge.utils.weights import require_finite
 
 from .callbacks.photo_preview import PhotoPreviewCallback
 from .callbacks.throughput import Throughput
@@ -31,7 +29,7 @@ from .checkpointing.checkpoints import (
     find_last_checkpoint,
     is_whole,
 )
-from .checkpointing.lora_base import check_base
+from .checkpointing.lora_base import check_base, point_to_base
 from .checkpointing.sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
 from .data.collator import ConversationCollator
 from .data.conversations import ConversationEncoder
@@ -311,6 +309,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         model = self._bare_model()
+        require_finite((model.state_dict() if state_dict is None else state_dict).items(), "the trained model")
         weights = self._adapter_weights(state_dict)  # before saving empties a gathered `state_dict`
         if state_dict is not None:
             # Gathered, the output layer no longer shares its memory with the embeddings that it is tied to.
@@ -319,6 +318,7 @@ class LangBridgeSFTTrainer(PublishingMixin, SFTTrainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
+        point_to_base(folder)
         clear_for_adapter(folder)
         run = describe_trained(model, self.args, self.peak_rates), {part.name: part.weight for part in self.objectives}
         self.recorder.write(folder, *run)

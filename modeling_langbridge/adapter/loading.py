@@ -98,15 +98,22 @@ def open_model(
         `ValueError`: as [`open_processor`] and [`check_weights`].
     """
     config, processor = open_processor(name, revision)
+    return load_model(name, config, revision, device_map=device_map, **options), processor
+
+
+def load_model(
+    name: str, config: LangBridgeConfig, revision: str | None = None, **options: Any
+) -> LangBridgeForConditionalGeneration:
+    """[`open_model`] without the processor, of a configuration that [`open_config`] has read."""
     check_weights(name, config, revision)
     try:
         model, info = LangBridgeForConditionalGeneration.from_pretrained(
-            name, revision=revision, device_map=device_map, output_loading_info=True, **options
+            name, revision=revision, output_loading_info=True, **options
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{name} cannot be loaded ({first_line(error)}).") from error
     require_whole(name, info)
-    return model, processor
+    return model
 
 
 def open_language_model(name: str, **options: Any) -> PreTrainedModel:
