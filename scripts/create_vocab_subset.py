@@ -107,6 +107,8 @@ def main() -> None:
             vocabulary = vocabulary.first(arguments.vocab_size)
     default = Path("vocab") / f"{len(vocabulary)}_{'_'.join(Path(name).name for name in names)}.json"
     output = arguments.output or default
+    if output.exists():
+        raise ValueError(f"{output} exists: remove it, or name another file as --output.")
     vocabulary.save(output)
     print(f"{output}: {len(vocabulary)} words, from {vocabulary.surfaces[0]!r} to {vocabulary.surfaces[-1]!r}")
 

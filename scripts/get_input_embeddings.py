@@ -45,6 +45,9 @@ def main() -> None:
         vocabulary = SharedVocabulary.from_file(arguments.vocab_path)
     except (OSError, ValueError) as error:
         raise ValueError(f"--vocab_path {error}") from error
+    output = arguments.output_dir / f"{Path(name).resolve().name}_{len(vocabulary)}.safetensors"
+    if output.exists():
+        raise ValueError(f"{output} exists: remove it, or name another folder as --output_dir.")
     try:
         model = open_language_model(name, dtype="auto")
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
@@ -66,7 +69,6 @@ def main() -> None:
     with torch.inference_mode():
         embeddings = embedding(token_ids)  # (V, d)
 
-    output = arguments.output_dir / f"{Path(name).resolve().name}_{len(vocabulary)}.safetensors"
     metadata = {"surfaces": json.dumps(vocabulary.surfaces, ensure_ascii=False), "model_name": name}
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(output) as unfinished:

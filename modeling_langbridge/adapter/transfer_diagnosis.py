@@ -57,7 +57,7 @@ class TransferDiagnosis(NamedTuple):
     null_share: float | None
     token_length: float | None
     few_words: float | None
-    told_apart: float | None
+    told_apart: float | None = None
 
     def __str__(self) -> str:
         whole = self.num_words - self.num_left_out - self.num_in_pieces
