@@ -8,7 +8,7 @@ from typing import Literal
 from transformers.dynamic_module_utils import get_relative_imports
 
 import modeling_langbridge
-from modeling_langbridge import LangBridgeAdapterConfig, LangBridgeConfig
+from modeling_langbridge import LangBridgeAdapter, LangBridgeAdapterConfig, LangBridgeConfig
 from modeling_langbridge.adapter.adapter import FILES
 from modeling_langbridge.adapter.loading import check_weights, open_config
 from modeling_langbridge.utils.files import read_json
@@ -160,12 +160,14 @@ def require_usable(folder: Path, kind: Kind) -> None:
         folder (`Path`):
             The folder.
         kind (`Kind`):
-            Its kind, see [`kind_of`]. An adapter and a vocabulary are read for the card.
+            Its kind, see [`kind_of`]. A vocabulary is read for the card.
 
     Raises:
         `ValueError`: weights are not finite or not those that config.json describes, or a code file is not this
         package's own.
     """
+    if kind == "adapter":
+        LangBridgeAdapter.from_pretrained(folder)
     if kind == "llava":
         require_finite_files(find_weights(folder))
     if kind != "model":

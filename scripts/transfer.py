@@ -118,7 +118,7 @@ def change_language_model(
 ) -> tuple["LangBridgeForConditionalGeneration | None", "LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
     """The model as it was, `None` of an adapter alone; the same adapter on the new language model; its processor."""
     from modeling_langbridge import LangBridgeAdapter, transfer
-    from modeling_langbridge.adapter.configuration import is_adapter
+    from modeling_langbridge.adapter.kinds import is_adapter
     from modeling_langbridge.adapter.loading import open_model
     from modeling_langbridge.adapter.word_space import clean_null_space
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shape of an adapter and what it reads: its `config.json`."""
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,12 +82,6 @@ class LangBridgeAdapterConfig(PreTrainedConfig):
 
 
 SHAPE = tuple(name for name in LangBridgeAdapterConfig.__annotations__ if name != "model_type")
-
-
-def is_adapter(name: str | os.PathLike, revision: str | None = None) -> bool:
-    """Whether a folder or Hub id is an adapter's alone. Raises `OSError` where there is no `config.json`."""
-    configuration, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
-    return configuration.get("model_type") == LangBridgeAdapterConfig.model_type
 
 
 def read_config(path: Path) -> LangBridgeAdapterConfig:

@@ -82,3 +82,8 @@ def check_vision_tower(name: str) -> None:
     if config.get("model_type") in others | MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys():
         what, advice = describe(config)
         raise ValueError(f"The vision tower {name} is {what}: {advice}.")
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a folder or Hub id is an adapter's alone. Raises as [`read_model_config`]."""
+    return read_model_config(name).get("model_type") == LangBridgeAdapterConfig.model_type

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from ..configuration_langbridge import LangBridgeConfig
@@ -50,6 +51,11 @@ def open_config(name: str, revision: str | None = None) -> LangBridgeConfig:
         if not isinstance(content.get(part), dict) or "model_type" not in content[part]:
             raise ValueError(
                 f"config.json in {name} is damaged, it has no `{part}` with a `model_type`: save the model again."
+            )
+        if (part_type := content[part]["model_type"]) not in CONFIG_MAPPING:
+            raise ValueError(
+                f"`{part}.model_type` in config.json of {name} is {part_type!r}, which transformers does not have: "
+                "save the model again, or update transformers."
             )
     try:
         return LangBridgeConfig.from_pretrained(name, revision=revision)

@@ -9,7 +9,7 @@ pytest_plugins = ["places"]
 SCRIPT = SCRIPTS / "transfer.py"
 
 REFUSED = [
-    ("--model absent --language_model {language_model}", "absent must be the folder or Hub id of a LangBridge"),
+    ("--model absent --language_model {language_model}", "no folder absent"),
     ("--model {raw}/config.json --language_model {language_model}", "config.json is a file: name the folder"),
     ("--model {llava} --language_model {language_model}", "is a stock LLaVA, .*scripts/lift.py"),
     ("--model {lora} --language_model {language_model}", "holds a LoRA: .*scripts/merge_lora.py"),
