@@ -32,6 +32,7 @@ from .repository import (
     files_to_push,
     kind_of,
     may_be_loaded,
+    require_usable,
 )
 
 
@@ -63,8 +64,9 @@ def prepare(folder: Path, repo_id: str, facts: CardFacts) -> Publication:
             What the card states beside the folder's own files.
 
     Raises:
-        `ValueError`: the folder is none of these or is incomplete, a setting holds a local path, the repository name
-        is not valid, or the card lacks a fact.
+        `ValueError`: the folder is none of these, is incomplete or of no use (see
+        [`~hub_cards.repository.require_usable`]), a setting holds a local path, the repository name is not valid, or
+        the card lacks a fact.
     """
     try:
         validate_repo_id(repo_id)
@@ -73,6 +75,7 @@ def prepare(folder: Path, repo_id: str, facts: CardFacts) -> Publication:
     kind = kind_of(folder)
     files = [name for name in files_to_push(folder, kind) if name != CARD]
     require_nothing_local(folder, files)
+    require_usable(folder, kind)
     card = make_card(folder, replace(facts, repo_id=repo_id))
     if local := find_local(str(card)):
         raise ValueError(

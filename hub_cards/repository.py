@@ -7,9 +7,12 @@ from typing import Literal
 
 from transformers.dynamic_module_utils import get_relative_imports
 
-from modeling_langbridge import LangBridgeAdapterConfig, LangBridgeConfig
+import modeling_langbridge
+from modeling_langbridge import LangBridgeAdapter, LangBridgeAdapterConfig, LangBridgeConfig
 from modeling_langbridge.adapter.adapter import FILES
+from modeling_langbridge.adapter.loading import check_weights, open_config
 from modeling_langbridge.utils.files import read_json
+from modeling_langbridge.utils.weights import find_weights, require_finite_files
 from modeling_langbridge.vocabulary.shared_vocabulary import VOCABULARY_FILE
 
 
@@ -147,6 +150,35 @@ def may_be_loaded(path: str) -> bool:
     """Whether loading might read a file of this path: one that a push uploads, or a LoRA, which takes precedence."""
     patterns = {pattern for kind in BELONGS for pattern in BELONGS[kind]} - set(CARD_AND_ITS_SOURCES) | LORA
     return any(fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def require_usable(folder: Path, kind: Kind) -> None:
+    """
+    Reads what a push would upload: the weights, and the code that loading runs.
+
+    Args:
+        folder (`Path`):
+            The folder.
+        kind (`Kind`):
+            Its kind, see [`kind_of`]. A vocabulary is read for the card.
+
+    Raises:
+        `ValueError`: weights are not finite or not those that config.json describes, or a code file is not this
+        package's own.
+    """
+    if kind == "adapter":
+        LangBridgeAdapter.from_pretrained(folder)
+    if kind == "llava":
+        require_finite_files(find_weights(folder))
+    if kind != "model":
+        return
+    package = Path(modeling_langbridge.__file__).parent
+    for name in CODE:
+        if (folder / name).is_file() and (folder / name).read_bytes() != (package / name).read_bytes():
+            raise ValueError(
+                f"{folder / name} is not the {name} of this LangBridge: load model and processor, and save them again."
+            )
+    check_weights(str(folder), open_config(str(folder)))
 
 
 def require_weights(folder: Path, files: set[str]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from trainer.command_line import check_output_file, run_script
 from trainer.data.samples import CAPTION_QUESTION
+from trainer.number_arguments import at_least
 
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def parse_arguments() -> argparse.Namespace:
         "--vocabulary",
         help="for adapters without words: file of a shared vocabulary (default: Qwen 2's and Llama 3's)",
     )
-    parser.add_argument("--vocab_size", type=int, help="how many of its words (default: a file's all, else 19200)")
+    parser.add_argument(
+        "--vocab_size", type=at_least(1), help="how many of its words (default: a file's all, else 19200)"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write what is printed to this json file")
     arguments = parser.parse_args()
     check_output_file(arguments.output)
@@ -68,14 +71,14 @@ def calculate(arguments: argparse.Namespace) -> list[dict]:
     import torch
 
     from modeling_langbridge.adapter.loading import open_model
-    from trainer.data.images import list_images
+    from trainer.data.photo_folders import find_photos, leave_out_broken
     from trainer.evaluation.retrieval import cosines
     from trainer.evaluation.semantic_arithmetic import caption_tokens, read_tokens, read_words
     from trainer.evaluation.word_scores import gives_distributions, mean_tokens, pool_photos, reading_words
 
-    album = None if arguments.photos is None else list_images(arguments.photos)
-    if album == []:
-        raise ValueError(f"--photos {arguments.photos} must be a folder with images (.jpg, .jpeg, .png, .webp).")
+    album = None
+    if arguments.photos is not None:
+        album = leave_out_broken(find_photos(arguments.photos, "--photos"), f"--photos {arguments.photos}")
     model, processor = open_model(arguments.model)
     vocabulary, embeddings = reading_words(model, processor.tokenizer, arguments.vocabulary, arguments.vocab_size)
     if arguments.on == "words" and not gives_distributions(model.config):

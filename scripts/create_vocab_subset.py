@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.command_line import check_new_file, run_script
+from trainer.number_arguments import at_least
 
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ SHIPPED_FOR = ("llama3", "qwen", "qwen2")  # the original's names for the two mo
 def existing_file(path: str) -> Path:
     if not Path(path).is_file():
         raise argparse.ArgumentTypeError(f"there is no file {path}")
+    if not Path(path).stat().st_size:
+        raise argparse.ArgumentTypeError(f"{path} is empty: give text that ranks the words")
     return Path(path)
 
 
@@ -78,7 +81,9 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         help="with --tokenizers: the text that ranks the words, .txt or .txt.gz, one caption a line",
     )
-    parser.add_argument("--vocab_size", type=int, help="how many words, most used first (default: all there are)")
+    parser.add_argument(
+        "--vocab_size", type=at_least(1), help="how many words, most used first (default: all there are)"
+    )
     parser.add_argument("--output", type=Path, help="the file to write (default: vocab/{vocab_size}_{name}.json)")
     arguments = parser.parse_args()
     if bool(arguments.tokenizers) != bool(arguments.texts):

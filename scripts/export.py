@@ -42,8 +42,8 @@ def main() -> None:
     import torch
 
     from hub_cards.training_record import carry_record
-    from modeling_langbridge import LangBridgeForConditionalGeneration, to_llava
-    from modeling_langbridge.adapter.loading import open_processor
+    from modeling_langbridge import to_llava
+    from modeling_langbridge.adapter.loading import open_model, open_processor
     from modeling_langbridge.conversion.logit_probe import compare_logits, probe, save_in
     from modeling_langbridge.conversion.to_llava import check_fits_llava
     from modeling_langbridge.utils.files import atomic_folder
@@ -52,7 +52,7 @@ def main() -> None:
         config, processor = open_processor(arguments.model)
         check_fits_llava(config, processor)  # here too, before the weights are read
         dtype = torch_dtype(arguments.dtype) or config.dtype
-        langbridge = LangBridgeForConditionalGeneration.from_pretrained(arguments.model, dtype=torch.float32)
+        langbridge, _ = open_model(arguments.model, device_map=None, dtype=torch.float32)
         expected = probe(langbridge, processor)
         llava, processor = to_llava(langbridge, processor)
         folding = compare_logits(probe(llava, processor), expected)

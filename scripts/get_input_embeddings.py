@@ -34,9 +34,10 @@ def main() -> None:
     arguments = parser.parse_args()
     import torch
     from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from modeling_langbridge import SharedVocabulary
+    from modeling_langbridge.adapter.loading import open_language_model
     from modeling_langbridge.utils.files import atomic_file, first_line
 
     name = arguments.language_model
@@ -47,8 +48,8 @@ def main() -> None:
     output = arguments.output_dir / f"{Path(name).resolve().name}_{len(vocabulary)}.safetensors"
     check_new_file(output, "--output_dir")
     try:
+        model = open_language_model(name, dtype="auto")
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"--language_model {name!r} must be a Hub id or a local folder that holds a language model and its "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.command_line import DTYPES, run_script
+from trainer.number_arguments import at_least
 
 
 if TYPE_CHECKING:
@@ -58,11 +59,11 @@ def main() -> None:
         help="a shared vocabulary, as scripts/create_vocab_subset.py writes it (default: Qwen 2's and Llama 3's)",
     )
     parser.add_argument(
-        "--vocab_size", type=int, metavar="V", help="how many words (default: 19200, or as many as there are)"
+        "--vocab_size", type=at_least(1), metavar="V", help="how many words (default: 19200, or as many as there are)"
     )
     parser.add_argument(
         "--ridge",
-        type=float,
+        type=at_least(0, float),
         default=0.0,
         metavar="LAMBDA",
         help="shrinks the coefficients at the cost of accuracy; in units of the mean squared singular value of the "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.command_line import check_output_file, run_script
+from trainer.number_arguments import at_least
 
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def parse_arguments() -> argparse.Namespace:
         "--vocabulary",
         help="for adapters without words: file of a shared vocabulary (default: Qwen 2's and Llama 3's)",
     )
-    parser.add_argument("--vocab_size", type=int, help="how many of its words (default: a file's all, else 19200)")
+    parser.add_argument(
+        "--vocab_size", type=at_least(1), help="how many of its words (default: a file's all, else 19200)"
+    )
     parser.add_argument(
         "--output", type=Path, help="also write the table and the best of a few examples to this json file"
     )
@@ -174,6 +177,10 @@ def main() -> None:
     captions = [caption for photo in photos for caption in photo.captions]
     owner = torch.tensor([index for index, photo in enumerate(photos) for _ in photo.captions])  # (captions,)
     fit, words, vocabulary = score(arguments, [photo.image for photo in photos], captions)
+    if not fit.isfinite().all():
+        raise ValueError(
+            f"{arguments.model or arguments.adapter} gives scores that are not finite: nothing is ranked."
+        )
     recall = recall_both_ways(fit, owner)
     print(f"{len(photos):,} photos, {len(captions):,} captions\n\n{recall_table(recall)}")
     if arguments.output is not None:

@@ -168,7 +168,10 @@ def load_model(
     The model to be trained and its processor. LoRA's file refers to a folder of the model it belongs to, and a model
     is quantised while it is loaded from one: a new model is then written to `base` first.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
+
+    from modeling_langbridge.adapter.kinds import check_language_model, check_vision_tower
+    from modeling_langbridge.adapter.loading import open_model
 
     folder = arguments.model
     if folder is not None and (arguments.vision_tower or arguments.language_model or arguments.adapter):
@@ -182,6 +185,9 @@ def load_model(
             "download the revision (`hf download`) and give its folder."
         )
     if folder is None:
+        if arguments.vision_tower and arguments.language_model:
+            check_vision_tower(arguments.vision_tower)
+            check_language_model(arguments.language_model)
         if not needs_folder:
             return compose(arguments)
         folder = str(base)
@@ -194,14 +200,14 @@ def load_model(
         # Names count from the root; others would match nothing, and nobody would say so.
         llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
     )
-    model = AutoModelForImageTextToText.from_pretrained(
+    return open_model(
         folder,
         revision=arguments.model_revision,
+        device_map=None,
         dtype=arguments.dtype,
         attn_implementation=arguments.attn_implementation,
         quantization_config=quantization if arguments.load_in_4bit else None,
     )
-    return model, AutoProcessor.from_pretrained(folder, revision=arguments.model_revision)
 
 
 def compose_once(arguments: ModelArguments, base: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.command_line import DTYPES, run_script
+from trainer.number_arguments import at_least
 
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--words_per_image",
-        type=int,
+        type=at_least(1),
         help="give the language model this many words of an image (default: as --model does)",
     )
     parser.add_argument(
@@ -77,9 +78,11 @@ def parse_arguments() -> argparse.Namespace:
         metavar="DIR|DATASET",
         help="distil the words into raw coefficients: a folder of images, or a dataset as train.py takes",
     )
-    parser.add_argument("--distill_steps", type=int, default=500, help="default: 500")
-    parser.add_argument("--distill_batch_size", type=int, default=32, help="images a step (default: 32)")
-    parser.add_argument("--distill_learning_rate", type=float, default=1e-2, help="Muon's highest (default: 0.01)")
+    parser.add_argument("--distill_steps", type=at_least(1), default=500, help="default: 500")
+    parser.add_argument("--distill_batch_size", type=at_least(1), default=32, help="images a step (default: 32)")
+    parser.add_argument(
+        "--distill_learning_rate", type=at_least(0, float), default=1e-2, help="Muon's highest (default: 0.01)"
+    )
     parser.add_argument(
         "--dtype",
         choices=("auto", *DTYPES),
@@ -93,14 +96,21 @@ def collect_images(source: str) -> list:
     """The images of a folder, or those of a dataset, each once."""
     from trainer import load_training_data
     from trainer.data.images import list_images
+    from trainer.data.photo_folders import leave_out_broken
     from trainer.data.samples import path_of, read_sample
 
     if Path(source).is_dir() and (images := list_images(source)):
-        return images
+        return leave_out_broken(images, f"--distill_images {source}")
     images = [image for row in load_training_data(source) for image in read_sample(row)["images"]]
     if not images:
         raise ValueError(f"There are no images in {source}: name a folder of .jpg or .png, or a dataset with images.")
-    return list({path_of(image) or position: image for position, image in enumerate(images)}.values())
+    images = list({path_of(image) or position: image for position, image in enumerate(images)}.values())
+    return leave_out_broken(images, f"--distill_images {source}")
+
+
+def sample(photos: list) -> list:
+    """At most as many photos as are measured, spread over all of them."""
+    return photos[:: -(-len(photos) // MEASURED_PHOTOS)]
 
 
 def change_language_model(
@@ -108,7 +118,7 @@ def change_language_model(
 ) -> tuple["LangBridgeForConditionalGeneration | None", "LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
     """The model as it was, `None` of an adapter alone; the same adapter on the new language model; its processor."""
     from modeling_langbridge import LangBridgeAdapter, transfer
-    from modeling_langbridge.adapter.configuration import is_adapter
+    from modeling_langbridge.adapter.kinds import is_adapter
     from modeling_langbridge.adapter.loading import open_model
     from modeling_langbridge.adapter.word_space import clean_null_space
 
@@ -131,27 +141,30 @@ def change_language_model(
 def main() -> None:
     arguments = parse_arguments()
     import torch
-    from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
+    from transformers import TrainingArguments, set_seed
 
     from hub_cards.training_record import carry_record
+    from modeling_langbridge.adapter.loading import open_language_model
     from modeling_langbridge.adapter.transfer_diagnosis import diagnose_transfer
     from modeling_langbridge.utils.files import atomic_folder
+    from modeling_langbridge.utils.weights import require_finite
     from trainer import distil
-    from trainer.data.images import list_images
+    from trainer.data.photo_folders import find_photos, leave_out_broken
     from trainer.distillation import check_distillable
     from trainer.evaluation.word_scores import pixel_batches
 
     images = collect_images(arguments.distill_images) if arguments.distill_images else []
-    photos = list_images(arguments.photos) if arguments.photos else images
+    photos = images
+    if arguments.photos is not None:
+        photos = leave_out_broken(sample(find_photos(arguments.photos, "--photos")), f"--photos {arguments.photos}")
     with atomic_folder(arguments.output_dir) as unfinished:
-        language_model = AutoModelForCausalLM.from_pretrained(arguments.language_model, dtype=arguments.dtype)
+        language_model = open_language_model(arguments.language_model, dtype=arguments.dtype)
         old, new, processor = change_language_model(arguments, language_model)
         if images:
             check_distillable(new.config, images)
         pixel_values = None
         if photos:
-            measured = photos[:: -(-len(photos) // MEASURED_PHOTOS)]
-            pixel_values = torch.cat(list(pixel_batches(new.model, processor.image_processor, measured)))
+            pixel_values = torch.cat(list(pixel_batches(new.model, processor.image_processor, sample(photos))))
         print(diagnose_transfer(old, new, pixel_values))
         if images:
             old = None  # it may be large, and is needed no longer
@@ -170,6 +183,7 @@ def main() -> None:
             )
             r2 = distil(new, processor, images, training)
             print(f"Distilled into raw coefficients: R² {r2:.3f} of the visual tokens, on images held out.")
+        require_finite(new.named_parameters(), "the model on its new language model")
         new.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
         carry_record(arguments.model, unfinished)

@@ -22,6 +22,7 @@ from transformers import Trainer, TrainingArguments
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
 from modeling_langbridge.adapter.word_space import set_to_inverse
 from modeling_langbridge.modeling_langbridge import LangBridgeModel, LangBridgeMultiModalProjector
+from modeling_langbridge.utils.weights import require_finite
 from modeling_langbridge.vocabulary_head import LangBridgeVocabularyHead
 
 from .data.images import open_image
@@ -87,7 +88,8 @@ def distil(
         `float`: R² of the visual tokens on the images held out, 1 where the new adapter gives what the old one gave.
 
     Raises:
-        `ValueError`: the adapter is not of that kind, or there are fewer than ten images.
+        `ValueError`: the adapter is not of that kind, there are fewer than ten images, or the new adapter's weights
+        are not finite; the model is as it was.
     """
     check_distillable(model.config, images)
 
@@ -116,6 +118,7 @@ def distil(
     matrices, others = ([p for p in parameters if (p.ndim == 2) is two] for two in (True, False))
     trainer.optimizer = MuonWithAdamW(matrices, others, arguments.learning_rate)
     trainer.train()
+    require_finite(projector.named_parameters(), "the distilled projector")
     replace_adapter(model, config, projector, unit)
     return score(targets, [found.flatten(0, 1).cpu() for _, found in held_out()])
 

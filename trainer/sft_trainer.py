@@ -18,11 +18,12 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from trl import SFTTrainer
 
 from modeling_langbridge import LangBridgeAdapter, SharedVocabulary
+from modeling_langbridge.utils.weights import require_finite
 
 from .callbacks.photo_preview import PhotoPreviewCallback
 from .callbacks.throughput import Throughput
 from .checkpointing.checkpoints import clear_for_adapter, find_last_checkpoint
-from .checkpointing.lora_base import check_base
+from .checkpointing.lora_base import check_base, point_to_base
 from .checkpointing.output_folder import saving_to
 from .checkpointing.resuming import ResumingMixin, describe_run
 from .checkpointing.sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
@@ -305,12 +306,15 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
         if not self.args.should_save:
             return super()._save(output_dir, state_dict)
         model = self._bare_model()
+        require_finite((model.state_dict() if state_dict is None else state_dict).items(), "the trained model")
         weights = self._adapter_weights(state_dict)  # before saving empties a gathered `state_dict`
         if state_dict is not None:
             # Gathered, the output layer no longer shares its memory with the embeddings that it is tied to.
             state_dict = {name: value for name, value in state_dict.items() if name not in model.all_tied_weights_keys}
-        with saving_to(Path(output_dir or self.args.output_dir), Path(self.args.output_dir)) as folder:
+        place, output_dir = Path(output_dir or self.args.output_dir), Path(self.args.output_dir)
+        with saving_to(place, output_dir) as folder:
             super()._save(str(folder), state_dict)
+            point_to_base(folder, place)
             clear_for_adapter(folder)
             self._describe(folder, weights)
 

@@ -10,6 +10,7 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
     TextIteratorStreamer,
@@ -33,11 +34,15 @@ def load_model(name: str, revision: str | None = None) -> tuple[PreTrainedModel,
         raise ValueError("Set the variable MODEL_ID to the Hub id of a LangBridge model.")
     where = {"revision": revision, "trust_remote_code": True}
     try:
+        if "text_config" not in PreTrainedConfig.get_config_dict(name, revision=revision)[0]:
+            raise ValueError("its config.json has no `text_config`")  # transformers would make up a model of 7B
         model_type = AutoConfig.from_pretrained(name, **where).model_type
         if model_type != "langbridge":
             raise ValueError(f"its model_type is {model_type}")
         processor = AutoProcessor.from_pretrained(name, **where)
-        model = AutoModelForImageTextToText.from_pretrained(name, **where)
+        model, loaded = AutoModelForImageTextToText.from_pretrained(name, output_loading_info=True, **where)
+        if missing := sorted(loaded["missing_keys"]):  # transformers has made them up
+            raise ValueError(f"it lacks {len(missing)} weights, such as `{missing[0]}`")
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".:")
         raise ValueError(f"MODEL_ID must be the Hub id of a LangBridge model, not {name} ({reason}).") from error

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The adapter on its own: weights and words, without token ids, so that any language model can use it."""
 
+import hashlib
 import json
 import os
 from typing import Any
@@ -14,16 +15,20 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..modeling_langbridge import LangBridgeForConditionalGeneration
 from ..processing_langbridge import LangBridgeProcessor
 from ..utils.files import atomic_folder, find_folder, push_saved, read_safetensors
+from ..utils.weights import read_metadata, require_finite
 from ..vocabulary.shared_vocabulary import VOCABULARY_FILE, SharedVocabulary
 from ..vocabulary_head import pack_token_ids
 from .configuration import LangBridgeAdapterConfig, differences, read_config, shapes_of
+from .kinds import check_language_model, check_vision_tower
 from .placeholder import placeholder_language_model
 
 
 WEIGHTS = "adapter.safetensors"
 CONFIGURATION = "config.json"
 FILES = (CONFIGURATION, VOCABULARY_FILE, WEIGHTS)
+PARTS = ("model.multi_modal_projector.", "model.vocabulary_head.")
 OF_THE_LANGUAGE_MODEL = (".token_ids", ".remainder_weight")
+WORDS = "vocabulary_sha256"  # in the metadata of the weights
 
 
 class LangBridgeAdapter:
@@ -40,7 +45,7 @@ class LangBridgeAdapter:
         name (`str`, *optional*): Where it comes from, for error messages.
 
     Raises:
-        `ValueError`: the words or the weights are not those that the configuration asks for.
+        `ValueError`: the words or the weights are not those that the configuration asks for, or one is not finite.
 
     Example:
 
@@ -67,6 +72,7 @@ class LangBridgeAdapter:
             )
         if wrong := differences(shapes_of(weights), config.weight_shapes(), "the configuration"):
             raise ValueError(f"{name}: its weights are not whole and plain ({wrong}).")
+        require_finite(weights.items(), name)
 
     @classmethod
     def from_model(
@@ -107,14 +113,22 @@ class LangBridgeAdapter:
 
         Raises:
             `OSError`: the folder or one of its three files is missing.
-            `ValueError`: a file is damaged, or they do not belong together.
+            `ValueError`: a file is damaged, they do not belong together, or the words are not those, or not in the
+            order, that the weights were saved with.
         """
         folder = find_folder(name, FILES, revision)
         if missing := [file for file in FILES if not (folder / file).is_file()]:
             raise FileNotFoundError(f"There is no {', no '.join(missing)} in {folder}: name the folder of an adapter.")
         config = read_config(folder / CONFIGURATION)
         vocabulary = SharedVocabulary.from_file(folder / VOCABULARY_FILE)
-        return cls(config, vocabulary, read_safetensors(folder / WEIGHTS), str(folder))
+        adapter = cls(config, vocabulary, read_safetensors(folder / WEIGHTS), str(folder))
+        # Earlier versions saved no hash.
+        if read_metadata(folder / WEIGHTS).get(WORDS, hash_words(vocabulary)) != hash_words(vocabulary):
+            raise ValueError(
+                f"{folder / VOCABULARY_FILE} is not the one that the weights were saved with (other words, or "
+                "another order): take it from where the adapter comes from."
+            )
+        return adapter
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """
@@ -131,7 +145,7 @@ class LangBridgeAdapter:
             (folder / CONFIGURATION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
             self.vocabulary.save(folder / VOCABULARY_FILE)
             weights = {name: weight.detach().cpu().contiguous() for name, weight in self.weights.items()}
-            save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+            save_file(weights, folder / WEIGHTS, metadata={"format": "pt", WORDS: hash_words(self.vocabulary)})
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
         """
@@ -177,9 +191,13 @@ class LangBridgeAdapter:
             model's dtype and on its device, with a copy of the weights; and its processor.
 
         Raises:
-            `ValueError`: the vision tower is of another kind, the tokenizer lacks words, or the language model is not
-            supported.
+            `ValueError`: the vision tower or the language model is something else or of a kind that is not supported,
+            or the tokenizer lacks words.
         """
+        if isinstance(vision, str):
+            check_vision_tower(vision)
+        if isinstance(text, str):
+            check_language_model(text)
         if text is None:
             text, tokenizer = placeholder_language_model(self.vocabulary)
         processor = LangBridgeProcessor.from_vision_text_pretrained(
@@ -268,9 +286,13 @@ class LangBridgeAdapter:
 
 def adapter_weights(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The adapter's weights out of a whole model's, without what belongs to its language model."""
-    parts = ("model.multi_modal_projector.", "model.vocabulary_head.")
     return {
         name.removeprefix("model."): tensor
         for name, tensor in state_dict.items()
-        if name.startswith(parts) and not name.endswith(OF_THE_LANGUAGE_MODEL)
+        if name.startswith(PARTS) and not name.endswith(OF_THE_LANGUAGE_MODEL)
     }
+
+
+def hash_words(vocabulary: SharedVocabulary) -> str:
+    """A hash of the words and their order, which says whether a vocabulary is the one that weights belong to."""
+    return hashlib.sha256(json.dumps(vocabulary.surfaces).encode()).hexdigest()

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shape of an adapter and what it reads: its `config.json`."""
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
 from ..configuration_langbridge import LangBridgeConfig
 from ..modeling_langbridge import LangBridgeMultiModalProjector
-from ..utils.files import read_json
+from ..utils.files import first_line, read_json
 from ..vocabulary_head import LangBridgeVocabularyHead
 
 
@@ -71,21 +70,18 @@ class LangBridgeAdapterConfig(PreTrainedConfig):
             text_config=LlamaConfig(vocab_size=self.bridge_vocab_size),
             **shape,
         )
-        with torch.device("meta"):
-            parts = {
-                "multi_modal_projector": LangBridgeMultiModalProjector(config),
-                "vocabulary_head": LangBridgeVocabularyHead(config),
-            }
+        try:
+            with torch.device("meta"):
+                parts = {
+                    "multi_modal_projector": LangBridgeMultiModalProjector(config),
+                    "vocabulary_head": LangBridgeVocabularyHead(config),
+                }
+        except RuntimeError as error:  # more bytes than a number can count
+            raise ValueError(f"An adapter of these sizes cannot be made ({first_line(error)}).") from error
         return shapes_of(dict(torch.nn.ModuleDict(parts).named_parameters()))
 
 
 SHAPE = tuple(name for name in LangBridgeAdapterConfig.__annotations__ if name != "model_type")
-
-
-def is_adapter(name: str | os.PathLike, revision: str | None = None) -> bool:
-    """Whether a folder or Hub id is an adapter's alone. Raises `OSError` where there is no `config.json`."""
-    configuration, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
-    return configuration.get("model_type") == LangBridgeAdapterConfig.model_type
 
 
 def read_config(path: Path) -> LangBridgeAdapterConfig:

@@ -9,19 +9,23 @@ It compares the word embeddings E (V, d) of the two language models and the adap
 - the share of raw coefficients in the null space of the old model (`c E = 0`). Training cannot see it; in every other
   model it is noise;
 - the length of visual tokens relative to a word's embedding. Language models were trained on words only;
-- how many words a patch is made of. A few are words, thousands are coordinates.
+- how many words a patch is made of. A few are words, thousands are coordinates;
+- how well a photo's words tell it from the other photos. An adapter that was never trained gives all photos the same.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 
 from ..modeling_langbridge import LangBridgeForConditionalGeneration
+from ..vocabulary_head import LangBridgeVocabularyHead
 from .word_space import null_space_share, word_map_r2
 
 
 FEW_WORDS = 8
 PATCHES = 1000  # measured at most, over all photos
+CHANCE = 0.05  # bits
 
 
 class TransferDiagnosis(NamedTuple):
@@ -38,6 +42,8 @@ class TransferDiagnosis(NamedTuple):
         null_share (`float`, *optional*): Share of raw coefficients in the old model's null space.
         token_length (`float`, *optional*): Mean norm of visual tokens, relative to that of the new model's words.
         few_words (`float`, *optional*): Share of a patch's eight largest coefficients, by magnitude.
+        told_apart (`float`, *optional*): Bits that a photo's words say about which photo it is, 0 where all photos
+            have the same words.
     """
 
     activation: str
@@ -51,6 +57,7 @@ class TransferDiagnosis(NamedTuple):
     null_share: float | None
     token_length: float | None
     few_words: float | None
+    told_apart: float | None = None
 
     def __str__(self) -> str:
         whole = self.num_words - self.num_left_out - self.num_in_pieces
@@ -64,12 +71,23 @@ class TransferDiagnosis(NamedTuple):
             "coefficients in the old model's null space, share of energy": number(self.null_share),
             "length of a visual token, in lengths of a word": number(self.token_length),
             f"share of the {FEW_WORDS} largest coefficients of a patch": number(self.few_words),
+            "bits by which its words tell a photo from the others": number(self.told_apart),
         }
         width = max(map(len, table))
         return "\n".join([*(f"{name:<{width}}  {value}" for name, value in table.items()), self.conclude()])
 
     def conclude(self) -> str:
         """The conclusion, in one sentence."""
+        if self.told_apart is not None and self.told_apart < CHANCE:
+            return (
+                "Not usable: all photos get nearly the same words, as from an adapter that was never trained. "
+                "Train or ground it first."
+            )
+        if self.words_per_image is not None and self.told_apart is None:
+            return (
+                "Usable at once if the adapter was trained: give two photos or more to measure whether different "
+                "photos get different words."
+            )
         if self.words_per_image is not None:
             return (
                 "Usable at once: an image becomes words of the language model's own. Look at captions to see "
@@ -123,9 +141,10 @@ def diagnose_transfer(
     in_use = slice(None) if head.missing_words() is None else whole
     lengths = words[in_use].norm(dim=-1)
 
-    coefficients = token_length = few_words = None
+    coefficients = token_length = few_words = told_apart = None
     if pixel_values is not None:
         hidden_states = bridge.multi_modal_projector(bridge.get_vision_features(pixel_values).pooler_output)
+        told_apart = tell_apart(head, hidden_states) if len(hidden_states) > 1 else None
         hidden_states = hidden_states.flatten(0, 1)  # (patches, H)
         hidden_states = hidden_states[:: -(-len(hidden_states) // PATCHES)]
         coefficients = head.get_coefficients(hidden_states).float()  # (patches, V)
@@ -154,4 +173,24 @@ def diagnose_transfer(
         null_share=null_share,
         token_length=token_length,
         few_words=few_words,
+        told_apart=told_apart,
     )
+
+
+def tell_apart(head: LangBridgeVocabularyHead, hidden_states: torch.Tensor) -> float:
+    """
+    The Jensen-Shannon divergence of photos' words, in bits: the mutual information of a photo and a word of it.
+
+    Args:
+        head (`LangBridgeVocabularyHead`): The vocabulary head.
+        hidden_states (`torch.Tensor` of shape `(photos, tokens, H)`): Projected visual tokens.
+    """
+    # One photo at a time: (tokens, V) of all would not fit.
+    strengths = torch.stack([head.get_coefficients(one).float().mean(0).abs() for one in hidden_states])  # (photos, V)
+    words = strengths / strengths.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return (entropy(words.mean(0)) - entropy(words).mean()).item()
+
+
+def entropy(distribution: torch.Tensor) -> torch.Tensor:
+    """The entropy of distributions `(..., V)`, in bits."""
+    return torch.special.entr(distribution).sum(-1) / math.log(2)

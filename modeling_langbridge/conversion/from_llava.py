@@ -10,17 +10,21 @@ Where the words span all d dimensions, c E = x, and c is the solution of smalles
 of x onto the span of the words.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedConfig
 
+from ..adapter.kinds import read_model_config
+from ..adapter.loading import build_empty, is_far_larger, require_weights
 from ..adapter.word_space import set_to_inverse
 from ..configuration_langbridge import LangBridgeConfig
 from ..modeling_langbridge import LangBridgeForConditionalGeneration
 from ..processing_langbridge import LangBridgeProcessor, measure_vision_tower
 from ..utils.files import first_line
+from ..utils.weights import read_shapes, require_finite, require_finite_files
 from ..vocabulary.shared_vocabulary import SharedVocabulary
 
 
@@ -83,8 +87,8 @@ def lift(
     if not isinstance(llava, LlavaForConditionalGeneration):
         raise ValueError(f"The model is a {type(llava).__name__}: give a whole LlavaForConditionalGeneration.")
     require_llava(llava.config, "The model")
-    if not ridge >= 0:
-        raise ValueError(f"`ridge` must be 0 or more, but is {ridge}.")
+    if not 0 <= ridge < math.inf:
+        raise ValueError(f"`ridge` must be finite and 0 or more, but is {ridge}.")
     token_ids = vocabulary.token_ids(processor.tokenizer)
     num_words = llava.get_input_embeddings().num_embeddings
     if max(token_ids) >= num_words:
@@ -99,6 +103,7 @@ def lift(
     head.token_ids.copy_(torch.tensor(token_ids))
     embeddings = model.model.get_word_embeddings().cpu()  # (V, d)
     rank = set_to_inverse(head, embeddings, ridge)
+    require_finite(head.named_parameters(), "the vocabulary head")
 
     last = model.model.multi_modal_projector.linear_2
     columns = last.weight if last.bias is None else torch.cat([last.weight, last.bias[:, None]], dim=1)  # (d, d + 1)
@@ -163,7 +168,7 @@ def convert_processor(processor: LlavaProcessor, config: PreTrainedConfig) -> La
 
 def load_llava(name: str, dtype: torch.dtype | str = "auto") -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """
-    Loads a LLaVA and its processor from a folder or the Hub, and checks that no weight is missing.
+    Loads a LLaVA and its processor from a folder or the Hub, and checks that the weights are whole and finite.
 
     Args:
         name (`str`): Folder or Hub id.
@@ -173,10 +178,13 @@ def load_llava(name: str, dtype: torch.dtype | str = "auto") -> tuple[LlavaForCo
         `ValueError`: there is no model, [`lift`] does not support it, or weights or processor are incomplete.
     """
     try:
+        content = read_model_config(name)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"No model can be found at {name} ({first_line(error)}): name a LLaVA checkpoint.") from error
     require_llava(config, name)
+    if lacking := [part for part in ("text_config", "vision_config") if not content.get(part)]:
+        raise ValueError(f"config.json in {name} has no `{lacking[0]}`: give a whole checkpoint.")
     try:
         processor = LlavaProcessor.from_pretrained(name)
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -184,6 +192,11 @@ def load_llava(name: str, dtype: torch.dtype | str = "auto") -> tuple[LlavaForCo
             f"There is no LLaVA processor in {name} ({first_line(error)}): put the image processor's and the "
             "tokenizer's files beside the model."
         ) from error
+    files = require_weights(name)
+    shapes = read_shapes(files)
+    if is_far_larger(build_empty(name, LlavaForConditionalGeneration, config, shapes), shapes):
+        raise ValueError(f"{name} lacks most weights that its config.json describes: give a whole checkpoint.")
+    require_finite_files(files)
     try:
         llava, info = LlavaForConditionalGeneration.from_pretrained(name, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -21,6 +21,7 @@ from ..configuration_langbridge import LangBridgeConfig
 from ..folded_adapter import FoldedAdapter
 from ..modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeLMHead
 from ..processing_langbridge import LangBridgeProcessor, measure_vision_tower
+from ..utils.weights import require_finite
 
 
 @torch.no_grad()
@@ -42,8 +43,8 @@ def to_llava(
         device, and its processor.
 
     Raises:
-        `ValueError`: the model has a LoRA or is wrapped otherwise, or stock LLaVA cannot compute it (see
-        [`check_fits_llava`]).
+        `ValueError`: the model has a LoRA or is wrapped otherwise, stock LLaVA cannot compute it (see
+        [`check_fits_llava`]), or the folded weights are not finite.
     """
     check_is_plain(model)
     check_fits_llava(model.config, processor)
@@ -52,7 +53,9 @@ def to_llava(
         llava = LlavaForConditionalGeneration(config)
     llava.model.vision_tower = model.model.vision_tower
     llava.model.language_model = model.model.language_model
-    llava.model.multi_modal_projector.load_state_dict(fold_projector(model), assign=True)
+    projector = fold_projector(model)
+    require_finite(projector.items(), f"the folded projector, in {model.dtype},")
+    llava.model.multi_modal_projector.load_state_dict(projector, assign=True)
     llava.lm_head.weight = model.lm_head.weight
     if model.config.tie_word_embeddings and not config.tie_word_embeddings:
         # Only weights that the class lists as tied may share memory when saved.

@@ -101,7 +101,7 @@ def test_an_adapter_alone_is_given_its_tower_and_handed_over_as_words(checkpoint
     folder = script(checkpoints["adapter"], "--vision_tower", vision, "--words_per_image", 5, "--linear_remainder")
     config = json.loads((folder / "config.json").read_text())
     assert config["words_per_image"] == 5 and config["linear_remainder"] is True
-    assert "Usable at once: an image becomes words" in capsys.readouterr().out
+    assert "Usable at once if the adapter was trained: give two photos" in capsys.readouterr().out
     torch.testing.assert_close(coefficients(folder), coefficients(checkpoints["grounded"]))
 
 

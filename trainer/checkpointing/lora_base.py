@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a LoRA's folder, which only names its base, would name the model that is trained."""
+"""The base that a LoRA's folder names: whether it is the model that is trained, and where it lies."""
 
+import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
@@ -8,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils import CONFIG_NAME
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file
 
-from modeling_langbridge.utils.files import first_line, read_json
+from modeling_langbridge.utils.files import atomic_file, first_line, read_json
+from modeling_langbridge.utils.weights import find_weights
 
 
 # Fields of a configuration that say how a model is kept, or what processor and generation settings say too.
@@ -82,14 +84,6 @@ def different_fields(ours: Any, theirs: Any, path: str = "") -> Iterator[tuple[s
         yield from different_fields(ours.get(field), theirs.get(field), inner)
 
 
-def find_weights(name: str) -> list[Path]:
-    """The safetensors files of a model, none where it was saved in another format."""
-    index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False)
-    files = [SAFE_WEIGHTS_NAME] if index is None else sorted(set(read_json(index)["weight_map"].values()))
-    found = (cached_file(name, file, _raise_exceptions_for_missing_entries=False) for file in files)
-    return [Path(path) for path in found if path is not None]
-
-
 def find_changed_tensor(model: nn.Module, files: list[Path]) -> str | None:
     """The name of a tensor whose shape, or, where it stays untrained, whose values are not those in the files."""
     with ExitStack() as stack:
@@ -110,3 +104,48 @@ def is_cast_of(tensor: torch.Tensor, saved: torch.Tensor) -> bool:
     """Whether a tensor is a saved one in the dtype that it was loaded in, or has been cast to since."""
     dtypes = (tensor.dtype, torch.bfloat16, torch.float16) if tensor.is_floating_point() else (tensor.dtype,)
     return any(torch.equal(tensor, saved.to(dtype).to(tensor.dtype)) for dtype in dtypes)
+
+
+def point_to_base(folder: Path, place: Path) -> None:
+    """
+    Writes the base in a saved LoRA's `adapter_config.json`, where it is a local folder, as a path from the LoRA's own.
+
+    PEFT writes the path from the working folder, `runs/base`, which is taken for a repository of the Hub from
+    everywhere else. A path that begins with `./` or `../` never is. Does nothing in a folder without a LoRA.
+
+    Args:
+        folder (`Path`): Where the LoRA was saved.
+        place (`Path`): Where the folder's files will be in the end.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        return
+    config = read_json(path)
+    name = config["base_model_name_or_path"]
+    if not name or name.startswith(".") or not Path(name).is_dir():
+        return
+    relative = Path(os.path.relpath(Path(name).resolve(), place.resolve())).as_posix()
+    config["base_model_name_or_path"] = relative if relative.startswith("..") else f"./{relative}"
+    with atomic_file(path) as unfinished:
+        unfinished.write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+def find_base(folder: Path, name: str) -> str:
+    """
+    The folder or Hub id of a LoRA's base.
+
+    Args:
+        folder (`Path`): The LoRA's folder.
+        name (`str`): What its `base_model_name_or_path` says; a path that begins with a dot counts from the folder.
+
+    Raises:
+        `ValueError`: the name is that of a folder here, and may be that of a repository on the Hub.
+    """
+    if name.startswith("."):
+        return str((folder / name).resolve())
+    if not Path(name).is_absolute() and Path(name).exists():
+        raise ValueError(
+            f"`base_model_name_or_path` in {folder / CONFIG_NAME} is {name!r}, which may be the folder of that name "
+            "here or a repository on the Hub: give the one that the LoRA was trained on as --base."
+        )
+    return name

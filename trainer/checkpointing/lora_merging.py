@@ -6,14 +6,17 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig
 
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
 from modeling_langbridge.adapter.adapter import WEIGHTS
+from modeling_langbridge.adapter.loading import load_model, open_config
 from modeling_langbridge.conversion.logit_probe import LogitDifference, compare_logits, probe
 from modeling_langbridge.utils.files import first_line, read_safetensors
+from modeling_langbridge.utils.weights import require_finite
+
+from .lora_base import find_base
 
 
 def merge_lora(
@@ -31,7 +34,7 @@ def merge_lora(
             What [`LangBridgeSFTTrainer`] saved in a run with LoRA: its output or one of its checkpoints.
         base (`str` or `Path`, *optional*):
             Folder or Hub id of the LangBridge the LoRA was trained on. What the LoRA's `base_model_name_or_path`
-            names when left out.
+            names when left out, a path that begins with a dot from the LoRA's own folder.
 
     Returns:
         `tuple(LangBridgeForConditionalGeneration, LangBridgeProcessor, LogitDifference)`: the merged model in float32
@@ -46,7 +49,7 @@ def merge_lora(
     folder = Path(folder)
     config = read_lora_config(folder)
     tensors = read_lora_tensors(folder)
-    model = load_base(config, base)
+    model = load_base(folder, config, base)
     processor = load_processor(folder)
     num_tokens, num_embeddings = len(processor.tokenizer), model.get_input_embeddings().num_embeddings
     if num_tokens > num_embeddings:
@@ -91,7 +94,9 @@ def describe_folder(folder: Path) -> str:
 
 
 def read_lora_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return read_safetensors(folder / SAFETENSORS_WEIGHTS_NAME)
+    tensors = read_safetensors(folder / SAFETENSORS_WEIGHTS_NAME)
+    require_finite(tensors.items(), folder / SAFETENSORS_WEIGHTS_NAME)
+    return tensors
 
 
 def load_processor(folder: Path) -> LangBridgeProcessor:
@@ -104,12 +109,14 @@ def load_processor(folder: Path) -> LangBridgeProcessor:
         ) from error
 
 
-def load_base(lora: LoraConfig, base: str | Path | None) -> LangBridgeForConditionalGeneration:
+def load_base(folder: Path, lora: LoraConfig, base: str | Path | None) -> LangBridgeForConditionalGeneration:
     """Loads the base in float32, and refuses one that is no LangBridge or that is not floating-point."""
     name = lora.base_model_name_or_path if base is None else str(base)
     origin = "`base_model_name_or_path` in the LoRA's adapter_config.json" if base is None else "--base"
     if not name:
         raise ValueError(f"{origin} names no model: give the LangBridge that the LoRA was trained on as --base.")
+    if base is None:
+        name = find_base(folder, name)
     if Path(name, CONFIG_NAME).is_file():
         raise ValueError(f"{name}, which {origin} names, is itself a LoRA: merge that one into its base first.")
     try:
@@ -132,8 +139,8 @@ def load_base(lora: LoraConfig, base: str | Path | None) -> LangBridgeForConditi
             "logits: give the same LangBridge in floating point as --base."
         )
     try:
-        return LangBridgeForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        return load_model(name, open_config(name), device_map=None, dtype=torch.float32)
+    except ValueError as error:
         raise ValueError(f"The base {name} cannot be loaded ({first_line(error)}): give a whole one.") from error
 
 
@@ -141,7 +148,7 @@ def attach_lora(
     model: LangBridgeForConditionalGeneration, config: LoraConfig, tensors: dict[str, torch.Tensor], folder: Path
 ) -> nn.Module:
     """PEFT alone would ignore tensors that the base has no parameter for, and leave untrained what has no tensor."""
-    name = model.name_or_path
+    name = config.base_model_name_or_path = model.name_or_path
     try:
         model = get_peft_model(model, config)
     except ValueError as error:

@@ -47,6 +47,10 @@ def test_what_is_measured_on_photos_is_as_computed_by_hand(compose, processor, o
     magnitudes = coefficients.abs().sort(descending=True).values
     assert found.token_length == pytest.approx((tokens.norm(dim=-1).mean() / words.norm(dim=-1).mean()).item())
     assert found.few_words == pytest.approx((magnitudes[:, :8].sum() / magnitudes.sum()).item())
+    words_of_each = coefficients.unflatten(0, (3, -1)).mean(1).abs().double()  # (photos, V)
+    words_of_each = words_of_each / words_of_each.sum(-1, keepdim=True)
+    ratios = (words_of_each / words_of_each.mean(0)).log2()
+    assert found.told_apart == pytest.approx((words_of_each * ratios).sum(-1).mean().item(), rel=1e-3)
     assert found.map_r2 == pytest.approx(word_map_r2(old.model.get_word_embeddings(), words))
     if activation == "linear":
         expected = null_space_share(coefficients, old.model.get_word_embeddings())
@@ -61,7 +65,17 @@ def test_without_photos_and_without_the_old_model_it_says_what_it_does_not_know(
     without_photos = diagnose_transfer(old, new)
     assert without_photos.null_share > 0.1 and without_photos.token_length is None
     text = str(diagnose_transfer(None, new))
-    assert text.count("not known") == 5 and "60 of 60" in text
+    assert text.count("not known") == 6 and "60 of 60" in text
+
+
+def test_an_adapter_that_was_never_trained_is_not_usable(vision, text, processor, other_text, pixel_values):
+    vocabulary = SharedVocabulary.build([processor.tokenizer], SENTENCES, 60)
+    fresh = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, vocabulary, processor, projector_hidden_size=40, coefficient_activation="gated_softmax"
+    )
+    new, _ = transfer(fresh, processor, other_text, words_per_image=4)
+    assert diagnose_transfer(fresh, new, pixel_values).conclude().startswith("Not usable")
+    assert diagnose_transfer(fresh, new, pixel_values[:1]).told_apart is None  # from which other photo?
 
 
 KNOWN = {
@@ -72,6 +86,7 @@ KNOWN = {
     "old_length": 1.0,
     "new_length": 1.0,
     "null_share": None,
+    "told_apart": 1.0,
 }
 
 
@@ -90,6 +105,20 @@ KNOWN = {
         (
             {"activation": "softmax", "map_r2": 0.0, "token_length": 0.3, "few_words": 0.1, "words_per_image": 8},
             "Usable at once: an image",
+        ),
+        (
+            {"activation": "softmax", "words_per_image": 8, "map_r2": 0.0, "token_length": None, "few_words": None}
+            | {"told_apart": None},
+            "Usable at once if the adapter was trained: give two photos",
+        ),
+        (
+            {"activation": "softmax", "words_per_image": 8, "map_r2": 0.0, "token_length": 0.3, "few_words": 0.1}
+            | {"told_apart": 0.001},
+            "Not usable: all photos get nearly the same words",
+        ),
+        (
+            {"activation": "linear", "map_r2": 0.9, "token_length": 1.0, "few_words": 0.02, "told_apart": 0.0},
+            "Not usable: all photos get nearly the same words",
         ),
     ],
 )

@@ -426,7 +426,7 @@ def a_tokenizer_larger_than_the_model(copy, request):
 
 def damaged_weights(copy, request):
     (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:1000])
-    return copy, "cannot be loaded .*: give a whole checkpoint"
+    return copy, "model.safetensors is damaged or cut short .*: save or download it again"
 
 
 def a_missing_weight(copy, request):
@@ -473,7 +473,7 @@ def test_what_cannot_be_lifted_is_refused_in_one_sentence(fault, checkpoint, tmp
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--ridge", "-1"], "`ridge` must be 0 or more, but is -1.0"),
+        (["--ridge", "-1"], "`ridge` must be finite and 0 or more, but is -1.0"),
         (["--vocab_size", "0"], "ask for 1 to "),
         (["--vocabulary", "absent.json"], "there is no vocabulary file absent.json"),
     ],

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A LoRA's folder only names its base: a model that is not what lies there is refused before training."""
 
+import json
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from tiny_training import make_trainer, save_langbridge, write_samples
 from transformers import AutoModelForImageTextToText
 
 from trainer import load_training_data
+from trainer.checkpointing.lora_base import find_base, point_to_base
 
 
 @pytest.fixture
@@ -122,3 +124,30 @@ def test_how_a_model_is_run_is_no_other_model(base, make):
 
 def test_without_lora_a_model_composed_in_memory_is_trained(model, make):
     make(model, train_language_model="full")
+
+
+@pytest.mark.parametrize(
+    ("base", "named"),
+    [("run/base", "./base"), ("base", "../base"), ("user/name", "user/name"), ("../elsewhere", "../elsewhere")],
+    ids=["inside", "beside", "on_the_hub", "relative_already"],
+)
+def test_a_loras_folder_names_a_local_base_by_the_path_from_itself(tmp_path, monkeypatch, base, named):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("run/base", "base"):
+        (tmp_path / folder).mkdir(parents=True)
+    path = tmp_path / "run" / "adapter_config.json"
+    path.write_text(json.dumps({"base_model_name_or_path": base, "r": 8}))
+    point_to_base(tmp_path / "run", tmp_path / "run")
+    assert json.loads(path.read_text()) == {"base_model_name_or_path": named, "r": 8}
+
+
+def test_a_named_base_is_found_from_the_loras_folder_and_an_ambiguous_one_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "base").mkdir(parents=True)
+    assert find_base(tmp_path / "lora", "../base") == str(tmp_path / "base")
+    assert find_base(tmp_path / "lora", "user/name") == "user/name"
+    assert find_base(tmp_path / "lora", str(tmp_path / "runs")) == str(tmp_path / "runs")
+    with pytest.raises(
+        ValueError, match="'runs/base', which may be the folder .* or a repository on the Hub: .*--base"
+    ):
+        find_base(tmp_path / "lora", "runs/base")

@@ -146,9 +146,20 @@ def assert_same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
 
 
 def test_merged_logits_are_those_of_base_and_lora_and_not_of_the_base(base, lora, merged):
-    together = logits_of(AutoModelForImageTextToText.from_pretrained(lora), AutoProcessor.from_pretrained(base))
+    model = AutoModelForImageTextToText.from_pretrained(base)
+    model.load_adapter(lora)
+    together = logits_of(model, AutoProcessor.from_pretrained(base))
     torch.testing.assert_close(load_logits(merged), together, rtol=0, atol=1e-5)
     assert (together - load_logits(base)).abs().max() > 0.05
+
+
+def test_a_base_beside_the_lora_is_found_wherever_both_are_moved(base, lora, tmp_path, monkeypatch):
+    assert json_or_text(lora / "adapter_config.json")["base_model_name_or_path"] == "../base"
+    for folder in (base, lora):
+        shutil.copytree(folder, tmp_path / folder.name)
+    monkeypatch.chdir(tmp_path / "base")
+    model, _, _ = merge_lora(tmp_path / "lora")
+    assert model.name_or_path == str(tmp_path / "base")
 
 
 def test_both_the_lora_and_the_trained_adapter_are_in_the_merged_weights(base, lora, merged):
