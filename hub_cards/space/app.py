@@ -52,8 +52,7 @@ def open_photo(processor: ProcessorMixin, path: str) -> Image.Image:
     try:
         return processor.open_image(path)
     except ValueError as error:
-        reason = html.escape(str(error).replace(path, Path(path).name))
-        raise gr.Error(f"{reason} Give another JPEG, PNG or WebP file.") from error
+        raise gr.Error(html.escape(str(error).replace(path, Path(path).name))) from error
 
 
 def summarize_model(name: str, config: PreTrainedConfig) -> str:

@@ -153,7 +153,7 @@ def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(grounded, t
     bomb = write_bomb(tmp_path / "photo.png", 20_000)
     assert bomb.stat().st_size < 60_000
     said = visitor.send("receive", visitor.upload(bomb), None)
-    assert re.match(r"The image photo\.png .*pixels.* Give another JPEG, PNG or WebP file\.$", said)
+    assert re.match(r"The image photo\.png .*pixels", said)
     assert memory(grounded.app.pid) < before + 100_000_000
 
 
@@ -202,7 +202,7 @@ def test_an_uploaded_photo_is_deleted_in_time(model, processor, space_modules, m
         while any((tmp_path / "gradio").rglob("red.png")) and time.monotonic() < until:
             time.sleep(0.2)
         said = visitor.send("answer", None, QUESTION)
-        assert said == "The image red.png does not exist. Give another JPEG, PNG or WebP file."
+        assert said == "The image red.png does not exist."
     finally:
         page.close()
 
