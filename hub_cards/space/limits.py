@@ -25,9 +25,6 @@ logger = logging.getLogger(__name__)
 class Page(gr.Blocks):
     """A page that takes what its own components send, and says in one sentence what fails, with no traceback."""
 
-    def get_block_name(self) -> str:
-        return "blocks"
-
     async def process_api(self, block_fn, inputs, *args, **kwargs):
         try:
             return await super().process_api(block_fn, [check_input(value) for value in inputs], *args, **kwargs)
