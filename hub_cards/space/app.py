@@ -4,6 +4,7 @@
 The environment variables MODEL_ID and MODEL_REVISION name the model; CAPTION_PROMPT is the prompt for captions.
 """
 
+import html
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
 from captioning import load_model, stream_answer
+from limits import KEPT, LIMITS, MAX_WAITING, Page
 from PIL import Image
 from transformers import PreTrainedConfig, ProcessorMixin
 from words_panel import CSS, add_words_panel
@@ -23,8 +25,8 @@ FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
 THEME = gr.themes.Default(primary_hue="amber", neutral_hue="stone", **FONTS)
 
 
-def open_photo(processor: ProcessorMixin, file: dict | None, last: str | None):
-    """Opens the image that was uploaded or picked; warns and clears the photo where it is not an image.
+def receive_photo(processor: ProcessorMixin, file: dict | None, last: str | None):
+    """Checks the image that was uploaded or picked; warns and clears the photo where it cannot be opened.
 
     The browser may report one photo twice: nothing changes where its path is the `last` one.
     """
@@ -34,10 +36,23 @@ def open_photo(processor: ProcessorMixin, file: dict | None, last: str | None):
     if path is None:
         return None, None, gr.skip()
     try:
-        return path, processor.open_image(path), gr.skip()
-    except ValueError:
-        gr.Warning("This file cannot be opened as an image: give a JPEG, PNG or WebP file.")
+        open_photo(processor, path)
+    except gr.Error as error:
+        gr.Warning(error.message)
         return path, None, None
+    return path, path, gr.skip()
+
+
+def open_photo(processor: ProcessorMixin, path: str) -> Image.Image:
+    """Opens an uploaded image as the model was trained on it.
+
+    Raises:
+        `gr.Error`: it is not an image, or too large; the message names the file without its folder.
+    """
+    try:
+        return processor.open_image(path)
+    except ValueError as error:
+        raise gr.Error(html.escape(str(error).replace(path, Path(path).name))) from error
 
 
 def summarize_model(name: str, config: PreTrainedConfig) -> str:
@@ -62,23 +77,26 @@ def summarize_model(name: str, config: PreTrainedConfig) -> str:
 def build_page(model, processor, name: str, caption_prompt: str = "Describe the image.") -> gr.Blocks:
     """The page for a model; `name` is its title there."""
 
-    def caption(image: Image.Image | None):
-        if image is None:
+    def receive(file: dict | None, last: str | None):
+        return receive_photo(processor, file, last)
+
+    def caption(path: str | None):
+        if path is None:
             yield ""
         else:
-            yield from stream_answer(model, processor, image, caption_prompt)
+            yield from stream_answer(model, processor, open_photo(processor, path), caption_prompt)
 
-    def answer(image: Image.Image | None, question: str):
-        if image is None:
+    def answer(path: str | None, question: str | None):
+        if path is None:
             gr.Warning("There is no photo to ask about: upload or pick one first.")
             yield gr.skip()
-        elif not question.strip():
+        elif not (question and question.strip()):
             gr.Warning("The question is empty: write one first.")
             yield gr.skip()
         else:
-            yield from stream_answer(model, processor, image, question.strip())
+            yield from stream_answer(model, processor, open_photo(processor, path), question.strip())
 
-    with gr.Blocks(title="LangBridge", analytics_enabled=False) as page:
+    with Page(title="LangBridge", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         gr.Markdown(f"# A photo, made of words\n{summarize_model(name, model.config)}")
         with gr.Row():
             with gr.Column():
@@ -90,20 +108,21 @@ def build_page(model, processor, name: str, caption_prompt: str = "Describe the 
                 asked = gr.Textbox(label="Question", placeholder="What is in the picture?", submit_btn="Ask")
                 answered = gr.Textbox(label="Answer", lines=2, interactive=False)
         last, opened = gr.State(), gr.State()
-        # Not preprocessed: gradio fails with a traceback on a file that is not an image.
+        # Not preprocessed: gradio would decode the file, whatever its size.
         photo.change(
-            lambda file, last: open_photo(processor, file, last),
+            receive,
             [photo, last],
             [last, opened, photo],
             preprocess=False,
             show_progress="hidden",
         )
         opened.change(lambda: "", None, answered, show_progress="hidden")
-        opened.change(caption, opened, captioned)
-        asked.submit(answer, [opened, asked], answered)
+        # One id: captions and answers are written one at a time.
+        opened.change(caption, opened, captioned, concurrency_id="write")
+        asked.submit(answer, [opened, asked], answered, concurrency_id="write")
         if model.config.adapter_type == "langbridge":
             add_words_panel(opened, model, processor)
-    return page
+    return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1, api_open=False)
 
 
 def main() -> None:
@@ -115,7 +134,7 @@ def main() -> None:
             gr.Textbox(str(error), label="This Space has no model to show", lines=2)
     else:
         page = build_page(model, processor, name, os.environ.get("CAPTION_PROMPT", "Describe the image."))
-    page.launch(theme=THEME, css=CSS, footer_links=["gradio", "settings"])
+    page.launch(theme=THEME, css=CSS, footer_links=["gradio", "settings"], **LIMITS)
 
 
 if __name__ == "__main__":

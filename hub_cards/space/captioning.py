@@ -10,14 +10,18 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     ProcessorMixin,
     TextIteratorStreamer,
 )
 
 
 MAX_NEW_TOKENS = 128
+NOT_FINITE = "The model computes values that are not finite: its weights are broken, or its precision is too low."
 
 
 def load_model(name: str, revision: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -49,9 +53,30 @@ def load_model(name: str, revision: str | None = None) -> tuple[PreTrainedModel,
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
 
 
+class RefuseNonFinite(LogitsProcessor):
+    """Stops where the model computes NaN or infinity, of which it would write nonsense."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not (scores < torch.inf).all():  # -inf is a suppressed token
+            raise FloatingPointError(NOT_FINITE)
+        return scores  # (batch, tokens of the tokenizer)
+
+
+def spell_out(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Puts a space into the special tokens in a text, such as an image token, so that they are read as text."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    for token in sorted(special, key=len, reverse=True):
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
 def stream_answer(model: PreTrainedModel, processor: ProcessorMixin, photo: Image.Image, prompt: str) -> Iterator[str]:
-    """Yields the text that the model generates for a photo and a prompt, each time all of it so far."""
-    content = [{"type": "image", "image": photo}, {"type": "text", "text": prompt}]
+    """Yields the text that the model generates for a photo and a prompt, each time all of it so far.
+
+    Raises:
+        `FloatingPointError`: the model computes NaN or infinity.
+    """
+    content = [{"type": "image", "image": photo}, {"type": "text", "text": spell_out(processor.tokenizer, prompt)}]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": content}],
         add_generation_prompt=True,
@@ -63,7 +88,12 @@ def stream_answer(model: PreTrainedModel, processor: ProcessorMixin, photo: Imag
     text = ""
     with ThreadPoolExecutor(1) as executor:
         writing = executor.submit(
-            model.generate, **inputs, streamer=streamer, do_sample=False, max_new_tokens=MAX_NEW_TOKENS
+            model.generate,
+            **inputs,
+            streamer=streamer,
+            do_sample=False,
+            max_new_tokens=MAX_NEW_TOKENS,
+            logits_processor=LogitsProcessorList([RefuseNonFinite()]),
         )
         writing.add_done_callback(lambda _: streamer.end())  # `generate` does not end the stream where it fails
         for piece in streamer:

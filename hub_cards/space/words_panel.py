@@ -4,6 +4,7 @@
 import html
 
 import gradio as gr
+from captioning import NOT_FINITE
 from patch_words import PatchWords, draw_frame, draw_heat, draw_words, strongest_words
 from PIL import Image
 
@@ -41,10 +42,12 @@ def add_words_panel(opened: gr.State, model, processor) -> None:
                 listed = gr.HTML(CLICK)
                 other = gr.Textbox(label="Show another word", placeholder="dog", submit_btn="Show")
 
-    def read_photo(image: Image.Image | None):
-        if image is None:
-            return {part: gr.Column(visible=False)}
-        seen = strongest_words(model, processor, image, top=8)
+    def read_photo(path: str | None):
+        if path is None:
+            return {part: gr.Column(visible=False), words: None}
+        seen = strongest_words(model, processor, path, top=8)
+        if not seen.coefficients.isfinite().all():
+            raise FloatingPointError(NOT_FINITE)
         return {
             part: gr.Column(visible=True),
             words: seen,
@@ -62,10 +65,12 @@ def add_words_panel(opened: gr.State, model, processor) -> None:
         column, row = (int(place) // seen.patch_width for place in event.index)
         return (row, column), draw_picture(seen, word, (row, column)), list_words(seen, (row, column), signed)
 
-    def find(seen: PatchWords, word: str, place: tuple[int, int] | None):
-        word = word.strip()
+    def find(seen: PatchWords, word: str | None, place: tuple[int, int] | None):
+        word = (word or "").strip()
         if word not in seen.names:
-            gr.Warning(f"“{html.escape(word)}” is not one of this model's {len(seen.names):,} words: try another.")
+            gr.Warning(
+                f"“{html.escape(word[:60])}” is not one of this model's {len(seen.names):,} words: try another."
+            )
             return gr.skip()
         return offer_words(seen, word), picture_heading(seen, word, signed), draw_picture(seen, word, place)
 

@@ -2,32 +2,22 @@
 """The Space: its folder stands alone, and in a browser all that it offers works."""
 
 import ast
-import importlib
-import os
 import re
-import shutil
-import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from huggingface_hub import metadata_load
-from paths import ROOT
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
-from tiny_parts import ask, make_image, save_language_model, save_vision_tower
+from playwright.sync_api import Page, expect
+from space_fixtures import SCREENSHOTS, SPACE, answer, needs_chromium, start
+from tiny_parts import make_image
 from wordy_models import compose
 
 from modeling_langbridge.reading.patch_words import strongest_words
 from trainer.data.images import open_image
 
 
-SPACE = ROOT / "hub_cards" / "space"
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-SCREENSHOTS = os.environ.get("LANGBRIDGE_SCREENSHOTS")
-expect.set_options(timeout=20_000)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: .ci/run installs it")
+pytest_plugins = "space_fixtures"
 
 
 def test_the_folder_stands_alone():
@@ -52,81 +42,6 @@ def test_the_front_matter_is_what_the_hub_takes():
     assert (SPACE / metadata["app_file"]).is_file()
 
 
-def start(folder: Path, tmp_path: Path, **settings: str) -> tuple[subprocess.Popen, str]:
-    """Starts the app as the Hub does, from a copy of its folder alone; returns it and its address."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    settings |= {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(tmp_path / "gradio")}
-    app = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=folder, env=os.environ | settings, stdout=subprocess.PIPE, text=True
-    )
-    for line in app.stdout:
-        if "Running on local URL" in line:
-            return app, f"http://127.0.0.1:{port}"
-    raise AssertionError(f"the app ended with {app.wait()}")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, request):
-    """Opens a page, in which no error and no request to another host may be seen until the test ends."""
-    wrong, pages = [], []
-
-    def visit(address: str) -> Page:
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("response", lambda answer: wrong.append(f"{answer.status} {answer.url}") if not answer.ok else None)
-        page.on(
-            "request",
-            lambda asked: None if asked.url.startswith((address, "data:", "blob:")) else wrong.append(asked.url),
-        )
-        page.goto(address)
-        pages.append(page)
-        return page
-
-    yield visit
-    for number, page in enumerate(pages):
-        if SCREENSHOTS:
-            page.screenshot(path=f"{SCREENSHOTS}/{request.node.name}-{number}.png", full_page=True)
-        page.close()
-    assert not wrong
-
-
-@pytest.fixture(scope="module")
-def grounded(tmp_path_factory):
-    """A model that hands over four words, and the Space that shows it."""
-    folder = tmp_path_factory.mktemp("space")
-    vision = save_vision_tower("clip", folder / "clip")
-    text = save_language_model("qwen2.5", folder / "qwen2.5")
-    model, processor = compose(vision, text, words_per_image=4, coefficient_activation="gated_softmax")
-    model.save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
-    shutil.copytree(SPACE, folder / "space", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "space" / "photos").mkdir()
-    make_image().save(folder / "space" / "photos" / "ball.png")
-    app, address = start(folder / "space", folder, MODEL_ID=str(folder / "model"))
-    yield model, processor, address
-    app.terminate()
-    app.wait()
-
-
-def answer(model, processor, question: str) -> str:
-    inputs = processor.apply_chat_template(
-        ask(make_image(), question), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    output = model.generate(**inputs, do_sample=False, max_new_tokens=128)
-    return processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-
-
 def click_patch(page: Page, row: int, column: int):
     picture = page.get_by_alt_text("words on its patches")
     box = picture.bounding_box()
@@ -136,8 +51,8 @@ def click_patch(page: Page, row: int, column: int):
 
 @needs_chromium
 def test_a_visitor_picks_a_photo_and_reads_caption_answer_and_words(grounded, visit):
-    model, processor, address = grounded
-    page = visit(address)
+    model, processor = grounded.model, grounded.processor
+    page = visit(grounded.address)
     expect(page.get_by_text("4 strongest words")).to_be_visible()
     page.locator(".gallery-item").click()
     expect(page.get_by_label("Caption")).to_have_value(answer(model, processor, "Describe the image."))
@@ -177,7 +92,7 @@ def test_a_visitor_picks_a_photo_and_reads_caption_answer_and_words(grounded, vi
 
 @needs_chromium
 def test_what_a_visitor_does_wrong_is_told_in_a_sentence(grounded, visit, tmp_path):
-    page = visit(grounded[-1])
+    page = visit(grounded.address)
     page.get_by_role("button", name="Ask").click()
     expect(page.get_by_text("There is no photo to ask about")).to_be_visible()
     make_image().save(tmp_path / "photo.jpg")
@@ -192,7 +107,7 @@ def test_what_a_visitor_does_wrong_is_told_in_a_sentence(grounded, visit, tmp_pa
     page.locator("input[type=file]").set_input_files(tmp_path / "photo.png")
     expect(page.get_by_label("Caption")).to_have_value("")
     expect(page.get_by_alt_text("words on its patches")).not_to_be_visible()
-    expect(page.get_by_text("cannot be opened as an image")).to_have_count(1)
+    expect(page.get_by_text("The image photo.png cannot be decoded")).to_have_count(1)
 
 
 @needs_chromium
@@ -208,20 +123,13 @@ def test_a_wrong_model_is_named_in_the_page(visit, tmp_path):
         app.wait()
 
 
-@pytest.fixture
-def space_modules(monkeypatch):
-    """The Space's modules, importable as the app itself has them."""
-    monkeypatch.syspath_prepend(SPACE)
-    return importlib.import_module("app")
-
-
 def test_the_page_reads_a_photo_as_the_model_was_trained_on_it(processor, space_modules, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     image = make_image().convert("RGBA")
     image.paste((0, 0, 0, 0), (0, 0, image.width, 6))
     image.save(tmp_path / "photo.png", exif=exif)
-    _, opened, _ = space_modules.open_photo(processor, {"path": str(tmp_path / "photo.png")}, None)
+    opened = space_modules.open_photo(processor, str(tmp_path / "photo.png"))
     assert opened.tobytes() == open_image(tmp_path / "photo.png").tobytes()
     assert opened.getpixel((0, opened.height - 1)) == (255, 255, 255)
 

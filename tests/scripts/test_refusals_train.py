@@ -109,7 +109,7 @@ OPTIONS = {
         ["--preview_steps", "5"],
         "--preview_steps would have no effect: it needs --preview_photos",
     ),
-    "a split of a file": (["--dataset_split", "nope"], "--dataset_split .* files such as absent.json have no splits"),
+    "a split of a file": (["--dataset_split", "nope"], "`dataset_split` nope says nothing of absent.json"),
     "nothing trained": (
         ["--train_projector", "frozen", "--train_vocabulary_head", "frozen"],
         "Every part is frozen, so nothing would be trained",

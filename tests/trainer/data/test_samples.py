@@ -460,3 +460,18 @@ def test_a_conversation_is_not_split_by_a_list_beside_it():
     row = llava("what?", "a dog", text=["some", "tags"])
     assert split_captions(row) == [row]
     assert split_captions({"image": "a.png", "caption": "a dog"}) == [{"image": "a.png", "caption": "a dog"}]
+
+
+@pytest.mark.parametrize(
+    "name",
+    "video videos video_path video_paths audio audios audio_path audio_paths tools functions tool_calls function_call "
+    "reasoning reasoning_content thinking loss_mask completion_mask assistant_masks history chat_template_kwargs "
+    "weight loss_weight sample_weight loss_scale".split(),
+)
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_field_that_would_be_ignored_is_refused_by_its_name(name, in_turn):
+    row = chat("what?", "a dog", image="a.png")
+    (row["messages"][1] if in_turn else row)[name] = [0.5]
+    with pytest.raises(SampleError, match=f"`{name}`") as caught:
+        read_sample(row)
+    assert caught.value.fault == "unread field"
