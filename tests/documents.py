@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 from in_process import run_here, run_script_here
 from markdown_it import MarkdownIt
@@ -40,7 +41,7 @@ def read_commands(block: str) -> Iterator[list[str]]:
             yield words
 
 
-def follow(document: Path, folder: Path, options: dict[str, list[str]] | None = None) -> dict[str, str]:
+def follow(document: Path, folder: Path, options: dict[str, list[str]] | None = None) -> dict[str, CompletedProcess]:
     """
     Runs a document's commands and Python code in order, in a folder, unless they are in `NOT_RUN`.
 
@@ -50,16 +51,16 @@ def follow(document: Path, folder: Path, options: dict[str, list[str]] | None = 
         options (`dict[str, list[str]]`, *optional*): by a part of a command, what is added to those with it.
 
     Returns:
-        `dict[str, str]`: what each printed, by its own text.
+        `dict[str, CompletedProcess]`: what each left, by its own text.
     """
     (folder / "scripts").symlink_to(ROOT / "scripts")
     names: dict[str, object] = {"__name__": "__main__"}  # the blocks of a document are one session
-    printed = {}
+    left = {}
     for language, block in code_blocks(document):
         if language == "python":
             result = run_here(lambda: exec(compile(block, str(document), "exec"), names), ["-c"], folder)  # noqa: B023
             assert result.returncode == 0, f"{block}\n{result.stderr[-3000:]}"
-            printed[block] = result.stdout
+            left[block] = result
         for words in read_commands(block) if language in ("shell", "bash") else ():
             command = " ".join(words)
             if NOT_RUN.match(command):
@@ -69,5 +70,5 @@ def follow(document: Path, folder: Path, options: dict[str, list[str]] | None = 
             more = [word for part, added in (options or {}).items() if part in command for word in added]
             result = run_script_here(script, *arguments, *more, cwd=folder)
             assert result.returncode == 0, f"{command}\n{result.stderr[-3000:]}"
-            printed[command] = result.stdout
-    return printed
+            left[command] = result
+    return left

@@ -8,6 +8,7 @@ scripts/test_beyond_sft.py.
 import json
 import shutil
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from documents import follow
@@ -123,39 +124,39 @@ def folder(reader, tmp_path) -> Path:
     return shutil.copytree(reader, tmp_path / "reader")
 
 
-def of(printed: dict[str, str], part: str) -> str:
+def of(left: dict[str, CompletedProcess], part: str) -> str:
     """What the one command or block with this part printed."""
-    (text,) = (text for command, text in printed.items() if part in command)
-    return text
+    (result,) = (result for command, result in left.items() if part in command)
+    return result.stdout
 
 
 def test_training(folder):
-    printed = follow(DOCS / "training.md", folder, OPTIONS)
-    assert "runs/pretrain_qwen2_0.5b" in of(printed, "pretrain_qwen2_0.5b.yaml")
-    assert "4 samples, 0 faulty" in of(printed, "check_data.py")
+    left = follow(DOCS / "training.md", folder, OPTIONS)
+    assert "runs/pretrain_qwen2_0.5b" in of(left, "pretrain_qwen2_0.5b.yaml")
+    assert "4 samples, 0 faulty" in of(left, "check_data.py")
     assert (folder / "clean.json").is_file()
-    assert "merged" in of(printed, "merge_lora.py")
-    assert float(of(printed, "ConversationEncoder")) >= 1
+    assert "merged" in of(left, "merge_lora.py")
+    assert float(of(left, "ConversationEncoder")) >= 1
 
 
 def test_grounding(folder):
     shutil.rmtree(folder / "grounded")
-    printed = follow(DOCS / "grounding.md", folder, OPTIONS)
-    assert "grounded" in of(printed, "captions.json")
-    assert "runs/words_qwen2_0.5b" in of(printed, "words_qwen2_0.5b.yaml")
-    assert "runs/vlap_qwen2_0.5b" in of(printed, "vlap_qwen2_0.5b.yaml")
+    left = follow(DOCS / "grounding.md", folder, OPTIONS)
+    assert "grounded" in of(left, "captions.json")
+    assert "runs/words_qwen2_0.5b" in of(left, "words_qwen2_0.5b.yaml")
+    assert "runs/vlap_qwen2_0.5b" in of(left, "vlap_qwen2_0.5b.yaml")
     assert (folder / "features.safetensors").is_file()
 
 
 def test_transfer(folder):
-    printed = follow(DOCS / "transfer.md", folder)
-    assert "Needs finetuning" in of(printed, "--model my-langbridge ")
-    assert "my-llama3-words" in of(printed, "--model grounded/adapter")
+    left = follow(DOCS / "transfer.md", folder)
+    assert "Needs finetuning" in of(left, "--model my-langbridge ")
+    assert "my-llama3-words" in of(left, "--model grounded/adapter")
 
 
 def test_hub(folder):
-    printed = follow(DOCS / "hub.md", folder)
-    assert "my-langbridge-trained is a model" in of(printed, "--dry_run")
+    left = follow(DOCS / "hub.md", folder)
+    assert "my-langbridge-trained is a model" in of(left, "--dry_run")
 
 
 def test_lifting(folder):
@@ -163,21 +164,21 @@ def test_lifting(folder):
 
 
 def test_serving(folder):
-    printed = follow(DOCS / "serving.md", folder)
-    assert "The LLaVA is in my-llava" in of(printed, "export.py")
-    assert of(printed, "pipeline(")
+    left = follow(DOCS / "serving.md", folder)
+    assert "The LLaVA is in my-llava" in of(left, "export.py")
+    assert of(left, "pipeline(")
 
 
 def test_reading_words(folder):
-    printed = follow(DOCS / "reading_words.md", folder)
-    assert "4 photos, 4 captions" in of(printed, "--split test")
-    assert "image to text, chance" in of(printed, "--output retrieval.json")
-    assert 'dog.jpg + "snow" - "grass"' in of(printed, "arithmetic.py")
+    left = follow(DOCS / "reading_words.md", folder)
+    assert "4 photos, 4 captions" in of(left, "--split test")
+    assert "image to text, chance" in of(left, "--output retrieval.json")
+    assert 'dog.jpg + "snow" - "grass"' in of(left, "arithmetic.py")
 
 
 def test_vocabulary(folder):
-    printed = follow(DOCS / "vocabulary.md", folder)
-    assert "19200" in of(printed, "create_vocab_subset.py").replace(",", "")
+    left = follow(DOCS / "vocabulary.md", folder)
+    assert "19200" in of(left, "create_vocab_subset.py").replace(",", "")
     assert (folder / "embeddings" / "Meta-Llama-3-8B-Instruct_19200.safetensors").is_file()
 
 

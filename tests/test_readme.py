@@ -4,7 +4,7 @@
 import dataclasses
 import re
 
-from documents import follow
+from documents import code_blocks, follow
 from paths import ROOT
 
 from experiments.synthetic.demo_stages import QUICK, STAGES, Demo
@@ -19,15 +19,18 @@ def test_the_readmes_path_runs_as_written_after_the_demo(tmp_path):
         (demo.output_dir / name).mkdir(parents=True)
         stage(demo, demo.output_dir / name)
 
-    printed = follow(README, tmp_path)
-    of = {name: text for command, text in printed.items() for name in re.findall(r"scripts/(\w+)\.py", command)}
+    left = follow(README, tmp_path)
+    of = {name: result for command, result in left.items() for name in re.findall(r"scripts/(\w+)\.py", command)}
     assert of.keys() == {"check_data", "train", "transfer", "export", "push_to_hub"}
-    assert "200 samples, 0 faulty" in of["check_data"]
-    assert "my-langbridge-trained" in of["train"]
-    assert "Writing in float32 changed them by 0" in of["export"]
-    assert "user/my-tower" in of["push_to_hub"] and "pretraining" in of["push_to_hub"].lower()
-    (caption,) = (text for block, text in printed.items() if "pipeline(" in block)
-    (strongest,) = (text for block, text in printed.items() if "get_image_coefficients" in block)
+    assert "200 samples, 0 faulty" in of["check_data"].stdout
+    assert "my-langbridge-trained" in of["train"].stdout
+    (shown,) = (text for _, text in code_blocks(ROOT / "docs" / "training.md") if text.startswith("What is trained"))
+    assert shown in of["train"].stderr
+    assert "Writing in float32 changed them by 0" in of["export"].stdout
+    card = of["push_to_hub"].stdout
+    assert "user/my-tower" in card and "Pretraining of the adapter alone: 200 samples (1 epoch)" in card
+    (caption,) = (result.stdout for block, result in left.items() if "pipeline(" in block)
+    (strongest,) = (result.stdout for block, result in left.items() if "get_image_coefficients" in block)
     assert caption.strip()
     assert len(strongest.split()) == 3
     assert (tmp_path / "my-adapter" / "adapter.safetensors").is_file()
