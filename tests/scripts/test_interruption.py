@@ -103,9 +103,10 @@ def test_a_run_says_what_it_will_do_and_nothing_that_is_usual(command, text, tmp
 
 
 @pytest.mark.parametrize("script", ["train.py", "ground.py"])
-def test_a_checkpoint_that_is_not_whole_is_named(command, text, tmp_path, script):
+def test_a_checkpoint_that_is_not_complete_is_named(command, text, tmp_path, script):
     command += ["--language_model", text] if script == "train.py" else []
-    for asked, sentence in (("last", "There is no whole checkpoint in "), ("absent", "absent is no whole checkpoint")):
+    sentences = {"last": "There is no complete checkpoint in ", "absent": "absent is no complete checkpoint"}
+    for asked, sentence in sentences.items():
         result = run_script_here(SCRIPTS / script, *command, "--resume_from_checkpoint", asked)
         assert result.returncode == 1 and sentence in result.stderr
     assert not list(Path(tmp_path / "out").glob("checkpoint-*"))

@@ -18,8 +18,6 @@ BEFORE_CHECKPOINTS = ("runs", "preview", "base", LOCK_FILE)  # as names begin
 def check_output_dir(output_dir: str | Path) -> None:
     """Raises `ValueError` where a run would begin in a folder that holds more than one that kept nothing left."""
     output_dir = Path(output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"--output_dir {output_dir} is a file: name a folder.")
     allowed = (*BEFORE_CHECKPOINTS, f"{PREFIX_CHECKPOINT_DIR}-")
     whole = find_last_checkpoint(output_dir)
     if whole is not None or any(not path.name.startswith(allowed) for path in output_dir.glob("*")):

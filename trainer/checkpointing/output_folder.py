@@ -51,6 +51,8 @@ def writing_to(args: TrainingArguments, saved: str = ".") -> Iterator[int | None
 @contextmanager
 def claim(folder: Path, name: str) -> Iterator[None]:
     """Makes a folder, finds that it can be written, and locks it for a block; one that stays empty is removed."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--output_dir {name} is a file: name a folder.")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
