@@ -123,13 +123,13 @@ def load_rows(
     if suffix in (".parquet", ".tar"):
         builder = "webdataset" if suffix == ".tar" else "parquet"
         files = str(path) if "://" in str(path) else find_files(path)
-        dataset = load_by_datasets(builder, data_files=files, split="train", streaming=streaming)
+        dataset = load_by_datasets(str(path), builder, data_files=files, split="train", streaming=streaming)
     elif Path(path).is_dir():
         dataset = load_saved(path, split)
         dataset = dataset.to_iterable_dataset() if streaming else dataset
     else:
         refuse_what_is_not_on_the_hub(str(path))
-        dataset = load_by_datasets(str(path), split=split, streaming=streaming)
+        dataset = load_by_datasets(str(path), str(path), split=split, streaming=streaming)
     return dataset if image_folder is None else with_image_folder(dataset, str(image_folder))
 
 
@@ -139,12 +139,12 @@ def check_split(path: str | os.PathLike, split: str) -> None:
         raise ValueError(f"`dataset_split` {split} says nothing of {path}, which has no splits: leave it out.")
 
 
-def load_by_datasets(path: str, **options: Any) -> Dataset | IterableDataset:
+def load_by_datasets(path: str, builder: str, **options: Any) -> Dataset | IterableDataset:
     try:
-        return load_dataset(path, **options)
+        return load_dataset(builder, **options)
     except (DatasetGenerationError, ValueError) as error:
         reason = first_line(error.__cause__ or error)
-        raise ValueError(f"{options.get('data_files', path)} cannot be read: {reason}.") from error
+        raise ValueError(f"{path} cannot be read: {reason}.") from error
 
 
 def is_json(path: str | os.PathLike) -> bool:

@@ -392,6 +392,15 @@ def test_compressed_shards_and_oversized_files_in_them_are_refused(tmp_path, mon
         list(load_training_data(path, streaming=streaming))
 
 
+def test_a_dataset_without_rows_is_named(tmp_path):
+    none = with_bytes(SAMPLES).select([])
+    none.to_parquet(tmp_path / "none.parquet")
+    none.save_to_disk(tmp_path / "none")
+    for name, reason in (("none.parquet", "cannot be read: .* no data"), ("none", "has no samples")):
+        with pytest.raises(ValueError, match=f"{tmp_path / name} {reason}"):
+            load_training_data(str(tmp_path / name))
+
+
 def test_a_parquet_that_is_none_is_named(tmp_path):
     (tmp_path / "rows.parquet").write_text("no parquet")
     with pytest.raises(ValueError, match=r"rows\.parquet.* cannot be read: .*") as caught:
