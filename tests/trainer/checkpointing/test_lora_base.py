@@ -147,7 +147,5 @@ def test_a_named_base_is_found_from_the_loras_folder_and_an_ambiguous_one_is_ref
     assert find_base(tmp_path / "lora", "../base") == str(tmp_path / "base")
     assert find_base(tmp_path / "lora", "user/name") == "user/name"
     assert find_base(tmp_path / "lora", str(tmp_path / "runs")) == str(tmp_path / "runs")
-    with pytest.raises(
-        ValueError, match="'runs/base', which may be the folder .* or a repository on the Hub: .*--base"
-    ):
+    with pytest.raises(ValueError, match="'runs/base', which may be the folder .* or a repository .*--base"):
         find_base(tmp_path / "lora", "runs/base")
