@@ -5,9 +5,13 @@ import sys
 
 import pytest
 from filelock import FileLock
+from in_process import run_script_here
 from paths import SCRIPTS
 from refusals import assert_refused
+from tiny_parts import make_image
+from tiny_training import save_langbridge
 
+from hub_cards.words_picture import draw_words_picture
 from modeling_langbridge import SharedVocabulary
 
 
@@ -118,3 +122,17 @@ def test_a_checkpoint_that_is_not_complete_is_refused_before_the_work(folder, sc
     (folder / "out" / "checkpoint-9").mkdir(parents=True)
     arguments = [*FOLDER_WRITERS[script], "--output_dir", "out", "--resume_from_checkpoint", checkpoint]
     assert_refused(SCRIPTS / script, arguments, sentence, folder)
+
+
+def test_a_picture_of_a_models_words_is_not_drawn_over_another(folder, vision, text, processor):
+    save_langbridge(vision, text, processor, folder / "model")
+    make_image("red").save(folder / "red.png")
+    make_image("red").save(folder / "model" / "words.png")
+    arguments = ["--folder", "model", "--repo_id", "user/model", "--base_model", "user/a", "--base_model", "user/b"]
+    arguments += ["--license", "mit", "--photos", "red.png", "--dry_run"]
+    sentence = "model/words.png exists and is another picture: remove it, or leave --photos out"
+    assert_refused(SCRIPTS / "push_to_hub.py", arguments, sentence, folder)
+    # What a push that was interrupted has drawn is no hindrance to the same command.
+    draw_words_picture(folder / "model", [folder / "red.png"]).save(folder / "model" / "words.png")
+    result = run_script_here(SCRIPTS / "push_to_hub.py", *arguments, cwd=folder)
+    assert result.returncode == 0, result.stderr
