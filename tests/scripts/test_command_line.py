@@ -220,7 +220,10 @@ def test_a_forked_worker_of_a_script_ends_plainly(monkeypatch):
     def main() -> int:
         worker = os.fork()
         if worker == 0:
-            be_terminated()
+            try:
+                be_terminated()
+            finally:
+                os._exit(1)
         return os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
 
     with pytest.raises(SystemExit) as end:
