@@ -11,108 +11,17 @@ command line too, which wins. Alone, or in several processes by `accelerate laun
 An interrupted run goes on with --resume_from_checkpoint last, as if it had not been interrupted.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from trainer.command_line import run_script
+from trainer.model_loading import ModelArguments, load_model
 from trainer.option_values import AT_LEAST_1, check_values
 
 
 if TYPE_CHECKING:
-    from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
     from trainer import LangBridgeSFTConfig
-
-
-@dataclass
-class ModelArguments:
-    """What is trained: a LangBridge that exists, or a new one made of two parts. How it is loaded: as in TRL."""
-
-    _argument_group_name = "model"
-
-    model: str | None = field(
-        default=None, metadata={"help": "A LangBridge to go on from (folder or Hub id), instead of two parts."}
-    )
-    vision_tower: str | None = field(default=None, metadata={"help": "Folder or Hub id of the vision tower."})
-    language_model: str | None = field(default=None, metadata={"help": "Folder or Hub id of the language model."})
-    adapter: str | None = field(
-        default=None,
-        metadata={"help": "An adapter alone (folder or Hub id), trained with any language model, to start from."},
-    )
-    adapter_type: Literal["langbridge", "mlp", "linear"] = field(
-        default="langbridge",
-        metadata={
-            "help": "The adapter of a new model: langbridge or, to compare with, mlp (LLaVA's) or linear (VLAP's), "
-            "for which projector_hidden_size and coefficient_activation say nothing, nor vocabulary and vocab_size "
-            "but for assignment prediction."
-        },
-    )
-    vocabulary: str | None = field(
-        default=None,
-        metadata={
-            "help": "File of a shared vocabulary (create_vocab_subset.py makes one); default: Qwen 2's and Llama 3's. "
-            "Its words are a new adapter's, or assignment prediction's where the adapter is not made of words."
-        },
-    )
-    vocab_size: Annotated[int | None, AT_LEAST_1] = field(
-        default=None,
-        metadata={
-            "help": "How many of its words the coefficients or the assignments run over (V); default: a file's all, "
-            "else 19200."
-        },
-    )
-    projector_hidden_size: Annotated[int, AT_LEAST_1] = field(
-        default=5120, metadata={"help": "Width of the projector (H)."}
-    )
-    coefficient_activation: Literal["linear", "softmax", "gated_softmax"] = field(
-        default="linear", metadata={"help": "linear: the paper's raw coefficients; the others: distributions."}
-    )
-    words_per_image: Annotated[int | None, AT_LEAST_1] = field(
-        default=None,
-        metadata={
-            "help": "Give a new model's language model this many words of an image, the strongest, instead of a "
-            "visual token for every patch; needs softmax or gated_softmax."
-        },
-    )
-    # From here on the names, types and meanings are those of trl.ModelConfig. As a base class it would bring LoRA's
-    # options, which PartArguments has for each part, and others that have no effect here.
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of --model on the Hub."})
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = field(
-        default="auto",
-        metadata={"help": "What a model is loaded in; auto: as it was saved. What is trained is kept in float32."},
-    )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "sdpa (default), flash_attention_2 (needs flash-attn), eager …"}
-    )
-    load_in_4bit: bool = field(
-        default=False,
-        metadata={"help": "Load the language model in 4 bits (QLoRA: with --train_language_model lora)."},
-    )
-    bnb_4bit_quant_type: Literal["fp4", "nf4"] = field(
-        default="nf4", metadata={"help": "With --load_in_4bit: the quantization type."}
-    )
-    use_bnb_nested_quant: bool = field(
-        default=False, metadata={"help": "With --load_in_4bit: whether to quantise the quantization's constants, too."}
-    )
-
-    def __post_init__(self):
-        check_values(self)
-
-
-# What a new model is made of.
-COMPOSING = (
-    "vision_tower",
-    "language_model",
-    "adapter",
-    "adapter_type",
-    "vocabulary",
-    "vocab_size",
-    "projector_hidden_size",
-    "coefficient_activation",
-    "words_per_image",
-    "dtype",
-)
 
 
 @dataclass
@@ -159,118 +68,6 @@ class DataArguments:
 
     def __post_init__(self):
         check_values(self)
-
-
-def load_model(
-    arguments: ModelArguments, base: Path, needs_folder: bool
-) -> tuple["LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
-    """
-    The model to be trained and its processor. LoRA's file refers to a folder of the model it belongs to, and a model
-    is quantised while it is loaded from one: a new model is then written to `base` first.
-    """
-    from transformers import BitsAndBytesConfig
-
-    from modeling_langbridge.adapter.kinds import check_language_model, check_vision_tower
-    from modeling_langbridge.adapter.loading import open_model
-
-    folder = arguments.model
-    if folder is not None and (arguments.vision_tower or arguments.language_model or arguments.adapter):
-        raise ValueError(
-            "--model is a whole LangBridge; --vision_tower, --language_model and --adapter make a new one: leave one "
-            "side out."
-        )
-    if arguments.model_revision != "main" and (folder is None or needs_folder):
-        raise ValueError(
-            "--model_revision is of a --model that is trained without LoRA, whose file names no revision of its base: "
-            "download the revision (`hf download`) and give its folder."
-        )
-    if folder is None:
-        if arguments.vision_tower and arguments.language_model:
-            check_vision_tower(arguments.vision_tower)
-            check_language_model(arguments.language_model)
-        if not needs_folder:
-            return compose(arguments)
-        folder = str(base)
-        compose_once(arguments, base)
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=arguments.bnb_4bit_quant_type,
-        bnb_4bit_use_double_quant=arguments.use_bnb_nested_quant,
-        bnb_4bit_compute_dtype="bfloat16" if arguments.dtype == "auto" else arguments.dtype,
-        # Names count from the root; others would match nothing, and nobody would say so.
-        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
-    )
-    return open_model(
-        folder,
-        revision=arguments.model_revision,
-        device_map=None,
-        dtype=arguments.dtype,
-        attn_implementation=arguments.attn_implementation,
-        quantization_config=quantization if arguments.load_in_4bit else None,
-    )
-
-
-def compose_once(arguments: ModelArguments, base: Path) -> None:
-    """
-    Writes a new model to `base`, where an interrupted run has not done so.
-
-    Raises:
-        `ValueError`: the one that is there was composed by other options.
-    """
-    from modeling_langbridge.utils.files import atomic_folder, read_json
-
-    options = {name: getattr(arguments, name) for name in COMPOSING}
-    record = base / "composed_of.json"
-    if not base.exists():
-        with atomic_folder(base) as unfinished:
-            for part in compose(arguments):
-                part.save_pretrained(unfinished)
-            (unfinished / record.name).write_text(json.dumps(options, indent=2), encoding="utf-8")
-    elif record.is_file() and (before := read_json(record)) != options:
-        name = next(name for name in COMPOSING if options[name] != before.get(name))
-        raise ValueError(
-            f"{base} was composed with --{name} {before.get(name)}, not {options[name]}: name another --output_dir."
-        )
-
-
-def compose(arguments: ModelArguments) -> tuple["LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
-    """A new LangBridge of a vision tower and a language model, with a fresh adapter or one trained elsewhere."""
-    from transformers import AutoModelForCausalLM
-
-    from modeling_langbridge import (
-        LangBridgeAdapter,
-        LangBridgeForConditionalGeneration,
-        LangBridgeProcessor,
-        SharedVocabulary,
-    )
-
-    if arguments.vision_tower is None or arguments.language_model is None:
-        raise ValueError("Say what to train: --model, or --vision_tower and --language_model.")
-    language_model = AutoModelForCausalLM.from_pretrained(arguments.language_model, dtype=arguments.dtype)
-    parts = arguments.vision_tower, language_model
-    if arguments.adapter is not None:
-        if arguments.adapter_type != "langbridge":
-            raise ValueError(
-                f"--adapter is made of words, --adapter_type {arguments.adapter_type} is not: leave one of them out."
-            )
-        adapter = LangBridgeAdapter.from_pretrained(arguments.adapter)
-        model, processor = adapter.join(*parts, words_per_image=arguments.words_per_image)
-    else:
-        processor = LangBridgeProcessor.from_vision_text_pretrained(*parts, words_per_image=arguments.words_per_image)
-        vocabulary = None
-        if arguments.adapter_type == "langbridge":
-            vocabulary = SharedVocabulary.load(arguments.vocabulary, arguments.vocab_size)
-        model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
-            *parts,
-            vocabulary,
-            processor=processor,
-            adapter_type=arguments.adapter_type,
-            projector_hidden_size=arguments.projector_hidden_size,
-            coefficient_activation=arguments.coefficient_activation,
-        )
-    if arguments.attn_implementation is not None:
-        model.set_attn_implementation(arguments.attn_implementation)
-    return model, processor
 
 
 def train(model_arguments: ModelArguments, data_arguments: DataArguments, config: "LangBridgeSFTConfig") -> None:

@@ -10,7 +10,7 @@ from in_process import run_script_here
 from paths import SCRIPTS
 from peft import PeftModel
 from tiny_parts import SENTENCES, ask, make_image
-from tiny_training import load_script, make_trainer, write_samples
+from tiny_training import make_trainer, write_samples
 from transformers import AutoModel, CLIPVisionConfig, Qwen2Config
 
 from experiments.mlp_baseline import build_mlp_baseline
@@ -21,6 +21,8 @@ from modeling_langbridge import (
     SharedVocabulary,
 )
 from trainer import load_training_data
+from trainer.model_loading import ModelArguments
+from trainer.model_loading import compose as compose_parts
 
 
 TYPES = ["langbridge", "mlp", "linear"]
@@ -277,9 +279,8 @@ def test_the_script_trains_a_new_model_of_the_type_that_is_asked_for(vision, tex
 
 
 def test_the_script_refuses_an_adapter_of_words_where_another_type_is_asked_for(vision, text, tmp_path):
-    train = load_script("train")
     parts = {"vision_tower": vision, "language_model": text}
-    model, _ = train.compose(train.ModelArguments(**parts, adapter_type="linear"))
+    model, _ = compose_parts(ModelArguments(**parts, adapter_type="linear"))
     assert model.config.adapter_type == "linear"
     with pytest.raises(ValueError, match="--adapter is made of words, --adapter_type linear is not"):
-        train.compose(train.ModelArguments(**parts, adapter_type="linear", adapter=str(tmp_path)))
+        compose_parts(ModelArguments(**parts, adapter_type="linear", adapter=str(tmp_path)))

@@ -6,7 +6,6 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from largest_tensor import LargestTensor
 from tiny_parts import SENTENCES, ask, make_image
-from tiny_training import load_script
 
 from modeling_langbridge import (
     LangBridgeAdapter,
@@ -16,6 +15,7 @@ from modeling_langbridge import (
     SharedVocabulary,
 )
 from trainer.callbacks.photo_preview import PhotoPreviewCallback
+from trainer.model_loading import ModelArguments, compose
 
 
 @pytest.fixture
@@ -184,9 +184,8 @@ def test_the_training_script_hands_words_over(picking, vision, text, tmp_path, a
     else:
         LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(tmp_path / adapter)
         options["adapter"] = str(tmp_path / adapter)
-    train = load_script("train")
-    arguments = train.ModelArguments(vision_tower=vision, language_model=text, projector_hidden_size=40, **options)
-    composed, its_processor = train.compose(arguments)
+    arguments = ModelArguments(vision_tower=vision, language_model=text, projector_hidden_size=40, **options)
+    composed, its_processor = compose(arguments)
     assert composed.config.words_per_image == its_processor.num_image_tokens == 4
 
 

@@ -28,6 +28,7 @@ import trainer
 from modeling_langbridge import LangBridgeConfig
 from trainer.checkpointing.interruption import saying_what_is_kept
 from trainer.command_line import check_output_file, run_script
+from trainer.model_loading import ModelArguments, load_model
 
 
 # These build their parser of transformers' and TRL's dataclasses.
@@ -35,6 +36,7 @@ RECIPE_SCRIPTS = ["ground.py", "train.py"]
 HELP = """
 import contextlib, io, json, runpy, sys
 import trainer, trainer.command_line
+from trainer.model_loading import ModelArguments, load_model
 
 found = {}
 for script in sys.argv[1:]:
@@ -293,7 +295,7 @@ def options_of(dataclass_type: type) -> dict[str, argparse.Action]:
 
 
 def test_training_options_that_trl_has_too_mean_the_same():
-    ours, theirs = options_of(load_script("train").ModelArguments), options_of(trl.ModelConfig)
+    ours, theirs = options_of(ModelArguments), options_of(trl.ModelConfig)
     common = (ours.keys() & theirs.keys()) - {"help", "config"}
     assert common >= {"dtype", "attn_implementation", "load_in_4bit", "bnb_4bit_quant_type", "use_bnb_nested_quant"}
     for name in common:
@@ -306,10 +308,9 @@ def test_training_options_that_trl_has_too_mean_the_same():
     [({"model": "mine"}, True), ({"vision_tower": "tower", "language_model": "text"}, False)],
 )
 def test_a_revision_is_refused_where_it_would_be_forgotten(options, needs_folder):
-    train = load_script("train")
-    arguments = train.ModelArguments(**options, model_revision="v1")
+    arguments = ModelArguments(**options, model_revision="v1")
     with pytest.raises(ValueError, match="--model_revision is of a --model that is trained without LoRA"):
-        train.load_model(arguments, base=None, needs_folder=needs_folder)
+        load_model(arguments, base=None, needs_folder=needs_folder)
 
 
 def test_remote_code_is_refused_in_training(tmp_path):
@@ -322,9 +323,8 @@ def test_four_bits_are_of_the_asked_for_kind(model, processor, tmp_path):
     pytest.importorskip("bitsandbytes")
     for part in (model, processor):
         part.save_pretrained(tmp_path)
-    train = load_script("train")
     options = {"bnb_4bit_quant_type": "fp4", "use_bnb_nested_quant": True, "dtype": "float16"}
-    arguments = train.ModelArguments(model=str(tmp_path), load_in_4bit=True, **options)
-    found = train.load_model(arguments, base=None, needs_folder=True)[0].config.quantization_config
+    arguments = ModelArguments(model=str(tmp_path), load_in_4bit=True, **options)
+    found = load_model(arguments, base=None, needs_folder=True)[0].config.quantization_config
     assert (found.bnb_4bit_quant_type, found.bnb_4bit_use_double_quant) == ("fp4", True)
     assert found.bnb_4bit_compute_dtype == torch.float16

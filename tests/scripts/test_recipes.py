@@ -10,6 +10,7 @@ from tiny_training import load_script
 import trainer.device
 from trainer import LangBridgeSFTConfig
 from trainer.grounding import GroundingConfig
+from trainer.model_loading import ModelArguments
 from trainer.recipes import RecipeParser, read_recipe
 
 
@@ -20,10 +21,9 @@ PAPER = [name for name in RECIPES if name.startswith(("pretrain", "finetune", "t
 
 @pytest.fixture(scope="module")
 def parse():
-    train = load_script("train")
 
     def parse(path: Path, *arguments: str):
-        parser = RecipeParser((train.ModelArguments, train.DataArguments, LangBridgeSFTConfig))
+        parser = RecipeParser((ModelArguments, load_script("train").DataArguments, LangBridgeSFTConfig))
         return parser.parse(["--config", str(path), "--output_dir", "unused", *arguments])[:3]
 
     return parse

@@ -7,12 +7,13 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from tiny_parts import ask, make_image, save_language_model
-from tiny_training import as_saved, load_script, make_trainer, save_langbridge, write_samples
+from tiny_training import as_saved, make_trainer, save_langbridge, write_samples
 from transformers import AutoModelForImageTextToText
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
 from modeling_langbridge.modeling_langbridge import LangBridgeLMHead
 from trainer import load_training_data
+from trainer.model_loading import ModelArguments, load_model
 from trainer.parts import part_of
 
 
@@ -110,18 +111,16 @@ def test_the_adapter_alone_is_what_lora_trained(base, processor, dataset, tmp_pa
 @pytest.fixture
 def quantised(base):
     pytest.importorskip("bitsandbytes")
-    train = load_script("train")
-    arguments = train.ModelArguments(model=base, load_in_4bit=True)
-    return train.load_model(arguments, base=None, needs_folder=True)[0]
+    arguments = ModelArguments(model=base, load_in_4bit=True)
+    return load_model(arguments, base=None, needs_folder=True)[0]
 
 
 def test_an_output_layer_of_its_own_is_not_quantised(vision, tmp_path):
     pytest.importorskip("bitsandbytes")
     text = save_language_model("qwen2.5", tmp_path / "untied")
     processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text)
-    train = load_script("train")
     base = save_langbridge(vision, text, processor, tmp_path / "langbridge")
-    model, _ = train.load_model(train.ModelArguments(model=base, load_in_4bit=True), base=None, needs_folder=True)
+    model, _ = load_model(ModelArguments(model=base, load_in_4bit=True), base=None, needs_folder=True)
     assert type(model.lm_head) is LangBridgeLMHead
     assert model.lm_head.weight.is_floating_point()
 

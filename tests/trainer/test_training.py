@@ -12,7 +12,7 @@ from datasets import Dataset
 from in_process import run_script_here
 from paths import SCRIPTS
 from tiny_parts import make_image, save_language_model
-from tiny_training import load_script, losses, make_trainer, write_samples
+from tiny_training import losses, make_trainer, write_samples
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from modeling_langbridge import (
@@ -22,6 +22,7 @@ from modeling_langbridge import (
 )
 from trainer import LangBridgeSFTConfig, load_training_data
 from trainer.data.conversations import ConversationEncoder
+from trainer.model_loading import ModelArguments, compose, load_model
 from trainer.parts import PARTS, part_of
 
 
@@ -267,30 +268,28 @@ def test_the_script_composes_trains_and_saves_a_folder_that_loads(samples, visio
 
 
 def test_a_new_model_is_composed_as_the_options_say_and_can_take_up_an_adapter(samples, vision, text, tmp_path):
-    train = load_script("train")
     vocabulary = tmp_path / "vocabulary.json"
     SharedVocabulary([" dog", " ball", " a"]).save(vocabulary)
     parts = {"vision_tower": vision, "language_model": text}
     options = {"vocabulary": str(vocabulary), "vocab_size": 2, "projector_hidden_size": 16}
-    arguments = train.ModelArguments(**parts, **options, dtype="bfloat16", attn_implementation="eager")
-    model, processor = train.compose(arguments)
+    arguments = ModelArguments(**parts, **options, dtype="bfloat16", attn_implementation="eager")
+    model, processor = compose(arguments)
     assert model.dtype == torch.bfloat16
     assert model.config.text_config._attn_implementation == "eager"
     assert model.model.vocabulary_head.weight.shape == (2, 16)
 
     LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(tmp_path / "adapter")
     other = save_language_model("gpt2", tmp_path / "other")
-    arguments = train.ModelArguments(vision_tower=vision, language_model=other, adapter=str(tmp_path / "adapter"))
-    moved, _ = train.compose(arguments)
+    arguments = ModelArguments(vision_tower=vision, language_model=other, adapter=str(tmp_path / "adapter"))
+    moved, _ = compose(arguments)
     assert moved.config.text_config.model_type == "gpt2"
     assert torch.equal(moved.model.vocabulary_head.weight, model.model.vocabulary_head.weight.float())
 
 
 def test_a_whole_model_beside_parts_of_a_new_one_is_refused():
-    train = load_script("train")
-    arguments = train.ModelArguments(model="whole", language_model="text", adapter="adapter")
+    arguments = ModelArguments(model="whole", language_model="text", adapter="adapter")
     with pytest.raises(ValueError, match="--model is a whole LangBridge; .* leave one side out"):
-        train.load_model(arguments, base=None, needs_folder=False)
+        load_model(arguments, base=None, needs_folder=False)
 
 
 def test_the_script_says_what_is_missing():
