@@ -78,6 +78,14 @@ def parse_arguments() -> argparse.Namespace:
         metavar="DIR|DATASET",
         help="distil the words into raw coefficients: a folder of images, or a dataset as train.py takes",
     )
+    parser.add_argument(
+        "--allow_image_urls", action="store_true", help="with --distill_images: fetch images that the data name by URL"
+    )
+    parser.add_argument(
+        "--allow_paths_outside",
+        action="store_true",
+        help="with --distill_images: read images whose paths lead out of the dataset's folder",
+    )
     parser.add_argument("--distill_steps", type=at_least(1), default=500, help="default: 500")
     parser.add_argument("--distill_batch_size", type=at_least(1), default=32, help="images a step (default: 32)")
     parser.add_argument(
@@ -92,8 +100,8 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def collect_images(source: str) -> list:
-    """The images of a folder, or those of a dataset, each once."""
+def collect_images(source: str, **rules: bool) -> list:
+    """The images of a folder, or those of a dataset under its rules for images, each once."""
     from trainer import load_training_data
     from trainer.data.images import list_images
     from trainer.data.photo_folders import leave_out_broken
@@ -101,7 +109,7 @@ def collect_images(source: str) -> list:
 
     if Path(source).is_dir() and (images := list_images(source)):
         return leave_out_broken(images, f"--distill_images {source}")
-    images = [image for row in load_training_data(source) for image in read_sample(row)["images"]]
+    images = [image for row in load_training_data(source, **rules) for image in read_sample(row)["images"]]
     if not images:
         raise ValueError(f"There are no images in {source}: name a folder of .jpg or .png, or a dataset with images.")
     images = list({path_of(image) or position: image for position, image in enumerate(images)}.values())
@@ -153,7 +161,8 @@ def main() -> None:
     from trainer.distillation import check_distillable
     from trainer.evaluation.word_scores import pixel_batches
 
-    images = collect_images(arguments.distill_images) if arguments.distill_images else []
+    rules = {name: getattr(arguments, name) for name in ("allow_image_urls", "allow_paths_outside")}
+    images = collect_images(arguments.distill_images, **rules) if arguments.distill_images else []
     photos = images
     if arguments.photos is not None:
         photos = leave_out_broken(sample(find_photos(arguments.photos, "--photos")), f"--photos {arguments.photos}")
