@@ -15,6 +15,7 @@ setup(
     packages=find_packages(include=["modeling_langbridge*", "trainer*", "hub_cards*"]),
     package_data={
         "modeling_langbridge": ["py.typed"],
+        "modeling_langbridge.reading": ["templates/*"],
         "modeling_langbridge.vocabulary": ["*.json"],
         "trainer": ["py.typed"],
         "hub_cards": ["py.typed", "templates/*.jinja"],

@@ -31,6 +31,12 @@ function mapOf(view, word) {
   return largest > 0 ? { largest, values: listed.map((number) => number / largest) } : null;
 }
 
+function peakOf(map, view) {
+  const place = map.values.reduce((best, value, here) => (Math.abs(value) > Math.abs(map.values[best]) ? here : best), 0);
+  const [row, column] = [Math.floor(place / columns), place % columns];
+  return `strongest in row ${row + 1}, column ${column + 1}: ${format(map.largest * map.values[place], view)}`;
+}
+
 // The photo stays bright where the word is, dark where it is not, and turns blue where its number is negative.
 function drawMap(canvas, map) {
   const context = canvas.getContext("2d");
@@ -105,8 +111,7 @@ function tell() {
   return sections.map((section, number) => {
     const view = models[number].views[state.view];
     const map = view && mapOf(view, state.word);
-    const text = map ? `“${state.word}”: up to ${format(map.largest, view)} by magnitude`
-      : `“${state.word}” is not among the strongest words here`;
+    const text = map ? `“${state.word}” is ${peakOf(map, view)}` : `“${state.word}” is not among the strongest words here`;
     return models.length > 1 ? `${section.getAttribute("aria-label")}: ${text}` : text;
   }).join(" · ");
 }
