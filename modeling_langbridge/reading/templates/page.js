@@ -72,7 +72,7 @@ function listBars(list, patch, view) {
 }
 
 function listFacts(list, model) {
-  const facts = { gate: ["says", "percent"], energy: ["energy in these words", "percent"], entropy: ["entropy", "nats"] };
+  const facts = { gate: ["gate", "percent"], energy: ["energy in these words", "percent"], entropy: ["entropy", "nats"] };
   list.replaceChildren(...Object.entries(facts).filter(([name]) => model[name]).flatMap(([name, [label, unit]]) => {
     const number = model[name][state.row][state.column];
     const text = unit === "percent" ? `${(100 * number).toFixed(0)} %` : `${number.toFixed(2)} ${unit}`;
