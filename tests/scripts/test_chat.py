@@ -5,6 +5,7 @@ import io
 import sys
 
 import pytest
+import torch
 from in_process import run_script_here
 from paths import SCRIPTS
 from tiny_parts import ask as question_about
@@ -23,6 +24,9 @@ SCRIPT = SCRIPTS / "chat.py"
 def saved(vision, text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("chat")
     model, processor = compose(vision, text, coefficient_activation="softmax")
+    for parameter in model.model.language_model.layers.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.5)  # a language model that minds what it is told
     for part in (model, processor):
         part.save_pretrained(folder / "model")
     make_image().save(folder / "photo.png")
@@ -47,7 +51,7 @@ def test_one_question_gets_the_models_answer_and_nothing_else(saved):
     result = chat(saved, "--image", folder / "photo.png", "--question", "what is it?")
     (expected,) = ask(model, processor, [make_image()], "what is it?", max_new_tokens=6)
     assert one_line(result.stdout) == expected and "words:" not in result.stderr
-    (blind,) = [one_line(chat(saved, "--question", "what is it?").stdout)]
+    blind = one_line(chat(saved, "--question", "what is it?").stdout)
     assert blind and blind != expected
 
 
