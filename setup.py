@@ -22,6 +22,7 @@ setup(
     package_data={
         "langbridge_scripts": ["recipes/*.yaml", "accelerate/*.yaml"],
         "modeling_langbridge": ["py.typed"],
+        "modeling_langbridge.reading": ["templates/*"],
         "modeling_langbridge.vocabulary": ["*.json"],
         "trainer": ["py.typed"],
         "hub_cards": ["py.typed", "templates/*.jinja"],

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture for the card: photos with the strongest word of each patch written on it."""
+"""A picture for the card: photos with the strongest words written on their patches."""
 
 from pathlib import Path
 
 from PIL import Image
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+from modeling_langbridge.reading.fonts import load_font
 from modeling_langbridge.reading.patch_words import draw_words, strongest_words
 
 
 def draw_words_picture(folder: Path, photos: list[Path]) -> Image.Image:
     """
-    Reads photos with a model and writes on each of their patches its strongest word.
+    Reads photos with a model and writes on their patches the strongest words, once where neighbours have the same.
 
     Args:
         folder (`Path`):
@@ -28,7 +29,7 @@ def draw_words_picture(folder: Path, photos: list[Path]) -> Image.Image:
     """
     model = LangBridgeForConditionalGeneration.from_pretrained(folder)
     processor = LangBridgeProcessor.from_pretrained(folder)
-    drawn = [draw_words(strongest_words(model, processor, photo)) for photo in photos]
+    drawn = [draw_words(strongest_words(model, processor, photo), load_font) for photo in photos]
     picture = Image.new("RGB", (sum(one.width for one in drawn), max(one.height for one in drawn)), "white")
     left = 0
     for one in drawn:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the words of an image's patches, and draws them."""
+"""Reads the words of an image's patches, explains them, and draws them."""

@@ -4,6 +4,7 @@
 This module needs only torch, transformers and PIL, so that it can be uploaded with a Space.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 
 PICTURE = 960  # minimum width of a picture, in pixels
 SMALLEST_PATCH = 64  # in pixels, so that a word fits
+NamedNumbers = list[tuple[str, float]]  # words with their numbers, the strongest first
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +35,8 @@ class PatchWords:
     view: Image.Image
     names: list[str]
     coefficients: torch.Tensor
-    patches: list[list[list[tuple[str, float]]]]
-    photo: list[tuple[str, float]]
+    patches: list[list[NamedNumbers]]
+    photo: NamedNumbers
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -65,29 +67,37 @@ def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: An
         `ValueError`: the adapter (mlp, linear) is not made of words.
     """
     image = processor.open_image(image)
-    pixel_values = processor.image_processor(image, return_tensors="pt")["pixel_values"]  # (1, 3, height, width)
-    pixel_values = pixel_values.to(model.model.vision_tower.device, model.model.vision_tower.dtype)
-    coefficients = model.get_image_coefficients(pixel_values)[0].float().cpu()  # (tokens, V)
-
+    coefficients = model.get_image_coefficients(load_pixels(model, processor, image))[0].float().cpu()  # (tokens, V)
     names = name_words(processor.tokenizer, model.model.get_word_ids())
+    view, grid = crop_to_patches(processor, image)
+    photo_words = strongest_of_photo(coefficients, names, model.config.words_per_image or 2 * top)
+    coefficients = lay_on_grid(coefficients, grid)  # (rows, columns, V)
+    patches = list_patches(coefficients, coefficients.abs(), names, top)
+    return PatchWords(view=view, names=names, coefficients=coefficients, patches=patches, photo=photo_words)
 
-    def name(numbers: torch.Tensor, words: torch.Tensor) -> list[tuple[str, float]]:
-        return [(names[word], number) for word, number in zip(words.tolist(), numbers.tolist(), strict=True)]
 
+def load_pixels(model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image) -> torch.Tensor:
+    """The pixels `(1, channels, height, width)` of a photo, as and where the vision tower wants them."""
+    pixel_values = processor.image_processor(image, return_tensors="pt")["pixel_values"]
+    return pixel_values.to(model.model.vision_tower.device, model.model.vision_tower.dtype)
+
+
+def strongest_of_photo(coefficients: torch.Tensor, names: list[str], number: int) -> NamedNumbers:
+    """The strongest words of all patches together, with their shares of the total, of coefficients `(tokens, V)`."""
     # A coefficient is a word's probability times its patch's gate, so that their sums are what the model pools.
     total = coefficients.abs().sum(0)  # (V,)
-    photo = (total / total.sum()).topk(min(len(names), model.config.words_per_image or 2 * top))
-    view, grid = crop_to_patches(processor, image)
-    coefficients = lay_on_grid(coefficients, grid)  # (rows, columns, V)
-    words = coefficients.abs().topk(min(len(names), top)).indices  # (rows, columns, top)
-    numbers = coefficients.gather(-1, words)
-    return PatchWords(
-        view=view,
-        names=names,
-        coefficients=coefficients,
-        patches=[[name(*patch) for patch in zip(*row, strict=True)] for row in zip(numbers, words, strict=True)],
-        photo=name(*photo),
-    )
+    shares, words = (total / total.sum().clamp(min=1e-30)).topk(min(len(names), number))
+    return [(names[word], share) for word, share in zip(words.tolist(), shares.tolist(), strict=True)]
+
+
+def list_patches(numbers: torch.Tensor, ranks: torch.Tensor, names: list[str], top: int) -> list[list[NamedNumbers]]:
+    """For every row and column the words of the largest ranks with their numbers, both `(rows, columns, V)`."""
+    words = ranks.topk(min(len(names), top)).indices  # (rows, columns, top)
+    numbers = numbers.gather(-1, words)
+    return [
+        [[(names[word], number) for word, number in zip(*patch, strict=True)] for patch in zip(*row, strict=True)]
+        for row in zip(words.tolist(), numbers.tolist(), strict=True)
+    ]
 
 
 def crop_to_patches(processor: ProcessorMixin, image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
@@ -129,47 +139,114 @@ def readable(surface: str) -> str:
     return word if word and word.isprintable() else repr(surface)
 
 
-def draw_words(words: PatchWords) -> Image.Image:
-    """Writes each patch's strongest word on the photo, smaller where its coefficient is smaller."""
+def find_regions(words: list[list[str]]) -> list[list[tuple[int, int]]]:
+    """Neighbouring patches, given by row and column, that have the same word."""
+    left = {(row, column): word for row, line in enumerate(words) for column, word in enumerate(line)}
+    regions = []
+    while left:
+        place = next(iter(left))
+        word = left.pop(place)
+        region = [place]
+        for row, column in region:  # grows meanwhile
+            for place in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+                if left.get(place) == word:
+                    del left[place]
+                    region.append(place)
+        regions.append(region)
+    return regions
+
+
+def longest_run(region: list[tuple[int, int]]) -> tuple[int, int, int]:
+    """Row, first and last column of a region's longest piece of a row, the nearest to its middle."""
+    cells, runs = set(region), []
+    middle = sum(row for row, _ in region) / len(region)
+    for row, first in region:
+        if (row, first - 1) not in cells:
+            last = first
+            while (row, last + 1) in cells:
+                last += 1
+            runs.append((row, first, last))
+    return max(runs, key=lambda run: (run[2] - run[1], -abs(run[0] - middle)))
+
+
+LoadFont = Callable[[str, float], ImageFont.FreeTypeFont]  # the font for a word, at a size in pixels
+
+
+def load_latin_font(word: str, size: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def draw_words(words: PatchWords, load_font: LoadFont = load_latin_font) -> Image.Image:
+    """Writes the strongest words on the photo, smaller where their coefficients are smaller.
+
+    Args:
+        words ([`PatchWords`]): Or anything else with its `view` and `patches`.
+        load_font (`Callable`, *optional*): As of [`write_on_patches`].
+    """
     strongest = [[patch[0] for patch in row] for row in words.patches]
     largest = max(abs(coefficient) for row in strongest for _, coefficient in row) or 1
     return write_on_patches(
         words.view,
         [[word for word, _ in row] for row in strongest],
         [[abs(coefficient) / largest for _, coefficient in row] for row in strongest],
+        load_font,
     )
 
 
 def write_on_patches(
-    view: Image.Image, words: list[list[str]], strengths: list[list[float]] | None = None
+    view: Image.Image,
+    words: list[list[str]],
+    strengths: list[list[float]] | None = None,
+    load_font: LoadFont = load_latin_font,
 ) -> Image.Image:
-    """Writes a word on each patch of a photo, smaller where its strength is smaller.
+    """Writes words on the patches of a photo, smaller where their strengths are smaller.
 
-    The picture is at least 960 pixels wide. PIL's own font has Latin letters only.
+    Neighbouring patches of one word are one region, with an outline and one label. The picture is at least 960 pixels
+    wide.
 
     Args:
         view (`PIL.Image.Image`): The photo, cropped to its patches.
         words (`list[list[str]]`): One word for every row and column.
         strengths (`list[list[float]]`, *optional*): From 0 to 1, for every row and column; 1 when left out.
+        load_font (`Callable`, *optional*): Gives the font for a word and a size in pixels. The default, PIL's own, has
+            Latin letters only.
     """
     grid = len(words), len(words[0])
     strengths = strengths or [[1.0] * grid[1]] * grid[0]
     picture = ImageEnhance.Brightness(enlarge(view, grid)).enhance(0.75)
     draw = ImageDraw.Draw(picture, "RGBA")
     width = patch_width(grid)
-    for y, row in enumerate(zip(words, strengths, strict=True)):
-        for x, (word, strength) in enumerate(zip(*row, strict=True)):
-            draw.rectangle((x * width, y * width, (x + 1) * width, (y + 1) * width), outline=(255, 255, 255, 45))
-            draw.text(
-                ((x + 0.5) * width, (y + 0.5) * width),
-                word,
-                fill="white",
-                font=fit(word, width, size=width * (0.17 + 0.09 * strength)),
-                anchor="mm",
-                stroke_width=max(1, width // 50),
-                stroke_fill=(0, 0, 0, 190),
-            )
+    for region in find_regions(words):
+        draw_outline(draw, region, width)
+        row, first, last = longest_run(region)
+        strength = max(strengths[y][x] for y, x in region)
+        size = width * (0.17 + 0.09 * strength) * min(3, len(region) ** 0.5)
+        draw.text(
+            ((first + last + 1) / 2 * width, (row + 0.5) * width),
+            words[row][first],
+            fill="white",
+            font=fit(words[row][first], (last + 1 - first) * width, size, load_font),
+            anchor="mm",
+            stroke_width=max(1, width // 50),
+            stroke_fill=(0, 0, 0, 190),
+        )
     return picture
+
+
+def draw_outline(draw: ImageDraw.ImageDraw, region: list[tuple[int, int]], width: int) -> None:
+    """Draws the sides of a region's patches that are not between two of them."""
+    cells = set(region)
+    for y, x in region:
+        left, top, right, bottom = x * width, y * width, (x + 1) * width - 1, (y + 1) * width - 1
+        sides = {
+            (y - 1, x): (left, top, right, top),
+            (y + 1, x): (left, bottom, right, bottom),
+            (y, x - 1): (left, top, left, bottom),
+            (y, x + 1): (right, top, right, bottom),
+        }
+        for neighbour, side in sides.items():
+            if neighbour not in cells:
+                draw.line(side, fill=(255, 255, 255, 60))
 
 
 def draw_heat(words: PatchWords, word: str) -> Image.Image:
@@ -204,7 +281,7 @@ def patch_width(grid: tuple[int, int]) -> int:
     return max(SMALLEST_PATCH, PICTURE // grid[1])
 
 
-def fit(word: str, width: int, size: float) -> ImageFont.FreeTypeFont:
-    """The font at a size in pixels, or smaller where the word would be wider than its patch."""
-    length = ImageFont.load_default(size).getlength(word)
-    return ImageFont.load_default(min(size, size * 0.92 * width / length))
+def fit(word: str, width: int, size: float, load_font: LoadFont) -> ImageFont.FreeTypeFont:
+    """The word's font at a size in pixels, or smaller where the word would be wider than its patches."""
+    length = load_font(word, size).getlength(word)
+    return load_font(word, min(size, size * 0.92 * width / length))

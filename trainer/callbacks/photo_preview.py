@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 
+from modeling_langbridge.reading.fonts import load_font
 from modeling_langbridge.reading.patch_words import crop_to_patches, lay_on_grid, name_words, write_on_patches
 from modeling_langbridge.utils.files import atomic_file, read_json
 
@@ -171,7 +172,9 @@ class PhotoPreviewCallback(TrainerCallback):
         self.folder.mkdir(parents=True, exist_ok=True)
         name = f"step-{record['step']:06d}"
         pictures = [
-            view if grid is None or max(self.grid) > LARGEST_GRID else write_on_patches(view, grid)
+            view
+            if grid is None or max(self.grid) > LARGEST_GRID
+            else write_on_patches(view, grid, load_font=load_font)
             for view, grid in zip(self.views, words, strict=True)
         ]
         with atomic_file(self.folder / f"{name}.png") as path:

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFont
 from tiny_parts import make_image, make_tokenizer, save_vision_tower
 from transformers import (
     AutoModel,
@@ -17,6 +17,8 @@ from modeling_langbridge.reading.patch_words import (
     draw_frame,
     draw_heat,
     draw_words,
+    find_regions,
+    longest_run,
     name_words,
     strongest_words,
     write_on_patches,
@@ -122,10 +124,66 @@ def test_a_heat_map_is_bright_where_the_word_is_said_and_blue_where_raw_coeffici
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_a_word_lies_on_its_own_patch(row, column):
     view = Image.new("RGB", (64, 32), "black")
-    words = [["x", "x"], ["x", "x"]]
+    words = [["a", "b"], ["c", "d"]]
     plain = write_on_patches(view, words)
     words[row][column] = "snowboarding"
     left, top, right, bottom = ImageChops.difference(write_on_patches(view, words), plain).getbbox()
     width, height = plain.width // 2, plain.height // 2
     assert column * width <= left < right <= (column + 1) * width
     assert row * height <= top < bottom <= (row + 1) * height
+
+
+def test_neighbours_of_one_word_are_a_region_and_others_of_it_another():
+    words = [["sky", "sky", "dog"], ["dog", "sky", "dog"], ["dog", "dog", "sky"]]
+    regions = [sorted(region) for region in find_regions(words)]
+    assert sorted(regions) == [
+        [(0, 0), (0, 1), (1, 1)],
+        [(0, 2), (1, 2)],
+        [(1, 0), (2, 0), (2, 1)],
+        [(2, 2)],
+    ]
+
+
+def test_a_region_has_one_label_on_its_longest_row_and_an_outline():
+    view = Image.new("RGB", (64, 64), "grey")
+    words = [["sky", "sky", "sky", "a"], ["sky", "b", "c", "d"]]
+    assert longest_run(find_regions(words)[0]) == (0, 0, 2)
+    picture = write_on_patches(view, words)
+    width = picture.width // 4
+    blank = write_on_patches(view, [[" " if word == "sky" else word for word in row] for row in words])
+    left, top, right, bottom = ImageChops.difference(picture, blank).getbbox()
+    assert 0 < left < right < 3 * width and 0 < top < bottom < width
+    assert left + right == pytest.approx(3 * width, abs=4)
+
+    def is_lit(x: float, y: float) -> bool:
+        return picture.getpixel((x, y)) != picture.getpixel((x + 3, y + 3))
+
+    assert not is_lit(width, 3) and not is_lit(5, width)  # between two patches of the region
+    assert is_lit(3 * width, 3) and is_lit(width + 5, width)
+
+
+def test_the_longest_row_in_the_middle_has_the_label():
+    assert longest_run([(row, column) for row in range(5) for column in range(2)]) == (2, 0, 1)
+
+
+def test_a_larger_region_has_a_larger_label():
+    def height(words) -> int:
+        view = Image.new("RGB", (64, 64), "black")
+        blank = write_on_patches(view, [[" " if word == "o" else word for word in row] for row in words])
+        box = ImageChops.difference(write_on_patches(view, words), blank).getbbox()
+        return box[3] - box[1]
+
+    assert height([["o", "o", "o", "o"], ["a", "b", "c", "d"]]) > 1.5 * height(
+        [["o", "a", "b", "c"], ["d", "e", "f", "g"]]
+    )
+
+
+def test_the_font_is_that_of_the_word():
+    asked = []
+
+    def load(word: str, size: float):
+        asked.append(word)
+        return ImageFont.load_default(size)
+
+    write_on_patches(Image.new("RGB", (64, 32)), [["\u72d7", "dog"]], load_font=load)
+    assert set(asked) == {"\u72d7", "dog"}

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows what a model sees in photos: for each an HTML page that opens offline, a picture and a JSON file."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.command_line import run_script
+
+
+if TYPE_CHECKING:
+    from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+    from modeling_langbridge.reading.explaining import Explanation
+
+
+EPILOG = """examples:
+  python scripts/explain.py --model my-langbridge --images dog.jpg --output_dir explained
+  python scripts/explain.py --model my-langbridge --compare my-other --images photos --output_dir explained
+
+  An adapter alone, as scripts/ground.py leaves it, without any language model:
+    python scripts/explain.py --adapter grounded/adapter --vision_tower openai/clip-vit-large-patch14-336 \\
+        --images photos --output_dir explained
+
+  A stock LLaVA, whose visual tokens are written as words (docs/lifting.md):
+    python scripts/explain.py --model llava-hf/llava-1.5-7b-hf --images dog.jpg --output_dir explained
+
+docs/reading_words.md says what is shown. Images of a folder that cannot be opened are named, and the others are done.
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", help="a LangBridge checkpoint, or a LLaVA, by folder or Hub id")
+    what.add_argument("--adapter", help="with --vision_tower: an adapter alone, by folder or Hub id")
+    parser.add_argument("--vision_tower", help="with --adapter: the vision tower it was trained with")
+    parser.add_argument(
+        "--compare", metavar="MODEL", help="with --model: another checkpoint of the same vision tower, shown beside it"
+    )
+    parser.add_argument(
+        "--images", type=Path, nargs="+", required=True, metavar="FILE|FOLDER", help="images, or folders of images"
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, metavar="FOLDER", help="the folder to write; it must not exist yet"
+    )
+    parser.add_argument(
+        "--words", nargs="+", default=[], metavar="WORD", help="words to show however weak they are in a photo"
+    )
+    parser.add_argument("--top", type=int, default=5, help="words listed per patch (default: 5)")
+    parser.add_argument(
+        "--layers", type=int, default=4, help="layers of the language model to look into (default: 4, 0 for none)"
+    )
+    parser.add_argument(
+        "--vocabulary", help="for a LLaVA: file of a shared vocabulary (default: Qwen 2's and Llama 3's)"
+    )
+    parser.add_argument("--vocab_size", type=int, help="for a LLaVA: how many of its words (default: up to 19200)")
+    arguments = parser.parse_args()
+    if (arguments.adapter is None) != (arguments.vision_tower is None):
+        raise ValueError("--adapter and --vision_tower go together: a checkpoint, --model, has its own tower.")
+    if arguments.compare is not None and arguments.model is None:
+        raise ValueError("--compare shows two language models side by side: give the first one as --model.")
+    if arguments.compare is not None and arguments.compare == arguments.model:
+        raise ValueError(f"--compare {arguments.compare} is --model itself: name another checkpoint.")
+    for option, least in (("top", 1), ("layers", 0), ("vocab_size", 1)):
+        number = getattr(arguments, option)
+        if number is not None and number < least:
+            raise ValueError(f"--{option} is {number}, but must be at least {least}.")
+    if arguments.output_dir.exists():
+        raise ValueError(f"--output_dir {arguments.output_dir} exists: remove it or name another folder.")
+    return arguments
+
+
+def find_images(paths: list[Path]) -> list[Path]:
+    """The files that are named and the images of the folders that are named, each once."""
+    from trainer.data.images import list_images
+
+    images = []
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"--images {path} does not exist: name images, or folders of images.")
+        if path.is_dir():
+            found = list_images(path)
+            if not found:
+                raise ValueError(f"--images {path} is a folder without images (.jpg, .jpeg, .png, .webp).")
+            images += map(Path, found)
+        else:
+            images.append(path)
+    return list(dict.fromkeys(images))
+
+
+def open_any(
+    name: str, vocabulary: str | None, vocab_size: int | None
+) -> tuple["LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
+    """A LangBridge checkpoint, or a LLaVA as a LangBridge."""
+    from transformers import AutoConfig
+
+    from modeling_langbridge import SharedVocabulary, lift
+    from modeling_langbridge.adapter.loading import open_model
+    from modeling_langbridge.conversion.from_llava import load_llava
+
+    try:
+        is_llava = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type == "llava"
+    except (OSError, ValueError):  # the loader says what is wrong
+        is_llava = False
+    if is_llava:
+        llava, processor = load_llava(name)
+        words = SharedVocabulary.load(vocabulary, vocab_size).restricted_to(processor.tokenizer)
+        model, processor, loss = lift(llava, processor, words)
+        print(f"{name}: {loss}")
+        return model, processor
+    if vocabulary is not None or vocab_size is not None:
+        raise ValueError(f"{name} is made of words of its own: leave out --vocabulary and --vocab_size.")
+    model, processor = open_model(name)
+    model.config.require_words(name)
+    return model, processor
+
+
+def open_models(
+    arguments: argparse.Namespace,
+) -> dict[str, tuple["LangBridgeForConditionalGeneration", "LangBridgeProcessor"]]:
+    """The one or two models to explain, by their names."""
+    import torch
+
+    from modeling_langbridge import LangBridgeAdapter
+
+    if arguments.adapter is None:
+        names = [arguments.model, *filter(None, [arguments.compare])]
+        return {name: open_any(name, arguments.vocabulary, arguments.vocab_size) for name in names}
+    model, processor = LangBridgeAdapter.from_pretrained(arguments.adapter).join(arguments.vision_tower)
+    return {arguments.adapter: (model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)}
+
+
+def write(folder: Path, image: Path, explanations: dict[str, "Explanation"]) -> None:
+    """Writes a photo's page and, for each model, its picture and its numbers."""
+    from modeling_langbridge.reading.fonts import load_font
+    from modeling_langbridge.reading.page import render_page
+    from modeling_langbridge.reading.patch_words import draw_words
+
+    stem = image.stem
+    while (folder / f"{stem}.html").exists():  # of the same name, from another folder or with another suffix
+        stem += "_"
+    title = image.name.encode(errors="replace").decode()  # a file's name need not be text
+    (folder / f"{stem}.html").write_text(render_page(title, explanations), encoding="utf-8")
+    for number, (name, explanation) in enumerate(explanations.items()):
+        path = folder / (f"{stem}.json" if number == 0 else f"{stem}.compared.json")
+        content = {"image": title, "model": name, **explanation.to_dict()}
+        path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        draw_words(explanation, load_font).save(path.with_suffix(".png"))
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    from tqdm import tqdm
+
+    from modeling_langbridge.image_opening import ImageError
+    from modeling_langbridge.reading.explaining import explain
+    from modeling_langbridge.utils.files import atomic_folder
+
+    images = find_images(arguments.images)
+    with atomic_folder(arguments.output_dir) as unfinished:
+        models = open_models(arguments)
+        options = {"top": arguments.top, "words": arguments.words, "num_layers": arguments.layers}
+        options["has_language_model"] = arguments.adapter is None
+        failures = []
+        for image in tqdm(images, desc="photos", unit=" photos", disable=len(images) == 1):
+            try:
+                found = {name: explain(*parts, image, **options) for name, parts in models.items()}
+            except ImageError as error:
+                failures.append(str(error))
+            else:
+                write(unfinished, image, found)
+        if len(failures) == len(images):
+            raise ValueError(failures[0])
+    for failure in failures:
+        print(f"left out: {failure}", file=sys.stderr)
+    print(f"{arguments.output_dir} holds the pages of {len(images) - len(failures)} of {len(images)} images.")
+
+
+if __name__ == "__main__":
+    run_script(main)
