@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from browsing import CHROMIUM
 from paths import ROOT
 from playwright.sync_api import Page, expect, sync_playwright
 from tiny_parts import ask, make_image, save_language_model, save_vision_tower
@@ -24,10 +25,8 @@ from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgePr
 
 
 SPACE = ROOT / "hub_cards" / "space"
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SCREENSHOTS = os.environ.get("LANGBRIDGE_SCREENSHOTS")
 expect.set_options(timeout=20_000)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: .ci/run installs it")
 
 
 def start(folder: Path, tmp_path: Path, **settings: str) -> tuple[subprocess.Popen, str]:

@@ -32,9 +32,9 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Such:
+class Range:
     """
-    The range of a number, as `Annotated[int, Such("of at least 1", lambda number: number >= 1)]`.
+    The range of a number, as `Annotated[int, Range("of at least 1", lambda number: number >= 1)]`.
 
     Args:
         words (`str`): the range, said after "a number" or "a whole number".
@@ -49,11 +49,11 @@ class Such:
         return value is None or (math.isfinite(value) and self.holds(value))
 
 
-AT_LEAST_0 = Such("of at least 0", lambda number: number >= 0)
-AT_LEAST_1 = Such("of at least 1", lambda number: number >= 1)
-ABOVE_0 = Such("above 0", lambda number: number > 0)
-FROM_0_TO_BELOW_1 = Such("of at least 0 and below 1", lambda number: 0 <= number < 1)
-STEPS = Such("of at least 1, or -1 to go by `num_train_epochs`", lambda number: number == -1 or number >= 1)
+AT_LEAST_0 = Range("of at least 0", lambda number: number >= 0)
+AT_LEAST_1 = Range("of at least 1", lambda number: number >= 1)
+ABOVE_0 = Range("above 0", lambda number: number > 0)
+FROM_0_TO_BELOW_1 = Range("of at least 0 and below 1", lambda number: 0 <= number < 1)
+STEPS = Range("of at least 1, or -1 to go by `num_train_epochs`", lambda number: number == -1 or number >= 1)
 
 
 class TrainingOptions:
@@ -102,8 +102,8 @@ def check_values(options: Any) -> None:
         value, hint, ranges = getattr(options, name), hints[name], []
         if get_origin(hint) is Annotated:
             hint, *ranges = get_args(hint)
-        if not fits(value, hint) or not all(such.admits(value) for such in ranges):
-            words = " ".join([describe(hint, value), *(such.words for such in ranges)])
+        if not fits(value, hint) or not all(allowed.admits(value) for allowed in ranges):
+            words = " ".join([describe(hint, value), *(allowed.words for allowed in ranges)])
             raise ValueError(f"`{name}` is {value!r:.80}: give {words}.")
 
 

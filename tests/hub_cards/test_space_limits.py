@@ -12,8 +12,9 @@ from threading import Event
 
 import pytest
 import torch
+from browsing import needs_chromium
 from playwright.sync_api import expect
-from space_fixtures import Visitor, answer, needs_chromium
+from space_fixtures import Visitor, answer
 from tiny_parts import make_image
 from transformers import AutoTokenizer
 from wordy_models import compose

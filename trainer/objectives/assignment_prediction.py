@@ -19,7 +19,7 @@ from modeling_langbridge.vocabulary_head import LangBridgeVocabularyHead, look_u
 
 from ..data.caption_words import caption_of
 from ..data.samples import read_sample
-from ..option_values import AT_LEAST_0, Such
+from ..option_values import AT_LEAST_0, Range
 from .objective import Objective
 from .transport import (
     LARGEST_LOGIT,
@@ -33,7 +33,7 @@ from .transport import (
 
 
 SMALLEST_TEMPERATURE = 2 / LARGEST_LOGIT  # cosines are at most 1, give or take a rounding
-TEMPERATURE = Such(
+TEMPERATURE = Range(
     f"of {SMALLEST_TEMPERATURE:.1e} or more, since float32 holds no sharper softmax",
     lambda temperature: temperature >= SMALLEST_TEMPERATURE,
 )
