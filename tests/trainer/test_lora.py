@@ -90,7 +90,9 @@ def test_one_folder_holds_lora_and_adapter_and_loads(base, processor, dataset, t
     with torch.no_grad():
         expected = trained(**inputs).logits
         untrained = AutoModelForImageTextToText.from_pretrained(base)(**inputs).logits
-        by_transformers = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")(**inputs).logits
+        by_transformers = AutoModelForImageTextToText.from_pretrained(base)
+        by_transformers.load_adapter(tmp_path / "out")
+        by_transformers = by_transformers.eval()(**inputs).logits
         loaded = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), tmp_path / "out").eval()
         by_peft = loaded(**inputs).logits
     assert (expected - untrained).abs().max() > 1e-3

@@ -174,6 +174,8 @@ def load_saved(path: str, split: str) -> Dataset:
             f"{path} is no folder of `Dataset.save_to_disk`: name its files ('{path}/*.parquet', '{path}/*.tar'), or "
             "list its images and captions in a .json."
         ) from error
+    except IndexError as error:  # what datasets makes of no rows
+        raise ValueError(f"{path} has no samples.") from error
     if not isinstance(dataset, DatasetDict):
         return dataset
     if split not in dataset:

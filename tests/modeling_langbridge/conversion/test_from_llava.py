@@ -473,8 +473,8 @@ def test_what_cannot_be_lifted_is_refused_in_one_sentence(fault, checkpoint, tmp
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--ridge", "-1"], "`ridge` must be finite and 0 or more, but is -1.0"),
-        (["--vocab_size", "0"], "ask for 1 to "),
+        (["--ridge", "-1"], "--ridge: must be a number of 0 or more, but is '-1'"),
+        (["--vocab_size", "0"], "--vocab_size: must be a whole number of 1 or more, but is '0'"),
         (["--vocabulary", "absent.json"], "there is no vocabulary file absent.json"),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_grounding_run_that_is_finished_says_so_and_changes_nothing(vision, te
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     command = ["--vision_tower", vision, "--dataset", tmp_path / "captions.jsonl", "--max_steps", 2, "--use_cpu"]
     command += ["--vocabulary", tmp_path / "words.json", "--output_dir", tmp_path / "out", "--report_to", "none"]
-    command += ["--projector_hidden_size", 40, "--save_strategy", "no"]
+    command += ["--projector_hidden_size", 40, "--save_strategy", "no", "--image_folder", made]
     first = run_script_here(SCRIPTS / "ground.py", *command)
     assert first.returncode == 0, first.stderr
     assert "Nothing is kept before the end of the training, as `save_strategy` is no." in first.stderr

@@ -48,6 +48,8 @@ def test_rows_that_another_version_of_the_code_prepared_are_read_again(samples, 
 
 
 def test_what_is_made_of_rows_is_kept_under_the_version_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the images of a saved dataset are looked for
+    make_image("red").save("red.png")
     Dataset.from_list([{"image": "red.png", "captions": ["a red ball", "a ball"]}]).save_to_disk(tmp_path / "saved")
 
     def split_anew(row):
@@ -74,9 +76,9 @@ def test_a_file_of_the_same_time_but_another_size_or_place_is_another_file(sampl
     (elsewhere / "samples.jsonl").write_text(json.dumps({"image": "red.png", "caption": "a green balls"}))
     os.utime(elsewhere / "samples.jsonl", ns=(time, time))
     monkeypatch.chdir(tmp_path)
-    assert caption(load_training_data("samples.jsonl", image_folder="images")) == "a redder ball"
+    assert caption(load_training_data("samples.jsonl", image_folder=str(tmp_path))) == "a redder ball"
     monkeypatch.chdir(elsewhere)
-    assert caption(load_training_data("samples.jsonl", image_folder="images")) == "a green balls"
+    assert caption(load_training_data("samples.jsonl", image_folder=str(tmp_path))) == "a green balls"
 
 
 def test_the_version_is_another_where_a_character_of_the_code_is(tmp_path):

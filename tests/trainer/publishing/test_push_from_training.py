@@ -60,7 +60,7 @@ def test_a_grounding_run_publishes_its_adapter(train, hub, text):
     assert len(commits) == 2
     expected = {"README.md", "adapter.safetensors", "config.json", "training_record.json", "vocabulary.json"}
     assert set(commits[-1]) == {*expected, ".gitattributes"}
-    assert "Grounded in words" in commits[-1]["README.md"].decode()
+    assert "Grounding in words" in commits[-1]["README.md"].decode()
 
 
 def test_a_push_that_fails_at_a_checkpoint_loses_nothing_and_training_goes_on(train, hub, text, tmp_path):
