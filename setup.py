@@ -15,6 +15,7 @@ setup(
     packages=find_packages(include=["modeling_langbridge*", "trainer*", "hub_cards*"]),
     package_data={
         "modeling_langbridge": ["py.typed"],
+        "modeling_langbridge.adapter": ["grounded_efficientnet_lite0/*"],
         "modeling_langbridge.vocabulary": ["*.json"],
         "trainer": ["py.typed"],
         "hub_cards": ["py.typed", "templates/*.jinja"],
@@ -36,6 +37,7 @@ setup(
         "quantization": ["bitsandbytes>=0.50"],
         "flash-attn": ["flash-attn"],
         "space": ["gradio>=6.31"],
+        "parts": ["gguf", "matplotlib"],
         "eval": ["pycocoevalcap>=1.2", "matplotlib"],
         "dev": [
             "markdown-it-py",
