@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from matplotlib.cbook import get_sample_data
 from torch import nn
-from transformers import EfficientNetConfig, EfficientNetForImageClassification, EfficientNetImageProcessor
+from transformers import EfficientNetConfig, EfficientNetForImageClassification, EfficientNetImageProcessorPil
 
 from modeling_langbridge.image_opening import open_image
 
@@ -72,7 +72,7 @@ def convert(name: str, wheels: Sequence[Path], folder: Path) -> None:
             nn.init.zeros_(parameter)
         nn.init.constant_(block.squeeze_excite.expand.bias, 100.0)  # sigmoid(100) is 1: the gate is open
     model.save_pretrained(folder)
-    EfficientNetImageProcessor(
+    EfficientNetImageProcessorPil(
         size={"height": lite.image_size, "width": lite.image_size},
         resample=3,
         image_mean=[127 / 255] * 3,
@@ -86,7 +86,7 @@ def verify(name: str, folder: Path) -> None:
     model = EfficientNetForImageClassification.from_pretrained(folder)
     image = open_image(get_sample_data(PHOTO, asfileobj=False))
     with torch.no_grad():
-        inputs = EfficientNetImageProcessor.from_pretrained(folder)(image, return_tensors="pt")
+        inputs = EfficientNetImageProcessorPil.from_pretrained(folder)(image, return_tensors="pt")
         label = model(**inputs).logits.argmax().item()
     if label != MILITARY_UNIFORM:
         raise ValueError(f"{name} was not converted rightly: its class of {PHOTO} is {label}, not {MILITARY_UNIFORM}.")

@@ -246,10 +246,10 @@ def test_an_interrupted_download_leaves_nothing_and_says_how_to_go_on(work):
         environment.pop("PIP_NO_INDEX", None)
         command = [sys.executable, SCRIPT, *LITE0, "--cache_dir", work / "cache"]
         child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-        server.settimeout(60)
+        server.settimeout(300)
         connection, _ = server.accept()  # pip is asking now
         child.send_signal(signal.SIGINT)
-        _, errors = child.communicate(timeout=60)
+        _, errors = child.communicate(timeout=300)
         connection.close()
     assert child.returncode == 130
     assert errors == "\nInterrupted: what is complete is kept, the same command goes on from there.\n"
