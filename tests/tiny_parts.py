@@ -16,6 +16,8 @@ from transformers import (
     ConvNextConfig,
     ConvNextImageProcessorPil,
     Dinov2Config,
+    EfficientNetConfig,
+    EfficientNetImageProcessorPil,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
@@ -102,6 +104,14 @@ VISION_TOWERS = {
     "vit": (ViTConfig(**VISION), ViTImageProcessorPil, 16, 24),
     "mobilenet_v2": (MobileNetV2Config(depth_multiplier=0.25, image_size=64), MobileNetV2ImageProcessorPil, 4, 1280),
     "convnext": (ConvNextConfig(**CONVOLUTIONS), ConvNextImageProcessorPil, 4, 20),
+    "efficientnet": (
+        EfficientNetConfig(  # by default, random batch norms let nothing through
+            width_coefficient=0.1, depth_coefficient=0.1, hidden_dim=128, image_size=64, initializer_range=1.0
+        ),
+        EfficientNetImageProcessorPil,
+        4,
+        128,
+    ),
     "resnet": (ResNetConfig(**CONVOLUTIONS, embedding_size=8), ConvNextImageProcessorPil, 4, 20),
 }
 
@@ -144,7 +154,7 @@ def save_vision_tower(name: str, folder: Path) -> str:
     """Saves a tiny random vision tower with its image processor."""
     torch.manual_seed(0)
     config, image_processor, *_ = VISION_TOWERS[name]
-    side = 64 if name in ("mobilenet_v2", "convnext", "resnet") else 32
+    side = 64 if name in ("mobilenet_v2", "convnext", "efficientnet", "resnet") else 32
     size = (
         {"shortest_edge": side}
         if name in ("clip", "whole_clip", "dinov2", "mobilenet_v2", "convnext", "resnet")

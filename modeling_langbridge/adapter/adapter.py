@@ -4,6 +4,7 @@
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ WEIGHTS = "adapter.safetensors"
 CONFIGURATION = "config.json"
 FILES = (CONFIGURATION, VOCABULARY_FILE, WEIGHTS)
 PARTS = ("model.multi_modal_projector.", "model.vocabulary_head.")
+SHIPPED = Path(__file__).with_name("grounded_efficientnet_lite0")
 OF_THE_LANGUAGE_MODEL = (".token_ids", ".remainder_weight")
 WORDS = "vocabulary_sha256"  # in the metadata of the weights
 
@@ -130,6 +132,14 @@ class LangBridgeAdapter:
             )
         return adapter
 
+    @classmethod
+    def grounded_efficientnet_lite0(cls) -> "LangBridgeAdapter":
+        """
+        The adapter that ships with the package, for research use: grounded on Flickr8k, in 2,000 words that Qwen 2,
+        Llama 3, SmolLM2 and Gemma 3 share. Its vision tower is EfficientNet-Lite0 (see docs/pretrained_parts.md).
+        """
+        return cls.from_pretrained(SHIPPED)
+
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """
         Writes `adapter.safetensors`, `vocabulary.json` and `config.json` to a new folder, all of them or none.
@@ -145,7 +155,8 @@ class LangBridgeAdapter:
             (folder / CONFIGURATION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
             self.vocabulary.save(folder / VOCABULARY_FILE)
             weights = {name: weight.detach().cpu().contiguous() for name, weight in self.weights.items()}
-            save_file(weights, folder / WEIGHTS, metadata={"format": "pt", WORDS: hash_words(self.vocabulary)})
+            # One entry: safetensors writes several in a random order, and one adapter should be one file.
+            save_file(weights, folder / WEIGHTS, metadata={WORDS: hash_words(self.vocabulary)})
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
         """

@@ -47,6 +47,8 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
     if is_lora(name, revision):
         raise ValueError(f"{name} holds a LoRA: merge it into its base first, with scripts/merge_lora.py.")
     path = find_folder(name, ["config.json"], revision) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no config.json in {name}: name the folder of a model.")
     config = read_json(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path} is damaged, it must hold a JSON object: save or download it again.")

@@ -307,6 +307,7 @@ def test_the_page_says_that_the_queue_is_full(grounded, browser, tmp_path):
         finally:
             done.set()
     page.close()
+    list(visitor.listen())  # until the queue is empty, for the tests that follow
 
 
 def test_no_odd_request_leaves_a_traceback_in_the_log(grounded, visitor):

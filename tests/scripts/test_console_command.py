@@ -30,7 +30,7 @@ def listed(help_text: str) -> dict[str, str]:
 def test_help_says_of_every_script_what_it_does(run_script):
     commands = listed(run_script("--help"))
     assert commands.keys() == COMMANDS
-    assert commands["check_data"].startswith("Finds everything that is wrong with a training file")
+    assert commands["check_data"].startswith("Finds everything that is wrong with training data")
     assert str(SCRIPTS / "recipes") in run_script("--help")
 
 

@@ -4,10 +4,12 @@
 from pathlib import Path
 
 import pytest
-from paths import SCRIPTS
+from paths import ROOT, SCRIPTS
 from tiny_training import load_script
 
 import trainer.device
+from hub_cards.training_record import TRAINING_RECORD, read_training_records
+from modeling_langbridge import LangBridgeAdapter, SharedVocabulary
 from trainer import LangBridgeSFTConfig
 from trainer.grounding import GroundingConfig
 from trainer.model_loading import ModelArguments
@@ -15,7 +17,8 @@ from trainer.recipes import RecipeParser, read_recipe
 
 
 FOLDER = SCRIPTS / "recipes"
-RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "ground")
+GROUNDING = ["ground", "words_efficientnet_lite0"]
+RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in GROUNDING)
 PAPER = [name for name in RECIPES if name.startswith(("pretrain", "finetune", "transfer"))]
 
 
@@ -35,13 +38,30 @@ def test_every_recipe_parses(parse, name):
     assert config.logging_steps in (5, 10)
 
 
-def test_the_grounding_recipe_parses():
+def parse_grounding(name: str, *arguments: str):
     ground = load_script("ground")
     parser = RecipeParser((ground.GroundingArguments, GroundingConfig))
-    needed = ["--vision_tower", "tower", "--tokenizer", "text", "--dataset", "a.json", "--output_dir", "unused"]
-    arguments, config, _ = parser.parse(["--config", str(FOLDER / "ground.yaml"), *needed])
+    needed = ["--vision_tower", "tower", "--dataset", "a.json", "--output_dir", "unused"]
+    return parser.parse(["--config", str(FOLDER / f"{name}.yaml"), *needed, *arguments])[:2]
+
+
+def test_the_grounding_recipe_parses():
+    arguments, config = parse_grounding("ground")
     assert arguments.coefficient_activation == "gated_softmax"
     assert 8 * config.per_device_train_batch_size * config.gradient_accumulation_steps == 256
+
+
+def test_the_recipe_of_the_shipped_adapter_is_the_one_that_made_it():
+    arguments, config = parse_grounding("words_efficientnet_lite0")
+    adapter = LangBridgeAdapter.grounded_efficientnet_lite0()
+    assert SharedVocabulary.from_file(ROOT / arguments.vocabulary) == adapter.vocabulary
+    assert arguments.projector_hidden_size == adapter.config.projector_hidden_size
+    assert arguments.coefficient_activation == adapter.config.coefficient_activation
+    (record,) = read_training_records(Path(adapter.name, TRAINING_RECORD))
+    assert (record.epochs, record.samples) == (config.num_train_epochs, config.num_train_epochs * 6000)
+    assert (record.batch_size, record.seed) == (config.per_device_train_batch_size, config.seed)
+    assert record.parts["vocabulary_head"].learning_rate == config.learning_rate
+    assert record.schedule == config.lr_scheduler_type
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -34,7 +34,7 @@ FILE_WRITERS = {
 }
 FOLDERS = {
     "full": "full (exists and|is) not( an)? empty|full exists and is not an empty|full is no output of this script",
-    "full.json": "full.json.* cannot be written|full.json exists and is not an empty|full.json is no output",
+    "full.json": "full.json is a file: name a folder|full.json exists and is not an empty|full.json is no output",
     "full.json/below": r"full.json/below.* cannot be written \(Not a directory\): name another",
     "/proc/absent/below": r"/proc/absent.* cannot be written \(No such file or directory\): name another",
 }
