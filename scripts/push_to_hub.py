@@ -30,7 +30,7 @@ EPILOG = """examples:
     python scripts/push_to_hub.py --folder my-vocabulary --repo_id user/my-vocabulary
 
 What the folder is, is told from its files. Of these only what loading needs is sent, by name: no pickles, no
-optimizer's state, no code but the three files of a LangBridge. A folder whose settings name a path of this machine is
+optimizer's state, no code but the files of a LangBridge. A folder whose settings name a path of this machine is
 refused.
 
 A push that was interrupted goes on when the same command is run again. docs/hub.md says more.

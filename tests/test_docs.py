@@ -139,6 +139,7 @@ def test_training(folder):
     assert float(of(left, "ConversationEncoder")) >= 1
 
 
+@pytest.mark.slow
 def test_grounding(folder):
     shutil.rmtree(folder / "grounded")
     left = follow(DOCS / "grounding.md", folder, OPTIONS)
@@ -148,6 +149,7 @@ def test_grounding(folder):
     assert list((folder / "features").glob("features-*.safetensors"))
 
 
+@pytest.mark.slow
 def test_transfer(folder):
     left = follow(DOCS / "transfer.md", folder)
     assert "Needs finetuning" in of(left, "--model my-langbridge ")
@@ -169,6 +171,7 @@ def test_serving(folder):
     assert of(left, "pipeline(")
 
 
+@pytest.mark.slow
 def test_reading_words(folder):
     (folder / "photos").symlink_to(folder / "album")
     (folder / "my-other").symlink_to(folder / "my-langbridge")
@@ -186,6 +189,7 @@ def test_vocabulary(folder):
     assert (folder / "embeddings" / "Meta-Llama-3-8B-Instruct_19200.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_conversion(tmp_path):
     tower = save_vision_tower("clip", tmp_path / CLIP)
     original = OriginalLangBridge("llama", tower)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was published, loaded by name: at a revision, in fresh processes with empty caches, and again offline."""
 
+import pytest
 from transformers import pipeline
 
 
@@ -62,6 +63,7 @@ def test_published_models_answer_as_their_folders_do_also_offline(client, publis
     assert client.load(ANSWERS, picture, *places, offline=True).splitlines() == expected
 
 
+@pytest.mark.slow
 def test_adapters_and_vocabularies_are_taken_up_by_name_also_offline(client, hub, published, vision, text):
     vocabularies = hub.repositories["user/vocabulary"]
     vocabularies.commit({**vocabularies.files, "vocabulary.json": b'[" cat"]'})

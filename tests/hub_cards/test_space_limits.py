@@ -269,6 +269,7 @@ def test_an_image_token_in_a_question_is_answered_as_text(vision, text, space_mo
     assert written == answer(model, processor, "< image> and < |endoftext|>?")
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_the_page_says_what_is_too_large(grounded, browser, tmp_path):
     page = browser.new_page()
@@ -285,6 +286,7 @@ def test_the_page_says_what_is_too_large(grounded, browser, tmp_path):
     page.close()
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_the_page_says_that_the_queue_is_full(grounded, browser, tmp_path):
     visitor = Visitor(grounded.address)

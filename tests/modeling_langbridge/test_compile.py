@@ -8,7 +8,7 @@ from tiny_parts import ask, make_image
 from modeling_langbridge import LangBridgeForConditionalGeneration
 
 
-@pytest.mark.parametrize("activation", ["linear", "gated_softmax"])
+@pytest.mark.parametrize("activation", ["linear", pytest.param("gated_softmax", marks=pytest.mark.slow)])
 def test_the_compiled_model_equals_the_eager_one(vision, text, processor, activation):
     model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
         vision, text, list(range(100, 160)), processor, projector_hidden_size=40, coefficient_activation=activation

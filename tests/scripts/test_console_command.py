@@ -82,6 +82,7 @@ def installed(tmp_path_factory) -> tuple[Path, Callable[..., CompletedProcess]]:
     return folder, langbridge
 
 
+@pytest.mark.slow
 def test_pip_installs_the_command_with_all_scripts_and_recipes(installed, tmp_path):
     folder, langbridge = installed
     shown = langbridge("--help").stdout
@@ -95,6 +96,7 @@ def test_pip_installs_the_command_with_all_scripts_and_recipes(installed, tmp_pa
     assert "4 samples, 0 faulty" in checked.stdout
 
 
+@pytest.mark.slow
 def test_pip_installs_no_package_of_a_general_name(installed):
     names = {path.name for path in installed[0].iterdir() if not path.name.endswith(".dist-info")}
     assert names == {"modeling_langbridge", "trainer", "hub_cards", "langbridge_scripts", "bin"}

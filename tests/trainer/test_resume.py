@@ -48,10 +48,13 @@ def state_of(trainer) -> dict[str, torch.Tensor]:
         {},
         {"train_language_model": "full", "train_vision_tower": "full", "gradient_accumulation_steps": 2},
         {"train_language_model": "lora", "lora_dropout": 0.3},
-        {"train_language_model": "lora", "train_projector": "frozen", "train_vocabulary_head": "frozen"},
+        pytest.param(
+            {"train_language_model": "lora", "train_projector": "frozen", "train_vocabulary_head": "frozen"},
+            marks=pytest.mark.slow,
+        ),
         {"streaming": True},
         {"dataloader_num_workers": 2},
-        {"train_sampling_strategy": "group_by_length", "max_length": 512},
+        pytest.param({"train_sampling_strategy": "group_by_length", "max_length": 512}, marks=pytest.mark.slow),
     ],
     ids=["adapter", "full", "lora", "lora_alone", "streaming", "workers", "by_length"],
 )

@@ -121,9 +121,9 @@ BROKEN = {
         r"is \[60, 40\], but its config.json says \[61, 40\]",
     ),
     "a_projector_without_bounds": (edit_config(projector_hidden_size=10**12), "describes no model"),
-    "a_million_layers": (
-        edit_config("text_config", num_hidden_layers=10**6, layer_types=None),
-        "describes 1,000,000 layers, but its weights are",
+    "a_hundred_thousand_layers": (
+        edit_config("text_config", num_hidden_layers=10**5, layer_types=None),
+        "describes 100,000 layers, but its weights are",
     ),
     "more_layers_than_weights": (
         edit_config("text_config", num_hidden_layers=30, layer_types=None),

@@ -305,6 +305,7 @@ def test_the_lifted_adapter_goes_to_another_language_model(vision, parts, tmp_pa
     torch.testing.assert_close(tokens, coefficients[0] @ other.model.get_word_embeddings(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_script_writes_what_a_fresh_process_loads_without_this_project(checkpoint, tmp_path):
     result = run_script_here(SCRIPT, "--model", checkpoint, "--output_dir", tmp_path / "lifted")
     assert result.returncode == 0, result.stderr[-3000:]

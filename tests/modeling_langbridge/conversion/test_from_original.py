@@ -245,6 +245,7 @@ def test_only_the_first_words_of_a_longer_vocabulary_are_the_checkpoints(vision,
     assert_same_logits(model, processor, original)
 
 
+@pytest.mark.slow
 def test_the_script_writes_a_folder_that_a_fresh_process_loads_without_this_project(finetuned, tmp_path):
     output = tmp_path / "converted"
     options = {

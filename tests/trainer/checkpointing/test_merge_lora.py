@@ -182,6 +182,7 @@ def json_or_text(path: Path):
     return json.loads(path.read_text()) if path.suffix == ".json" else path.read_text()
 
 
+@pytest.mark.slow
 def test_a_fresh_process_without_peft_and_this_project_loads_it(merged, tmp_path):
     question, before = "where is the green dog?", 'sys.modules["peft"] = None'
     found = logits_elsewhere(merged, make_image("green", (60, 44)), tmp_path / "home", question, before)

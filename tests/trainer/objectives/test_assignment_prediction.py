@@ -363,6 +363,7 @@ def launch(compose, processor, vocabulary, tmp_path):
     return launch
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(make, launch, tmp_path):
     # In batches of four, taken in turns: three samples with images and one, then four and none, then four and four.
     text_only = {2, 5, 6, 7, 12, 13, 14, 15}

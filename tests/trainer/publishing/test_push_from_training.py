@@ -40,6 +40,7 @@ def pushes(hub, repo_id: str) -> dict[str, dict[str, bytes]]:
     return dict(list(hub.repositories[repo_id].commits.items())[1:])
 
 
+@pytest.mark.slow
 def test_every_push_of_a_training_run_can_be_loaded_and_holds_no_pickles_or_logs(train, hub, client, text, published):
     train("train.py", "user/trained", "--language_model", text, "--bf16", "false")
     commits = pushes(hub, "user/trained")
