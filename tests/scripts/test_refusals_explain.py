@@ -62,7 +62,7 @@ EXPLAIN = {
     ),
     "an absent adapter": (["--adapter", "nowhere", "--vision_tower", "tower", *IMAGES, *OUT], "no folder nowhere"),
     "an adapter without words": (["--model", "mlp", *IMAGES, *OUT], "^mlp needs an adapter made of words"),
-    "damaged weights": (["--model", "damaged", *IMAGES, *OUT], "coefficients of this image are not finite"),
+    "damaged weights": (["--model", "damaged", *IMAGES, *OUT], "damaged/model.* holds values that are not finite"),
     "another tower compared": (
         [*MODEL, "--compare", "coarse", *IMAGES, *OUT],
         "divide a photo into 2 x 2, 4 x 4 patches: compare models of one vision tower",
