@@ -211,10 +211,8 @@ class LangBridgeVocabularyHead(nn.Module):
         Args:
             hidden_states (`torch.Tensor` of shape `(..., H)`): Projected visual tokens; `(images, tokens, H)` where
                 words are picked.
-            embeddings (`torch.Tensor` of shape `(V, d)`, *optional*):
-                The language model's embeddings E of the shared words.
-            pool (`bool`, *optional*, defaults to `False`):
-                Without embeddings: whether to pool the coefficients over each image, see `pool`.
+            embeddings (`torch.Tensor` of shape `(V, d)`, *optional*): The language model's embeddings E of the words.
+            pool (`bool`, *optional*, defaults to `False`): Without embeddings, whether to pool the coefficients.
 
         Returns:
             `torch.Tensor` of shape `(..., d)`, or `(images, words_per_image, d)`: Visual tokens for the language
