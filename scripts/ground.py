@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from trainer.command_line import run_script
+from trainer.data.image_arguments import ImageArguments
 from trainer.option_values import AT_LEAST_1, check_values
 
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class GroundingArguments:
+class GroundingArguments(ImageArguments):
     """What is grounded, in which words, on what."""
 
     _argument_group_name = "model and data"
@@ -35,19 +36,6 @@ class GroundingArguments:
     )
     eval_dataset: str | None = field(
         default=None, metadata={"help": "Likewise, what loss and word precision are measured on."}
-    )
-    image_folder: str | None = field(default=None, metadata={"help": "What relative image paths are relative to."})
-    allow_image_urls: bool = field(default=False, metadata={"help": "Fetch images that the data name by URL."})
-    allow_paths_outside: bool = field(
-        default=False,
-        metadata={"help": "Read images whose paths lead out of the image folder (absolute, `..`)."},
-    )
-    bad_images: Literal["stop", "skip"] = field(
-        default="stop",
-        metadata={
-            "help": "stop: missing image files end the run before training; skip: every image is opened once, and the "
-            "samples of missing and broken ones are left out."
-        },
     )
     vocabulary: str | None = field(
         default=None, metadata={"help": "File of a shared vocabulary; default: Qwen 2's and Llama 3's."}
@@ -94,13 +82,8 @@ def ground(arguments: GroundingArguments, config: "GroundingConfig") -> None:
     from trainer import GroundingTrainer, compose_for_grounding, load_training_data
     from trainer.data.feature_cache import FeatureCache
 
-    options = {
-        "allow_image_urls": arguments.allow_image_urls,
-        "allow_paths_outside": arguments.allow_paths_outside,
-        "bad_images": arguments.bad_images,
-    }
     dataset, eval_dataset = (
-        path and load_training_data(path, arguments.image_folder, **options)
+        path and load_training_data(path, **arguments.image_options())
         for path in (arguments.dataset, arguments.eval_dataset)
     )
     vocabulary = SharedVocabulary.load(arguments.vocabulary, arguments.vocab_size)

@@ -13,9 +13,10 @@ An interrupted run goes on with --resume_from_checkpoint last, as if it had not 
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from trainer.command_line import run_script
+from trainer.data.image_arguments import ImageArguments
 from trainer.model_loading import ModelArguments, load_model
 from trainer.option_values import AT_LEAST_1, check_values
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class DataArguments:
+class DataArguments(ImageArguments):
     """What it is trained on, and what is watched meanwhile."""
 
     _argument_group_name = "data"
@@ -39,19 +40,6 @@ class DataArguments:
     )
     eval_dataset: str | None = field(
         default=None, metadata={"help": "Likewise, what the loss is measured on every --eval_steps."}
-    )
-    image_folder: str | None = field(default=None, metadata={"help": "What relative image paths are relative to."})
-    allow_image_urls: bool = field(default=False, metadata={"help": "Fetch images that the data name by URL."})
-    allow_paths_outside: bool = field(
-        default=False,
-        metadata={"help": "Read images whose paths lead out of the image folder (absolute, `..`)."},
-    )
-    bad_images: Literal["stop", "skip"] = field(
-        default="stop",
-        metadata={
-            "help": "stop: missing image files end the run before training; skip: every image is opened once, and the "
-            "samples of missing and broken ones are left out."
-        },
     )
     dataset_split: str = field(default="train", metadata={"help": "The split of a dataset with several."})
     streaming: bool = field(
@@ -81,12 +69,9 @@ def train(model_arguments: ModelArguments, data_arguments: DataArguments, config
 
     output = Path(config.output_dir)
     options = {
-        "image_folder": data_arguments.image_folder,
         "split": data_arguments.dataset_split,
         "streaming": data_arguments.streaming,
-        "allow_image_urls": data_arguments.allow_image_urls,
-        "allow_paths_outside": data_arguments.allow_paths_outside,
-        "bad_images": data_arguments.bad_images,
+        **data_arguments.image_options(),
     }
     dataset = load_training_data(data_arguments.dataset, **options)
     eval_dataset = data_arguments.eval_dataset and load_training_data(data_arguments.eval_dataset, **options)

@@ -103,9 +103,10 @@ def parse_arguments() -> argparse.Namespace:
 def collect_images(source: str, **rules: bool) -> list:
     """The images of a folder, or those of a dataset under its rules for images, each once."""
     from trainer import load_training_data
+    from trainer.data.image_places import path_of
     from trainer.data.images import list_images
     from trainer.data.photo_folders import leave_out_broken
-    from trainer.data.samples import path_of, read_sample
+    from trainer.data.samples import read_sample
 
     if Path(source).is_dir() and (images := list_images(source)):
         return leave_out_broken(images, f"--distill_images {source}")

@@ -33,8 +33,9 @@ from .checkpointing.checkpoints import clear_for_adapter
 from .checkpointing.output_folder import saving_to
 from .checkpointing.resuming import ResumingMixin, describe_run
 from .data.caption_words import CaptionWords, caption_of
+from .data.image_places import path_of
 from .data.images import open_image
-from .data.samples import naming, path_of, read_sample
+from .data.samples import naming, read_sample
 from .data.sources import as_rows
 from .device import fit_options_to_machine
 from .objectives.word_prediction import (

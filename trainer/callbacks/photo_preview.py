@@ -21,8 +21,8 @@ from modeling_langbridge.reading.fonts import load_font
 from modeling_langbridge.reading.patch_words import crop_to_patches, lay_on_grid, name_words, write_on_patches
 from modeling_langbridge.utils.files import atomic_file, read_json
 
+from ..data.faults import SampleError
 from ..data.images import open_image
-from ..data.samples import SampleError
 from ..evaluation.captioning import ask
 from .preview_report import draw_closeness, draw_photos, preview_table, save_figure
 

@@ -10,8 +10,9 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
 from .conversations import ConversationEncoder
+from .faults import SampleError
 from .images import open_image
-from .samples import SampleError, naming
+from .samples import naming
 
 
 @dataclass

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from .faults import SampleError
 from .images import list_images, open_image
-from .samples import SampleError
 
 
 logger = logging.getLogger(__name__)
