@@ -15,9 +15,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from browsing import CHROMIUM
 from paths import ROOT
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import expect
 from tiny_parts import ask, make_image, save_language_model, save_vision_tower
 from wordy_models import compose
 
@@ -25,8 +24,8 @@ from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgePr
 
 
 SPACE = ROOT / "hub_cards" / "space"
-SCREENSHOTS = os.environ.get("LANGBRIDGE_SCREENSHOTS")
 expect.set_options(timeout=20_000)
+pytest_plugins = "browsing"
 
 
 def start(folder: Path, tmp_path: Path, **settings: str) -> tuple[subprocess.Popen, str]:
@@ -49,38 +48,10 @@ def start(folder: Path, tmp_path: Path, **settings: str) -> tuple[subprocess.Pop
     raise AssertionError(f"the app ended with {app.wait()}")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(browser, request):
-    """Opens a page, in which no error and no request to another host may be seen until the test ends."""
-    wrong, pages = [], []
-
-    def visit(address: str) -> Page:
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("response", lambda answer: wrong.append(f"{answer.status} {answer.url}") if not answer.ok else None)
-        page.on(
-            "request",
-            lambda asked: None if asked.url.startswith((address, "data:", "blob:")) else wrong.append(asked.url),
-        )
-        page.goto(address)
-        pages.append(page)
-        return page
-
-    yield visit
-    for number, page in enumerate(pages):
-        if SCREENSHOTS:
-            page.screenshot(path=f"{SCREENSHOTS}/{request.node.name}-{number}.png", full_page=True)
-        page.close()
-    assert not wrong
+def visit(open_page):
+    """Opens the Space's page, which asks no other host for anything."""
+    return lambda address: open_page(address, address, "data:", "blob:")
 
 
 @dataclass

@@ -6,11 +6,11 @@ import re
 import sys
 
 import pytest
-from browsing import needs_chromium
+from browsing import SCREENSHOTS, needs_chromium
 from huggingface_hub import metadata_load
 from PIL import Image
 from playwright.sync_api import Page, expect
-from space_fixtures import SCREENSHOTS, SPACE, answer, start
+from space_fixtures import SPACE, answer, start
 from tiny_parts import make_image
 from wordy_models import compose
 

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of a photo, in a browser: pointing, pinning, keys, search, views, two models, and names that are code."""
 
-import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from browsing import CHROMIUM, needs_chromium
+from browsing import needs_chromium
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect
 
 from modeling_langbridge.reading.explaining import Explanation, View
 from modeling_langbridge.reading.page import render_page
 
 
+pytest_plugins = "browsing"
 pytestmark = needs_chromium
-SCREENSHOTS = os.environ.get("LANGBRIDGE_SCREENSHOTS")
 CODE = "<img src=x onerror=\"document.title='taken'\">"
 WORDS = ["dog", "grass", "狗", "كلب", "😀", CODE, "</script><script>throw 1</script>", "__proto__"]
 
@@ -53,37 +52,16 @@ def make_explanation(seed: int = 0, views=("coefficients", "cosine"), grid=(2, 3
     )
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(browser, tmp_path, request):
-    """Opens a page from its file; no error, no violated policy and no request may be seen until the test ends."""
-    wrong, pages = [], []
+def visit(open_page, tmp_path):
+    """Opens a page from its file, which asks for nothing else."""
 
     def visit(title: str, explanations: dict[str, Explanation], **options) -> Page:
         path = tmp_path / "page.html"
         path.write_text(render_page(title, explanations), encoding="utf-8")
-        page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **options})
-        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(dialog.message))
-        page.on("request", lambda asked: asked.url.startswith(("file:", "data:")) or wrong.append(asked.url))
-        page.goto(path.as_uri())
-        pages.append(page)
-        return page
+        return open_page(path.as_uri(), "file:", "data:", **options)
 
-    yield visit
-    for number, page in enumerate(pages):
-        if SCREENSHOTS:
-            page.screenshot(path=f"{SCREENSHOTS}/{request.node.name}-{number}.png", full_page=True)
-        page.close()
-    assert not wrong
+    return visit
 
 
 def point(page: Page, row: int, column: int, click: bool = False) -> None:
