@@ -20,7 +20,7 @@ setup(
     package_dir={"langbridge_scripts": "scripts"},  # no package of others is called as generally as "scripts"
     entry_points={"console_scripts": ["langbridge = langbridge_scripts.langbridge:main"]},
     package_data={
-        "langbridge_scripts": ["recipes/*.yaml", "accelerate/*.yaml"],
+        "langbridge_scripts": ["*.sh", "*.yaml", "recipes/*.yaml", "accelerate/*.yaml"],
         "modeling_langbridge": ["py.typed"],
         "modeling_langbridge.adapter": ["grounded_efficientnet_lite0/*"],
         "modeling_langbridge.reading": ["templates/*"],
@@ -41,6 +41,7 @@ setup(
             "tensorboard",
             "matplotlib",
             "pyyaml",
+            "requests",
         ],
         "quantization": ["bitsandbytes>=0.50"],
         "flash-attn": ["flash-attn"],

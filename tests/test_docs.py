@@ -161,6 +161,23 @@ def test_hub(folder):
     assert "my-langbridge-trained is a model" in of(left, "--dry_run")
 
 
+def test_data(tmp_path):
+    pretrain, data = tmp_path / "playground/data/LLaVA-Pretrain", tmp_path / "playground/data"
+    for rows, image in (
+        (pretrain / "blip_laion_cc_sbu_558k.json", pretrain / "images/00453/1.jpg"),
+        (data / "llava_v1_5_mix665k.json", data / "coco/train2017/1.jpg"),
+    ):
+        image.parent.mkdir(parents=True)
+        make_image().save(image)
+        path = image.relative_to(pretrain / "images" if rows.parent == pretrain else data)
+        turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a dog"}]
+        rows.write_text(json.dumps([{"id": "1", "image": str(path), "conversations": turns}]))
+    left = follow(DOCS / "data.md", tmp_path)
+    assert "ocr_vqa/images" in of(left, "--list")
+    assert "1 samples, 0 faulty" in of(left, "LLaVA-Pretrain")
+    assert "1 samples, 0 faulty" in of(left, "mix665k")
+
+
 def test_lifting(folder):
     assert "holds the LangBridge" in of(follow(DOCS / "lifting.md", folder), "lift.py")
 
