@@ -20,6 +20,7 @@ class Served:
     content: bytes
     headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"1"'})
     ranges: bool = True
+    longest: int | None = None  # as many bytes of a range are sent at once
     answers: list[int | Callable[[], None] | tuple[int, dict[str, str]]] = field(default_factory=list)
     always: int | tuple[int, dict[str, str]] | None = None  # a failure of all further requests
 
@@ -60,11 +61,12 @@ class Handler(BaseHTTPRequestHandler):
         if condition not in (None, served.headers.get("ETag"), served.headers.get("Last-Modified")):
             start = 0
         size = len(served.content)
+        end = min(size, start + served.longest) if start and served.longest else size
         if start >= size > 0:
             return self.answer(416, {"Content-Range": f"bytes */{size}"}, b"")
-        headers = {"Content-Range": f"bytes {start}-{size - 1}/{size}"} if start else {}
+        headers = {"Content-Range": f"bytes {start}-{end - 1}/{size}"} if start else {}
         headers = {"Content-Type": "application/octet-stream", **headers, **served.headers}
-        self.answer(206 if start else 200, headers, served.content[start:], failure)
+        self.answer(206 if start else 200, headers, served.content[start:end], failure)
 
     def answer(self, status: int, headers: dict[str, str], body: bytes, failure: int | Callable | None = None) -> None:
         self.send_response(status)

@@ -142,6 +142,12 @@ def test_a_folder_that_is_there_is_left_as_it_is(run, server, tmp_path):
     assert files_of(mine) == {"mine.jpg"} and server.requests == []
 
 
+def test_an_empty_folder_is_filled(run, tmp_path):
+    (tmp_path / "data/coco/train2017").mkdir(parents=True)
+    assert run("--only", "coco").returncode == 0
+    assert files_of(tmp_path / "data/coco") == {"train2017/1.jpg"}
+
+
 def test_an_archive_that_is_put_there_by_hand_is_checked_and_unpacked(run, server, tmp_path):
     (tmp_path / "data/coco").mkdir(parents=True)
     (tmp_path / "data/coco/train2017.zip").write_bytes(ARCHIVE)

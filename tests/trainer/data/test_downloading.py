@@ -84,6 +84,12 @@ def test_a_connection_that_breaks_again_and_again_brings_the_file_as_long_as_it_
     assert len(server.requests) == ATTEMPTS + 2
 
 
+def test_a_server_that_sends_ranges_in_pieces_is_asked_for_all_of_them(server, get):
+    server.files["/a"] = Served(CONTENT, answers=[HALF], longest=HALF // 4)
+    assert get() == CONTENT
+    assert 5 <= len(server.requests) <= 7
+
+
 def test_a_transfer_that_brings_nothing_ends_and_the_next_run_goes_on_from_what_is_kept(server, get, tmp_path):
     served = server.files["/a"] = Served(CONTENT, answers=[HALF], always=0)
     with pytest.raises(
@@ -190,6 +196,8 @@ WRONG = [
     ("no zip", Served(CONTENT), {"name": "data.zip"}, r"is no \.zip archive, or only a part of one"),
     ("no tar", Served(CONTENT), {"name": "data.tar"}, r"is no \.tar archive"),
     ("half a zip", Served(ZIPPED.getvalue()[:500]), {"name": "data.zip", "rounded": True}, r"is no \.zip archive"),
+    ("no such range", Served(b"", always=(416, {})), {}, f"breaks off {ATTEMPTS} times in a row"),
+    ("another range", Served(b"", always=(206, {"Content-Range": "bytes 9-16/1048576"})), {}, "sends another range"),
     ("a part unasked", Served(CONTENT, always=(206, {})), {}, "sends a part of the file without saying which"),
 ]  # fmt: skip
 

@@ -66,7 +66,11 @@ def download(datasets: list[DataSet], output_dir: Path, keep_archives: bool = Fa
 
 def is_there(file: DataFile, output_dir: Path) -> bool:
     """Whether nothing of a file needs to be fetched. A folder is complete: it appears when everything is in it."""
-    return (output_dir / file.path).is_file() or (file.folder is not None and (output_dir / file.folder).is_dir())
+    return (output_dir / file.path).is_file() or (file.folder is not None and has_files(output_dir / file.folder))
+
+
+def has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def space_needed(files: list[DataFile], output_dir: Path, keep_archives: bool) -> int:
@@ -85,7 +89,7 @@ def provide(
 ) -> Iterator[str]:
     """Sees to it that one file, or the folder of an archive, is there."""
     path, folder = output_dir / file.path, output_dir / (file.folder or file.path)
-    if file.folder is not None and folder.is_dir():
+    if file.folder is not None and has_files(folder):
         yield f"{folder} is there already."
         return
     if path.is_file():

@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import time
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -133,17 +134,17 @@ def headers_to_go_on(url: str, file: DataFile, part: Path, record: DownloadRecor
 def transfer(
     url: str, headers: dict[str, str], file: DataFile, part: Path, record: DownloadRecord, session: requests.Session
 ) -> bool:
-    """One request: appends what the server sends to the part, or begins the part anew. Whether it came to its end."""
+    """One request: appends what the server sends to the part, or begins it anew. Whether the file is complete then."""
     try:
         response = session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
     except requests.RequestException as error:
         raise NotFetched(f"cannot be reached ({innermost(error)})") from error
     with response:
         if response.status_code == 416:  # the part is not the beginning of this file
-            part.unlink()
+            part.unlink(missing_ok=True)
             return False
         answer = read_answer(response, file)
-        if answer.start and answer.start != part.stat().st_size:
+        if answer.start not in (0, part.stat().st_size if part.exists() else 0):
             raise NotFetched("sends another range than the one that was asked for")
         missing, free = (answer.size or file.size) - answer.start, shutil.disk_usage(part.parent).free
         if missing > free:
@@ -153,15 +154,18 @@ def transfer(
         bar = tqdm(desc=file.path, total=answer.size, initial=answer.start, unit="B", unit_scale=True)
         with bar, part.open("ab" if answer.start else "wb") as output:
             blocks = response.iter_content(BLOCK)
-            while True:
-                try:
-                    block = next(blocks, None)
-                except requests.RequestException:
-                    return False
-                if block is None:
-                    return True
+            while block := next_of(blocks):
                 write(block, output, part)
                 bar.update(len(block))
+    return block is not None and answer.size in (None, part.stat().st_size)
+
+
+def next_of(blocks: Iterator[bytes]) -> bytes | None:
+    """The next block, an empty one at the end, and none where the connection breaks off."""
+    try:
+        return next(blocks, b"")
+    except requests.RequestException:
+        return None
 
 
 def write(block: bytes, output: BinaryIO, part: Path) -> None:
