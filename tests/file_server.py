@@ -20,6 +20,7 @@ class Served:
     content: bytes
     headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"1"'})
     ranges: bool = True
+    chunked: bool = False  # without a Content-Length
     longest: int | None = None  # as many bytes of a range are sent at once
     answers: list[int | Callable[[], None] | tuple[int, dict[str, str]]] = field(default_factory=list)
     always: int | tuple[int, dict[str, str]] | None = None  # a failure of all further requests
@@ -66,6 +67,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(416, {"Content-Range": f"bytes */{size}"}, b"")
         headers = {"Content-Range": f"bytes {start}-{end - 1}/{size}"} if start else {}
         headers = {"Content-Type": "application/octet-stream", **headers, **served.headers}
+        if served.chunked and not start:
+            return self.answer_in_chunks(headers, served.content, failure)
         self.answer(206 if start else 200, headers, served.content[start:end], failure)
 
     def answer(self, status: int, headers: dict[str, str], body: bytes, failure: int | Callable | None = None) -> None:
@@ -82,6 +85,18 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self.wfile.write(body)
+
+    def answer_in_chunks(self, headers: dict[str, str], body: bytes, failure: int | None) -> None:
+        self.send_response(200)
+        for name, value in {"Transfer-Encoding": "chunked", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        body = body[:failure]
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(body), body))
+        if failure is None:
+            self.wfile.write(b"0\r\n\r\n")
+        else:
+            self.close_connection = True
 
     def log_message(self, *arguments) -> None:
         pass

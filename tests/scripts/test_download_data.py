@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """download_data.py from a server on this machine: the layout, what a second run does, interruptions, full disks."""
 
+import hashlib
 import io
 import json
 import os
@@ -153,6 +154,8 @@ def test_an_archive_that_is_put_there_by_hand_is_checked_and_unpacked(run, serve
     (tmp_path / "data/coco/train2017.zip").write_bytes(ARCHIVE)
     assert run("--only", "coco").returncode == 0
     assert (tmp_path / "data/coco/train2017/1.jpg").read_bytes() == PHOTO and server.requests == []
+    (entry,) = json.loads((tmp_path / "data/downloads.json").read_text())["files"].values()
+    assert entry["url"] is None and entry["sha256"] == hashlib.sha256(ARCHIVE).hexdigest()
 
 
 def test_a_file_that_has_changed_on_the_disk_is_refused(run, tmp_path):
@@ -207,18 +210,24 @@ def test_a_full_disk_is_refused_before_anything_is_asked_for(run, server, tmp_pa
     assert run().returncode == 0
 
 
-def test_kept_archives_and_begun_parts_count_in_the_space(run, server, sources, tmp_path, monkeypatch):
-    other = yaml.safe_load(sources.read_text())
-    second = {**other["coco"]["files"][0], "path": "vg/images.zip", "folder": "vg/images", "unpacked": 10}
-    other["coco"]["files"].append(second)
-    sources.write_text(yaml.safe_dump(other, sort_keys=False))
+@pytest.mark.parametrize(("options", "archives"), [([], 1), (["--keep_archives"], 2)], ids=["removed", "kept"])
+def test_kept_archives_and_begun_parts_count_in_the_space(
+    run, server, sources, tmp_path, monkeypatch, options, archives
+):
+    datasets = yaml.safe_load(sources.read_text())
+    (first,) = datasets["coco"]["files"]
+    second = {**first, "path": "vg/images.zip", "folder": "vg/images", "unpacked": len(ARCHIVE) + 10}
+    datasets["coco"]["files"].append(second)
+    sources.write_text(yaml.safe_dump(datasets, sort_keys=False))
     part = tmp_path / "data/vg/images.zip.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"12345")
-    for options, need in (([], 2 * len(ARCHIVE) + 5), (["--keep_archives"], 3 * len(ARCHIVE) + 5)):
-        monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=need - 1))  # noqa: B023
-        assert "make room" in run("--only", "coco", *options).stderr
+    need = (2 + archives) * len(ARCHIVE) + 10 - 5
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=need - 1))
+    assert "make room" in run("--only", "coco", *options).stderr
     assert server.requests == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=need))
+    assert run("--only", "coco", *options).returncode == 0
 
 
 def test_two_runs_do_not_write_to_one_folder(run, server, tmp_path):

@@ -90,6 +90,12 @@ def test_a_server_that_sends_ranges_in_pieces_is_asked_for_all_of_them(server, g
     assert 5 <= len(server.requests) <= 7
 
 
+def test_a_file_of_untold_length_is_complete_when_the_server_says_so(server, get):
+    server.files["/a"] = Served(CONTENT, chunked=True, answers=[HALF])
+    assert get(rounded=True) == CONTENT
+    assert len(server.requests) == 2 and server.requests[1][2] == '"1"'
+
+
 def test_a_transfer_that_brings_nothing_ends_and_the_next_run_goes_on_from_what_is_kept(server, get, tmp_path):
     served = server.files["/a"] = Served(CONTENT, answers=[HALF], always=0)
     with pytest.raises(
@@ -237,6 +243,12 @@ def test_a_busy_server_is_asked_again_after_the_time_that_it_names(server, get, 
     start = time.monotonic()
     assert get() == CONTENT
     assert 1 <= time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_busy_server_that_names_no_time_is_asked_again_too(server, get, status):
+    server.files["/a"] = Served(CONTENT, answers=[(status, {})] * ATTEMPTS)
+    assert get() == CONTENT
 
 
 def test_no_server_makes_the_user_wait_for_hours(server, get, monkeypatch):
