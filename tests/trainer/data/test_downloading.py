@@ -270,6 +270,17 @@ def test_the_checksum_that_the_hub_publishes_holds(server, get, content):
             get()
 
 
+def test_what_the_hub_has_promised_holds_for_another_address_too(server, get):
+    headers = {"Location": "/cdn", "X-Linked-ETag": f'"{sha256(CONTENT)}"'}
+    server.files["/a"] = Served(b"", always=(302, headers))
+    server.files["/cdn"] = Served(CONTENT, answers=[HALF], always=(404, {}))
+    server.files["/b"] = Served(OTHER)
+    with pytest.raises(OSError, match="/b sends a file that has another content"):
+        get("/a", "/b")
+    server.files["/b"] = Served(CONTENT)
+    assert get("/a", "/b") == CONTENT
+
+
 def test_what_was_fetched_first_is_what_later_runs_expect(server, get, tmp_path):
     server.files["/a"] = Served(CONTENT)
     get()

@@ -150,7 +150,8 @@ def transfer(
         if missing > free:
             raise OSError(f"{part} needs {missing:,} more bytes and {free:,} are free: make room and run it again.")
         if not answer.start:
-            record.begin(file.path, url=url, size=answer.size, version=answer.version, sha256=answer.sha256)
+            sha256 = answer.sha256 or record.promised(file.path)
+            record.begin(file.path, url=url, size=answer.size, version=answer.version, sha256=sha256)
         bar = tqdm(desc=file.path, total=answer.size, initial=answer.start, unit="B", unit_scale=True)
         with bar, part.open("ab" if answer.start else "wb") as output:
             blocks = response.iter_content(BLOCK)
@@ -229,7 +230,7 @@ def check_content(path: Path, file: DataFile, record: DownloadRecord) -> str:
         raise WrongContent(f"is no {kind} archive, or only a part of one")
     if not file.rounded and size != file.size:
         raise WrongContent(f"has {size:,} bytes, not {file.size:,}")
-    promised = file.sha256 or record.parts.get(file.path, {}).get("sha256")
+    promised = file.sha256 or record.promised(file.path)
     before = record.files.get(file.path)
     if promised is not None and found != promised:
         raise WrongContent(f"has another content (SHA-256 {found[:12]}…, not {promised[:12]}…)")

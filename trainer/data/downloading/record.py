@@ -31,6 +31,10 @@ class DownloadRecord:
         self.files: dict[str, dict[str, Any]] = content["files"]
         self.parts: dict[str, dict[str, Any]] = content["parts"]
 
+    def promised(self, file: str) -> str | None:
+        """The SHA-256 that a server, which need not be the last one, has promised for a file under way."""
+        return self.parts.get(file, {}).get("sha256")
+
     def begin(self, file: str, **facts: Any) -> None:
         """Notes what a server says of a file whose transfer begins."""
         self.parts[file] = facts
