@@ -114,13 +114,11 @@ def main() -> None:
     steps = 10 if arguments.quick else 400
     claim_output_dir(demo.output_dir, {**demo.settings, "demo": "naming", "grounding_steps": steps})
     stages = {
-        "world": make_world,
-        "tower": train_vision_tower,
-        "grounded": update_wrapper(lambda demo, folder: ground(demo, steps, folder), ground),
+        "world": (make_world, demo),
+        "tower": (train_vision_tower, demo),
+        "grounded": (ground, demo, steps),
     }
-    run_stages(
-        demo.output_dir, [{name: update_wrapper(partial(stage, demo), stage)} for name, stage in stages.items()]
-    )
+    run_stages(demo.output_dir, [{name: update_wrapper(partial(*stage), stage[0])} for name, stage in stages.items()])
     print(naming_table(demo))
 
 
