@@ -137,7 +137,7 @@ def substitute(
                 expected = predicted[0]  # (caption, vocabulary)
             answers = answer_about(model, processor, tokens, question) if answer else []
             for what, log_probabilities in zip(variants, predicted, strict=True):
-                divergence = F.kl_div(log_probabilities, expected, reduction="sum", log_target=True)
+                divergence = F.kl_div(log_probabilities, expected, reduction="sum", log_target=True).clamp(min=0)
                 found.totals.setdefault((what, number), []).append(divergence.item())
             for what, said in zip(variants, answers, strict=False):
                 found.answers.setdefault((what, number), []).append(said)

@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     demo = Demo(arguments.output_dir, QUICK if arguments.quick else Sizes(), arguments.seed)
-    steps = 10 if arguments.quick else 400
+    steps = 10 if arguments.quick else 300
     claim_output_dir(demo.output_dir, {**demo.settings, "demo": "naming", "grounding_steps": steps})
     stages = {
         "world": (make_world, demo),
