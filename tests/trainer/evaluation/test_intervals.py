@@ -14,7 +14,7 @@ def test_the_value_is_of_all_that_was_counted_and_lies_in_its_interval():
 
 
 def test_images_alike_leave_no_doubt_and_more_images_less():
-    same = estimate(torch.full((5,), 3.0), torch.full((5,), 4))
+    same = estimate(torch.tensor([3.0, 30, 6]), torch.tensor([4, 40, 8]))
     assert same.low == same.high == 0.75
     hits = torch.rand(400, generator=torch.Generator().manual_seed(0)).round()
     few, many = (estimate(hits[:number], torch.ones(number)) for number in (40, 400))
