@@ -38,6 +38,7 @@ setup(
             "jinja2",
             "peft>=0.21",
             "POT>=0.9.7",
+            "scipy",
             "tensorboard",
             "matplotlib",
             "pyyaml",

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.command_line import run_script
+from trainer.data.samples import CAPTION_QUESTION
+from trainer.number_arguments import at_least
 
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ EPILOG = """examples:
   An adapter alone, as scripts/ground.py leaves it, without any language model:
     python scripts/explain.py --adapter grounded/adapter --vision_tower openai/clip-vit-large-patch14-336 \\
         --images photos --output_dir explained
+
+  Whether the words are true, as tables (docs/reading_words.md, "Is the explanation true?"):
+    python scripts/explain.py --model my-langbridge --check --dataset flickr8k/captions.jsonl --split dev
 
   A stock LLaVA, whose visual tokens are written as words (docs/lifting.md):
     python scripts/explain.py --model llava-hf/llava-1.5-7b-hf --images dog.jpg --output_dir explained
@@ -41,12 +46,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--compare", metavar="MODEL", help="with --model: another checkpoint of the same vision tower, shown beside it"
     )
-    parser.add_argument(
-        "--images", type=Path, nargs="+", required=True, metavar="FILE|FOLDER", help="images, or folders of images"
-    )
-    parser.add_argument(
-        "--output_dir", type=Path, required=True, metavar="FOLDER", help="the folder to write; it must not exist yet"
-    )
+    parser.add_argument("--images", type=Path, nargs="+", metavar="FILE|FOLDER", help="images, or folders of images")
+    parser.add_argument("--output_dir", type=Path, metavar="FOLDER", help="the folder to write; it must not exist yet")
     parser.add_argument(
         "--words", nargs="+", default=[], metavar="WORD", help="words to show however weak they are in a photo"
     )
@@ -58,7 +59,9 @@ def parse_arguments() -> argparse.Namespace:
         "--vocabulary", help="for a LLaVA: file of a shared vocabulary (default: Qwen 2's and Llama 3's)"
     )
     parser.add_argument("--vocab_size", type=int, help="for a LLaVA: how many of its words (default: up to 19200)")
+    add_check_options(parser)
     arguments = parser.parse_args()
+    check_check_options(parser, arguments)
     if (arguments.adapter is None) != (arguments.vision_tower is None):
         raise ValueError("--adapter and --vision_tower go together: a checkpoint, --model, has its own tower.")
     if arguments.compare is not None and arguments.model is None:
@@ -69,9 +72,41 @@ def parse_arguments() -> argparse.Namespace:
         number = getattr(arguments, option)
         if number is not None and number < least:
             raise ValueError(f"--{option} is {number}, but must be at least {least}.")
-    if arguments.output_dir.exists():
+    if not arguments.check and arguments.output_dir.exists():
         raise ValueError(f"--output_dir {arguments.output_dir} exists: remove it or name another folder.")
     return arguments
+
+
+def add_check_options(parser: argparse.ArgumentParser) -> None:
+    check = parser.add_argument_group("check", "Tables that say how far the words can be believed, instead of pages.")
+    check.add_argument(
+        "--check", action="store_true", help="substitute what is shown, and look for the words in human captions"
+    )
+    check.add_argument("--dataset", help="photos with captions, in any form that train.py takes, one image a row")
+    check.add_argument("--image_folder", help="as for retrieve.py: what a json's image paths are relative to")
+    check.add_argument("--split", default="test", help="of the dataset, as for retrieve.py (default: test)")
+    check.add_argument("--max_photos", type=at_least(2), default=50, help="the first ones are taken (default: 50)")
+    check.add_argument(
+        "--question", default=CAPTION_QUESTION, help=f"what the captions answer (default: {CAPTION_QUESTION!r})"
+    )
+    check.add_argument("--cider", action="store_true", help="also how CIDEr changes: needs Java and the extra `eval`")
+
+
+def check_check_options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Pages need images and a folder, the check a dataset."""
+    needed, other = (["dataset"], ["images", "output_dir", "compare"])
+    if not arguments.check:
+        needed, other = (["images", "output_dir"], ["dataset", "image_folder"])
+    if missing := [f"--{name}" for name in needed if getattr(arguments, name) is None]:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    for name in other:
+        if getattr(arguments, name) is not None:
+            what = "makes tables and no pages" if arguments.check else "is what reads it"
+            raise ValueError(f"--{name} does not go with these options: --check {what}.")
+    if arguments.cider and not arguments.check:
+        raise ValueError("--cider belongs to --check: give both.")
+    if arguments.cider and arguments.adapter is not None:
+        raise ValueError("--adapter has no language model that could caption: leave out --cider.")
 
 
 def find_images(paths: list[Path]) -> list[Path]:
@@ -152,8 +187,34 @@ def write(folder: Path, image: Path, explanations: dict[str, "Explanation"]) -> 
         draw_words(explanation, load_font).save(path.with_suffix(".png"))
 
 
+def print_check(arguments: argparse.Namespace) -> None:
+    """Prints the tables of --check."""
+    from trainer.data.captioned_photos import read_captioned_photos
+    from trainer.evaluation.explanation_report import cider_table, precision_table, substitution_table
+    from trainer.evaluation.faithfulness import substitute
+
+    if arguments.cider:
+        from trainer.evaluation.caption_metrics import check_java  # pycocoevalcap is an extra
+
+        check_java()
+    photos = read_captioned_photos(arguments.dataset, arguments.image_folder, arguments.split)[: arguments.max_photos]
+    if len(photos) < 2:
+        raise ValueError(f"{arguments.dataset} has one photo in split {arguments.split!r}: the check needs two.")
+    [(name, parts)] = open_models(arguments).items()
+    print(f"{name}, {len(photos)} photos; in brackets 95 % intervals over photos.\n")
+    if arguments.adapter is None:
+        found = substitute(*parts, photos, arguments.question, answer=arguments.cider)
+        print("Substitution: KL per token of a caption, in nats, by the number of words that are shown.\n")
+        print(f"{substitution_table(found)}\n")
+        if arguments.cider:
+            print(f"{cider_table(found, photos)}\n")
+    print(f"Precision in human captions:\n\n{precision_table(*parts, photos)}")
+
+
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.check:
+        return print_check(arguments)
     from tqdm import tqdm
 
     from modeling_langbridge.image_opening import ImageError

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from modeling_langbridge.processing_langbridge import begins_with_bos
 from modeling_langbridge.reading.questions import prepare_question
 
 from ..data.images import open_image
@@ -73,6 +75,33 @@ def complete_prompts(
         inputs = tokenizer(batch, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
         answers += generate_answers(model, tokenizer, inputs.to(model.device), max_new_tokens)
     return answers
+
+
+def ask_about_tokens(processor: ProcessorMixin, visual_tokens: torch.Tensor, question: str) -> dict[str, Any]:
+    """
+    Prepares the same question about visual tokens in place of each of several photos.
+
+    Args:
+        processor ([`ProcessorMixin`]): the model's.
+        visual_tokens (`torch.Tensor` of shape `(photos, tokens, d)`): on the model's device; any number of them.
+        question (`str`): asked about them, by the chat template.
+
+    Returns:
+        `dict[str, Any]`: the model's inputs.
+    """
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    prompt = prompt.replace(processor.image_token, processor.image_token * visual_tokens.shape[1], 1)
+    adds_special_tokens = not begins_with_bos(processor.tokenizer, prompt)
+    prompts = [prompt] * len(visual_tokens)
+    inputs = processor.tokenizer(prompts, add_special_tokens=adds_special_tokens, return_tensors="pt")
+    inputs = inputs.to(visual_tokens.device)
+    encoded = BaseModelOutputWithPooling(pooler_output=list(visual_tokens))
+    return {
+        "input_ids": inputs["input_ids"],
+        "attention_mask": inputs["attention_mask"],
+        "mm_encoder_outputs": {"image": encoded},
+    }
 
 
 @torch.no_grad()

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
-from modeling_langbridge.processing_langbridge import begins_with_bos
 from modeling_langbridge.vocabulary_head import look_up
 
 from ..data.caption_words import CaptionWords
-from .captioning import generate_answers
+from .captioning import ask_about_tokens, generate_answers
 from .word_scores import (
     pixel_batches,
     pool_photos,
@@ -181,14 +179,6 @@ def caption_tokens(
         question (`str`): asked about them, by the chat template.
         max_new_tokens (`int`, *optional*, defaults to 30): length at which the answer is cut.
     """
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    prompt = prompt.replace(processor.image_token, processor.image_token * len(visual_tokens), 1)
-    adds_special_tokens = not begins_with_bos(processor.tokenizer, prompt)
-    inputs = processor.tokenizer(prompt, add_special_tokens=adds_special_tokens, return_tensors="pt").to(model.device)
-    encoded = BaseModelOutputWithPooling(pooler_output=[visual_tokens])
-    inputs = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
-    [answer] = generate_answers(
-        model, processor.tokenizer, inputs, max_new_tokens, mm_encoder_outputs={"image": encoded}
-    )
+    inputs = ask_about_tokens(processor, visual_tokens[None], question)
+    [answer] = generate_answers(model, processor.tokenizer, inputs, max_new_tokens)
     return answer

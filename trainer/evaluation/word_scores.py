@@ -18,6 +18,7 @@ from modeling_langbridge import (
 )
 from modeling_langbridge.vocabulary_head import look_up
 
+from ..data.caption_words import CaptionWords
 from ..data.images import open_image
 from ..objectives.transport import word_scores
 
@@ -81,6 +82,44 @@ def pool_photos(bridge: LangBridgeModel, image_processor: BaseImageProcessor, ph
         hidden_states = bridge.multi_modal_projector(bridge.get_vision_features(pixel_values).pooler_output)
         pooled.append(bridge.vocabulary_head(hidden_states, pool=True).distribution.cpu())
     return torch.cat(pooled)
+
+
+@torch.no_grad()
+def photo_strengths(bridge: LangBridgeModel, image_processor: BaseImageProcessor, photos: Sequence[Any]) -> Tensor:
+    """
+    How strong each word is in each photo: the sum of its coefficients' magnitudes over the patches, by which an
+    explanation ranks a photo's words. With an adapter of words of any activation; the coefficients of one photo at a
+    time are in memory.
+
+    Args: as for [`pool_photos`].
+
+    Returns:
+        `torch.Tensor` of shape `(photos, V)`, float32 on the CPU.
+    """
+    strengths = [
+        bridge.get_image_coefficients(pixel_values[None]).abs().float().sum((0, 1)).cpu()
+        for batch in pixel_batches(bridge, image_processor, photos)
+        for pixel_values in batch
+    ]
+    return torch.stack(strengths)
+
+
+def count_right_words(strengths: Tensor, used: Tensor, number: int) -> Tensor:
+    """
+    How many of each photo's strongest words its human captions use, `(photos,)`: the precision at `number` is their
+    mean divided by it.
+
+    Args:
+        strengths (`torch.Tensor` of shape `(photos, V)`): from [`photo_strengths`].
+        used (`torch.Tensor` of shape `(photos, V)`): from [`find_used_words`].
+        number (`int`): how many of the strongest words count; more than V are refused by `topk`.
+    """
+    return used.gather(1, strengths.topk(number).indices).sum(1)
+
+
+def find_used_words(words: CaptionWords, captions: Sequence[Sequence[str]]) -> Tensor:
+    """Which words any of a photo's captions uses, `(photos, V)`, of each photo's captions."""
+    return torch.stack([words.count(of_photo) > 0 for of_photo in captions])
 
 
 @torch.no_grad()

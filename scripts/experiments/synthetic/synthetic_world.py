@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 
 IMAGE_SIZE = 56  # pixels, both sides
 FIELD = 8  # pixels: things stand near the corners of a board's fields, which are the tower's patches
+SCALE = 4  # things are drawn larger and reduced, for smooth edges
 PROMPT = "Describe the scene."
 
 COLOURS = {
@@ -105,19 +106,39 @@ class Scene:
     def draw(self) -> Image.Image:
         """The picture: RGB, `IMAGE_SIZE` pixels square, the same at every call."""
         rng = np.random.default_rng(self.seed)
-        scale = 4  # drawn larger and reduced, for smooth edges
-        ground = tuple(int(value) for value in rng.integers(205, 246, 3))
-        image = Image.new("RGB", (IMAGE_SIZE * scale, IMAGE_SIZE * scale), ground)
+        ground, placed = self._place(rng)
+        image = Image.new("RGB", (IMAGE_SIZE * SCALE, IMAGE_SIZE * SCALE), ground)
         canvas = ImageDraw.Draw(image)
+        for thing, x, y, shade in placed:
+            _draw_shape(canvas, thing.shape, x * SCALE, y * SCALE, RADIUS[thing.size] * SCALE, shade, ground)
+        pixels = np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS), dtype=np.float32)
+        pixels = pixels + rng.normal(0, 4, pixels.shape)  # (56, 56, 3)
+        return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+    def coverage(self) -> np.ndarray:
+        """The share of each field that the first and the second thing cover, `(2, rows, columns)`."""
+        fields, side = IMAGE_SIZE // FIELD, FIELD * SCALE
+        shares = []
+        for thing, x, y, _ in self._place(np.random.default_rng(self.seed))[1]:
+            mask = Image.new("L", (IMAGE_SIZE * SCALE, IMAGE_SIZE * SCALE))
+            radius = RADIUS[thing.size] * SCALE
+            _draw_shape(ImageDraw.Draw(mask), thing.shape, x * SCALE, y * SCALE, radius, 1, 0)
+            shares.append(np.asarray(mask).reshape(fields, side, fields, side).mean((1, 3)))
+        return np.stack(shares)
+
+    def _place(
+        self, rng: np.random.Generator
+    ) -> tuple[tuple[int, ...], list[tuple[Thing, float, float, tuple[int, ...]]]]:
+        """The ground's colour, and each thing with its place in pixels and its own shade."""
+        ground = tuple(int(value) for value in rng.integers(205, 246, 3))
+        placed = []
         for thing, along in ((self.first, 2), (self.second, 5)):
             across = rng.integers(2, 6)
             corner = (along, across) if self.relation == "left" else (across, along)
             x, y = np.multiply(corner, FIELD) + rng.uniform(-1, 1, 2)
             shade = tuple(int(value) for value in np.clip(np.add(COLOURS[thing.colour], rng.normal(0, 8, 3)), 0, 255))
-            _draw_shape(canvas, thing.shape, x * scale, y * scale, RADIUS[thing.size] * scale, shade, ground)
-        pixels = np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS), dtype=np.float32)
-        pixels = pixels + rng.normal(0, 4, pixels.shape)  # (56, 56, 3)
-        return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            placed.append((thing, x, y, shade))
+        return ground, placed
 
     def caption(self, rng: random.Random) -> str:
         """One of the many sentences that state both things with all attributes, and how they lie."""
@@ -148,8 +169,8 @@ def _draw_shape(
     x: float,
     y: float,
     radius: float,
-    colour: tuple[int, ...],
-    ground: tuple[int, ...],
+    colour: int | tuple[int, ...],
+    ground: int | tuple[int, ...],
 ) -> None:
     """Draws one shape that fits a circle of `radius` around (x, y), all in pixels of the canvas."""
     box = (x - radius, y - radius, x + radius, y + radius)

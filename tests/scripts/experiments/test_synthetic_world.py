@@ -151,3 +151,16 @@ def test_loose_words_name_each_thing_with_its_place_and_start_with_a_space():
     assert words.startswith(" ")
     assert set(words.split()) >= {"red", "blue", "star", "left", "right"}
     assert OPPOSITE["left"] == "right"
+
+
+def test_the_fields_that_things_cover_are_those_where_the_picture_shows_them():
+    for scene in make_scenes(20, ("train",), seed=1):
+        coverage = scene.coverage()  # (2, rows, columns)
+        pixels = np.asarray(scene.draw(), dtype=float)
+        fields = pixels.reshape(7, 8, 7, 8, 3)  # (rows, height, columns, width, 3)
+        for share, thing in zip(coverage, (scene.first, scene.second), strict=True):
+            row, column = np.unravel_index(share.argmax(), share.shape)
+            inside = fields[row, :, column].reshape(-1, 3)
+            near = np.linalg.norm(inside - COLOURS[thing.colour], axis=1) < 60
+            assert near.mean() == pytest.approx(share[row, column], abs=0.12)
+        assert (coverage.sum(0) == 0).any() and coverage.min() == 0 and coverage.max() <= 1
