@@ -21,9 +21,11 @@ from trainer import load_training_data
 from trainer.data.sources import as_rows
 from trainer.grounding import (
     GroundingConfig,
+    GroundingModel,
     GroundingTrainer,
     RowsByImage,
     compose_for_grounding,
+    drop_patches,
 )
 
 
@@ -87,6 +89,26 @@ def test_the_patches_entropy_is_logged_beside_the_loss(vision, processor, captio
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(entries) == 2
     assert all(0 < float(entry["entropy"]) <= math.log(len(VOCABULARY)) for entry in entries)
+
+
+def test_patch_dropout_leaves_out_other_patches_of_each_image_and_none_in_evaluation(vision, processor):
+    features = torch.arange(2.0 * 8).view(2, 8, 1).expand(2, 8, 3)
+    kept = drop_patches(features, 0.75)
+    assert kept.shape == (2, 2, 3) and (kept[0] < 8).all() and (kept[1] >= 8).all()
+    draws = {tuple(drop_patches(features, 0.75)[0, :, 0].sort().values.tolist()) for _ in range(20)}
+    assert len(draws) > 1 and all(len(set(draw)) == 2 for draw in draws)
+    assert drop_patches(features, 0.99).shape[1] == 1
+
+    langbridge, _ = compose_for_grounding(
+        vision, VOCABULARY, projector_hidden_size=16, coefficient_activation="softmax"
+    )
+    model = GroundingModel(langbridge, patch_dropout=0.75)
+    pixel_values = torch.randn(2, 3, *[langbridge.config.vision_config.image_size] * 2)
+    targets = torch.eye(2, len(langbridge.model.vocabulary_head.weight))
+    losses = {
+        mode: [model.train(mode)(pixel_values, targets)["loss"].item() for _ in range(5)] for mode in (True, False)
+    }
+    assert len(set(losses[True])) > 1 and len(set(losses[False])) == 1
 
 
 def test_word_precision_is_the_share_of_strongest_words_that_the_caption_uses(vision, processor, captions, tmp_path):
