@@ -264,7 +264,7 @@ def take_notes(model: PreTrainedModel, has_language_model: bool) -> list[str]:
     if config.coefficient_activation == "linear" and (num_words > width or not has_language_model):
         number = f"{num_words:,} words, and {f'only {width:,}' if has_language_model else 'mostly fewer'} dimensions"
         notes.append(
-            f"These coefficients are not identifiable: there are {number} in the language model, so many other "
+            f"The coefficients are not identifiable: there are {number} in the language model, so many other "
             "coefficients give exactly the same visual token. A large one does not prove that the word is seen."
         )
     if config.linear_remainder:

@@ -21,7 +21,8 @@ from .patch_words import crop_to_patches, decode_words, lay_on_grid, list_patche
 TOKENS_AT_ONCE = 64  # times the language model's words: 67 MB of cosines for Gemma's 262,144
 NEAREST = (
     "Cosines of the visual token with the language model's own embeddings of {:,} words, as in the LangBridge paper's "
-    "study of training: which words are near, not what the token is made of."
+    "study of training: which words are near, not what the token is made of. "
+    "The photo's words are nearest to so many of its patches."
 )
 
 
