@@ -10,7 +10,7 @@ from wordy_models import compose
 from modeling_langbridge import to_llava
 from modeling_langbridge.reading import progress
 from modeling_langbridge.reading.explaining import explain
-from modeling_langbridge.reading.progress import choose_tokens, explain_stage
+from modeling_langbridge.reading.progress import choose_tokens, explain_stage, find_nearest
 from modeling_langbridge.reading.progress_picture import choose_patches, draw_progress
 
 
@@ -82,12 +82,17 @@ def test_a_stock_llava_says_what_the_mlp_that_it_is_made_of_says(vision, text):
 
 
 def test_no_more_than_a_few_tokens_cosines_are_made_at_once(vision, text, monkeypatch):
-    monkeypatch.setattr(progress, "TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr(progress, "TOKENS_AT_ONCE", 20)
     model, processor = compose(vision, text, adapter_type="linear")
     tokens = choose_tokens(processor.tokenizer, all_tokens=True)
     with LargestTensor() as largest:
-        explain_stage(model, processor, make_image(), tokens)
-    assert largest.numel == len(tokens) * 32  # the embeddings; the cosines of all 16 tokens are half of it
+        find_nearest(model, torch.randn(100, 32), tokens, (10, 10), top=2)
+    assert largest.numel == len(tokens) * 32  # the embeddings; all cosines are three times as many
+
+
+def test_a_damaged_model_is_refused(vision, text):
+    model, processor = compose(vision, text, adapter_type="linear")
+    tokens = choose_tokens(processor.tokenizer)
     model.model.multi_modal_projector.linear_1.bias.data[0] = float("nan")
     with pytest.raises(ValueError, match="not finite: its weights are damaged"):
         explain_stage(model, processor, make_image(), tokens)
