@@ -109,24 +109,6 @@ def check_check_options(parser: argparse.ArgumentParser, arguments: argparse.Nam
         raise ValueError("--adapter has no language model that could caption: leave out --cider.")
 
 
-def find_images(paths: list[Path]) -> list[Path]:
-    """The files that are named and the images of the folders that are named, each once."""
-    from trainer.data.images import list_images
-
-    images = []
-    for path in paths:
-        if not path.exists():
-            raise ValueError(f"--images {path} does not exist: name images, or folders of images.")
-        if path.is_dir():
-            found = list_images(path)
-            if not found:
-                raise ValueError(f"--images {path} is a folder without images (.jpg, .jpeg, .png, .webp).")
-            images += map(Path, found)
-        else:
-            images.append(path)
-    return list(dict.fromkeys(images))
-
-
 def open_any(
     name: str, vocabulary: str | None, vocab_size: int | None
 ) -> tuple["LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
@@ -220,6 +202,7 @@ def main() -> None:
     from modeling_langbridge.image_opening import ImageError
     from modeling_langbridge.reading.explaining import explain
     from modeling_langbridge.utils.files import atomic_folder
+    from trainer.data.images import find_images
 
     images = find_images(arguments.images)
     with atomic_folder(arguments.output_dir) as unfinished:

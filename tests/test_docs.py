@@ -192,8 +192,13 @@ def test_serving(folder):
 def test_reading_words(folder):
     (folder / "photos").symlink_to(folder / "album")
     (folder / "my-other").symlink_to(folder / "my-langbridge")
+    for run, steps in (("pretrain", (100, 1000, 2000)), ("finetune", (50,))):
+        for step in steps:
+            checkpoint = shutil.copytree(folder / "my-langbridge", folder / "runs" / run / f"checkpoint-{step}")
+            (checkpoint / "trainer_state.json").write_text("{}")
+    shutil.copytree(folder / "my-langbridge", folder / "runs" / "finetune", dirs_exist_ok=True)
     left = follow(DOCS / "reading_words.md", folder)
-    for page in ("explained", "compared", "llava-words"):
+    for page in ("explained", "compared", "llava-words", "progress", "progress-of-two"):
         assert list((folder / page).rglob("*.html"))
     assert "4 photos, 4 captions" in of(left, "--split test")
     assert "image to text, chance" in of(left, "--output retrieval.json")

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import PreTrainedModel, ProcessorMixin
 
-from .logit_lens import read_layers
+from .logit_lens import lacks_positions, read_layers
 from .patch_words import (
     NamedNumbers,
     crop_to_patches,
@@ -20,6 +20,7 @@ from .patch_words import (
     list_patches,
     load_pixels,
     name_words,
+    rank_words,
     strongest_of_photo,
 )
 
@@ -67,8 +68,9 @@ class Explanation:
         views (`list[View]`): The coefficients, then what else can be said of this model.
         photo (`list[tuple[str, float]]`): The strongest words of all patches together, with their shares of all
             coefficients' magnitudes.
-        entropy (`torch.Tensor` of shape `(rows, columns)`): Of each patch's coefficients, in nats: of their magnitudes
-            divided by their sum, which for distributions is the distribution.
+        entropy (`torch.Tensor` of shape `(rows, columns)`, *optional*):
+            Of each patch's coefficients, where there are any, in nats: of their magnitudes divided by their sum, which
+            for distributions is the distribution.
         gate (`torch.Tensor` of shape `(rows, columns)`, *optional*): How much each patch says, for gated coefficients.
         energy (`torch.Tensor` of shape `(rows, columns)`, *optional*):
             The share of each visual token's energy that its listed coefficients carry. With x the token that the
@@ -81,20 +83,20 @@ class Explanation:
     view: Image.Image
     views: list[View]
     photo: NamedNumbers
-    entropy: torch.Tensor
+    entropy: torch.Tensor | None
     gate: torch.Tensor | None
     energy: torch.Tensor | None
     notes: list[str]
 
     @property
     def patches(self) -> list[list[NamedNumbers]]:
-        """The words of each patch by their coefficients."""
+        """The words of each patch in the first view, which is that of the coefficients where there are any."""
         return self.views[0].patches
 
     @property
     def grid(self) -> tuple[int, int]:
         """The rows and columns of its patches."""
-        return tuple(self.entropy.shape)
+        return len(self.patches), len(self.patches[0])
 
     def places(self, word: str) -> list[tuple[int, int]]:
         """The rows and columns of the few patches where a word of the photo is strongest, the strongest first."""
@@ -111,7 +113,7 @@ class Explanation:
                 {"word": word, "share": rounded(share), "places": self.places(word)} for word, share in self.photo
             ],
             "notes": self.notes,
-            "entropy": rounded(self.entropy.tolist()),
+            "entropy": None if self.entropy is None else rounded(self.entropy.tolist()),
             "gate": None if self.gate is None else rounded(self.gate.tolist()),
             "energy": None if self.energy is None else rounded(self.energy.tolist()),
             "views": [
@@ -169,13 +171,16 @@ def explain(
     if num_layers < 0:
         raise ValueError(f"`num_layers` is {num_layers}: give a number of layers, 0 for none.")
     bridge = model.model
+    is_raw = model.config.coefficient_activation == "linear"
     names = name_words(processor.tokenizer, bridge.get_word_ids())
     asked = [find_word(word, names) for word in words]
     image = processor.open_image(image)
     features = bridge.get_vision_features(load_pixels(model, processor, image)).pooler_output  # (1, tokens, d_v)
     hidden_states = bridge.multi_modal_projector(features)  # (1, tokens, H)
     coefficients = bridge.vocabulary_head(hidden_states)[0].float().cpu()  # (tokens, V)
-    if not coefficients.isfinite().all():
+    magnitudes = coefficients.abs() if is_raw else coefficients
+    totals = magnitudes.sum(-1, keepdim=True)  # (tokens, 1)
+    if not totals.isfinite().all():
         raise ValueError("The model's coefficients of this image are not finite: its weights are damaged.")
     photo = strongest_of_photo(coefficients, names, model.config.words_per_image or 2 * top)
     view, grid = crop_to_patches(processor, image)
@@ -183,26 +188,28 @@ def explain(
 
     def look(name: str, about: str, numbers: torch.Tensor, is_share: bool) -> View:
         numbers = lay_on_grid(numbers, grid)  # (rows, columns, V)
-        ranks = numbers.abs() if about == VIEWS["raw"] else numbers
-        first = ranks.argmax(-1).flatten().bincount(minlength=len(names))  # (V,)
+        strongest = rank_words(numbers.abs() if about == VIEWS["raw"] else numbers, top)  # (rows, columns, top)
+        first = strongest[..., 0].flatten().bincount(minlength=len(names))  # (V,)
         common = [word for word in first.argsort(descending=True).tolist()[:MAPS] if first[word]]
         mapped = list(dict.fromkeys([*kept, *common]))[: max(MAPS, len(kept))]
         maps = {names[word]: numbers[..., word].clone() for word in mapped}  # a view would keep all numbers
-        return View(name, about, is_share, list_patches(numbers, ranks, names, top), maps)
+        return View(name, about, is_share, list_patches(numbers.gather(-1, strongest), strongest, names), maps)
 
-    is_raw = model.config.coefficient_activation == "linear"
     views = [look("coefficients", VIEWS["raw" if is_raw else "distribution"], coefficients, not is_raw)]
-    magnitudes = coefficients.abs()
-    entropy = torch.special.entr(magnitudes / magnitudes.sum(-1, keepdim=True).clamp(min=1e-30)).sum(-1)  # (tokens,)
+    entropy = torch.special.entr(magnitudes / totals.clamp(min=1e-30)).sum(-1)  # (tokens,)
     is_gated = model.config.coefficient_activation == "gated_softmax"
     gate = bridge.vocabulary_head.get_gate(hidden_states)[0, :, 0].float().cpu() if is_gated else None  # (tokens,)
-    energy = None
+    energy = too_short = None
     if has_language_model and model.config.words_per_image is None:
         visual_tokens = bridge.adapt(features)[0]  # (tokens, d)
         embeddings = bridge.get_word_embeddings()  # (V, d)
         energy = energy_share(coefficients, embeddings, visual_tokens, top)  # (tokens,)
         views.append(look("cosine", VIEWS["cosine"], cosines(visual_tokens, embeddings), False))
-        for number, probabilities in read_layers(model, processor, image, visual_tokens, num_layers):
+        # Checked before the language model runs, whose own forward would end with an IndexError.
+        too_short = lacks_positions(model, processor, image) if num_layers else None
+        for number, probabilities in read_layers(
+            model, processor, image, visual_tokens, 0 if too_short else num_layers
+        ):
             total = model.config.text_config.num_hidden_layers
             views.append(look(f"layer {number} of {total}", VIEWS["layer"], probabilities, True))
     return Explanation(
@@ -212,7 +219,7 @@ def explain(
         entropy=lay_on_grid(entropy, grid),
         gate=None if gate is None else lay_on_grid(gate, grid),
         energy=None if energy is None else lay_on_grid(energy, grid),
-        notes=take_notes(model, has_language_model),
+        notes=[*take_notes(model, has_language_model), *filter(None, [too_short])],
     )
 
 
@@ -257,7 +264,7 @@ def take_notes(model: PreTrainedModel, has_language_model: bool) -> list[str]:
     if config.coefficient_activation == "linear" and (num_words > width or not has_language_model):
         number = f"{num_words:,} words, and {f'only {width:,}' if has_language_model else 'mostly fewer'} dimensions"
         notes.append(
-            f"These coefficients are not identifiable: there are {number} in the language model, so many other "
+            f"The coefficients are not identifiable: there are {number} in the language model, so many other "
             "coefficients give exactly the same visual token. A large one does not prove that the word is seen."
         )
     if config.linear_remainder:

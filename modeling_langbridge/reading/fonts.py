@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fonts for words in any script, among those that matplotlib finds on this machine."""
 
+import warnings
 from functools import cache
+from pathlib import Path
 
+from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, fontManager, get_font
 from PIL import ImageFont
 
@@ -13,9 +16,9 @@ def load_font(word: str, size: float) -> ImageFont.FreeTypeFont:
 
 
 @cache
-def find_font_file(word: str) -> str:
+def find_font_file(word: str, bold: bool = False) -> str:
     letters = {ord(letter) for letter in word if not letter.isspace()}
-    own = findfont("DejaVu Sans")  # comes with matplotlib
+    own = findfont("DejaVu Sans:bold" if bold else "DejaVu Sans")  # comes with matplotlib
     if letters <= letters_of(own):
         return own
     installed = [own, *sorted({font.fname for font in fontManager.ttflist})]
@@ -26,3 +29,10 @@ def find_font_file(word: str) -> str:
 def letters_of(file: str) -> frozenset[int]:
     """The code points that a font has glyphs for."""
     return frozenset(get_font(file).get_charmap())
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Saves a matplotlib figure as a PNG; letters that no installed font has are boxes, without a warning each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(path, format="png")

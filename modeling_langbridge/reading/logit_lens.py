@@ -58,6 +58,18 @@ def read_layers(
         yield number, probabilities.cpu()
 
 
+def lacks_positions(model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image) -> str | None:
+    """Why the language model cannot read a photo's prompt, where it has fewer positions than that has tokens."""
+    positions = getattr(model.config.text_config, "max_position_embeddings", None)  # some families have no limit
+    num_tokens = prepare_question(processor, [image], "")["input_ids"].shape[1]
+    if positions is None or num_tokens <= positions:
+        return None
+    return (
+        f"There are no layers: a photo's prompt takes {num_tokens:,} tokens, and the language model has "
+        f"{positions:,} positions (`max_position_embeddings`). Use a tower of fewer patches or `words_per_image`."
+    )
+
+
 def run_with_norm(
     language_model: PreTrainedModel, embeddings: torch.Tensor, attention_mask: torch.Tensor
 ) -> tuple[tuple[torch.Tensor, ...], nn.Module]:

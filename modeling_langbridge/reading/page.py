@@ -4,6 +4,7 @@
 from base64 import b64encode
 from hashlib import sha256
 from io import BytesIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def render_page(title: str, explanations: dict[str, Explanation]) -> str:
     Args:
         title (`str`): The photo's name.
         explanations (`dict[str, Explanation]`):
-            What each model sees in it, by the model's name: one, or two to be shown side by side.
+            What each model sees in it, by the model's name: one, or several to be shown side by side.
 
     Returns:
         `str`: HTML. It loads nothing, and its content security policy forbids it to.
@@ -44,7 +45,7 @@ def render_page(title: str, explanations: dict[str, Explanation]) -> str:
         title=title,
         names=list(explanations),
         grid=grids.pop(),
-        views=max(([view.name for view in one.views] for one in explanations.values()), key=len),
+        views=name_views(list(explanations.values())),
         photo=as_data_url(next(iter(explanations.values())).view),
         data=[for_page(explanation) for explanation in explanations.values()],
         script=script,
@@ -52,6 +53,12 @@ def render_page(title: str, explanations: dict[str, Explanation]) -> str:
         script_hash=hash_of(script),
         style_hash=hash_of(style),
     )
+
+
+def name_views(explanations: list[Explanation]) -> list[str]:
+    """The names of the views side by side: models of different depths have different layers in one view."""
+    names = zip_longest(*([view.name for view in one.views] for one in explanations))
+    return [" / ".join(dict.fromkeys(filter(None, row))) for row in names]
 
 
 def for_page(explanation: Explanation) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: An
     view, grid = crop_to_patches(processor, image)
     photo_words = strongest_of_photo(coefficients, names, model.config.words_per_image or 2 * top)
     coefficients = lay_on_grid(coefficients, grid)  # (rows, columns, V)
-    patches = list_patches(coefficients, coefficients.abs(), names, top)
+    words = rank_words(coefficients.abs(), top)  # (rows, columns, top)
+    patches = list_patches(coefficients.gather(-1, words), words, names)
     return PatchWords(view=view, names=names, coefficients=coefficients, patches=patches, photo=photo_words)
 
 
@@ -90,10 +91,13 @@ def strongest_of_photo(coefficients: torch.Tensor, names: list[str], number: int
     return [(names[word], share) for word, share in zip(words.tolist(), shares.tolist(), strict=True)]
 
 
-def list_patches(numbers: torch.Tensor, ranks: torch.Tensor, names: list[str], top: int) -> list[list[NamedNumbers]]:
-    """For every row and column the words of the largest ranks with their numbers, both `(rows, columns, V)`."""
-    words = ranks.topk(min(len(names), top)).indices  # (rows, columns, top)
-    numbers = numbers.gather(-1, words)
+def rank_words(numbers: torch.Tensor, top: int) -> torch.Tensor:
+    """The places `(rows, columns, top)` of each patch's largest numbers `(rows, columns, V)`, the largest first."""
+    return numbers.topk(min(numbers.shape[-1], top)).indices
+
+
+def list_patches(numbers: torch.Tensor, words: torch.Tensor, names: list[str]) -> list[list[NamedNumbers]]:
+    """For every row and column the words with their numbers, both `(rows, columns, top)`."""
     return [
         [[(names[word], number) for word, number in zip(*patch, strict=True)] for patch in zip(*row, strict=True)]
         for row in zip(words.tolist(), numbers.tolist(), strict=True)
@@ -122,15 +126,20 @@ def name_words(tokenizer: PreTrainedTokenizerBase, word_ids: list[list[int]]) ->
     A name is the word without the space before it. Where an earlier word already has that name, or the word is not
     printable, the name is its `repr`, with its index in the vocabulary where that is taken too.
     """
+    names: dict[str, None] = {}  # a dict, unlike a set, keeps the order
+    for surface in decode_words(tokenizer, word_ids):
+        candidates = readable(surface), repr(surface), f"{surface!r} ({len(names)})"
+        names[next(name for name in candidates if name not in names)] = None
+    return list(names)
+
+
+def decode_words(tokenizer: PreTrainedTokenizerBase, word_ids: list[list[int]]) -> list[str]:
+    """The texts of words, each given by the token ids of its pieces, with the space before them."""
     # Decoded after another token, since some tokenizers drop a leading space.
     anchor = tokenizer.encode("a", add_special_tokens=False)
     start = len(tokenizer.decode(anchor, clean_up_tokenization_spaces=False))
     texts = tokenizer.batch_decode([anchor + word for word in word_ids], clean_up_tokenization_spaces=False)
-    names: dict[str, None] = {}  # a dict, unlike a set, keeps the order
-    for surface in (text[start:] for text in texts):
-        candidates = readable(surface), repr(surface), f"{surface!r} ({len(names)})"
-        names[next(name for name in candidates if name not in names)] = None
-    return list(names)
+    return [text[start:] for text in texts]
 
 
 def readable(surface: str) -> str:

@@ -17,14 +17,14 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 
-from modeling_langbridge.reading.fonts import load_font
+from modeling_langbridge.reading.fonts import load_font, save_figure
 from modeling_langbridge.reading.patch_words import crop_to_patches, lay_on_grid, name_words, write_on_patches
 from modeling_langbridge.utils.files import atomic_file, read_json
 
 from ..data.faults import SampleError
 from ..data.images import open_image
 from ..evaluation.captioning import ask
-from .preview_report import draw_closeness, draw_photos, preview_table, save_figure
+from .preview_report import draw_closeness, draw_photos, preview_table
 
 
 LARGEST_GRID = 10  # patches a side, beyond which a word on each cannot be read in the report's picture

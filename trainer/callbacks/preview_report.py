@@ -3,9 +3,7 @@
 
 import re
 import textwrap
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -103,9 +101,3 @@ def draw_closeness(records: list[dict]) -> Figure:
     for text in figure.legend(loc="outside right upper", fontsize=8).get_texts():
         text.set_parse_math(False)
     return figure
-
-
-def save_figure(figure: Figure, path: Path):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # the font lacks some scripts, which the json and the table show
-        figure.savefig(path, format="png")

@@ -25,14 +25,20 @@ def is_complete(checkpoint: Path) -> bool:
     return True
 
 
-def find_last_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest complete checkpoint in `output_dir`; one that a killed run left half written is ignored."""
-    found = []
+def find_checkpoints(output_dir: str | Path) -> dict[int, Path]:
+    """The complete checkpoints in `output_dir` by their steps, the earliest first; one that a killed run left half
+    written is ignored."""
+    found = {}
     for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
         if step.isdecimal() and is_complete(folder):
-            found.append((int(step), folder))
-    return max(found)[1] if found else None
+            found[int(step)] = folder
+    return dict(sorted(found.items()))
+
+
+def find_last_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest complete checkpoint in `output_dir`."""
+    return next(reversed(find_checkpoints(output_dir).values()), None)
 
 
 def find_checkpoint(resume_from_checkpoint: str | bool | None, output_dir: str) -> Path | None:

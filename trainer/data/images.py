@@ -18,6 +18,22 @@ def list_images(folder: str | os.PathLike) -> list[str]:
     return sorted(str(path) for path in Path(folder).glob("*") if path.is_file() and is_image_file(path.name))
 
 
+def find_images(paths: list[Path]) -> list[Path]:
+    """The files that `--images` names and the images of the folders that it names, each once."""
+    images = []
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"--images {path} does not exist: name images, or folders of images.")
+        if path.is_dir():
+            found = list_images(path)
+            if not found:
+                raise ValueError(f"--images {path} is a folder without images (.jpg, .jpeg, .png, .webp).")
+            images += map(Path, found)
+        else:
+            images.append(path)
+    return list(dict.fromkeys(images))
+
+
 def open_image(image: Any) -> Image.Image:
     """
     Opens and decodes an image as inference does, see [`~modeling_langbridge.image_opening.open_image`], except that

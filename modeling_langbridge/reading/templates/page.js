@@ -98,7 +98,7 @@ function show(section, model) {
   find(".about").textContent = view ? view.about : "This model has no such view.";
   drawMap(find("canvas"), view && state.word !== null ? mapOf(view, state.word) : null);
   listBars(find(".bars"), isPlaced && view ? view.patches[state.row][state.column] : [], view);
-  listFacts(find("dl"), isPlaced && state.view === 0 ? model : {});
+  listFacts(find("dl"), isPlaced && view?.name === "coefficients" ? model : {});
   find(".words").replaceChildren(...model.photo.map(({ word, share }) => {
     const item = make("li");
     item.append(wordButton(word, [make("bdi", word), make("data", `${(100 * share).toFixed(1)} %`)]));

@@ -247,3 +247,14 @@ def test_adapters_without_words_and_damaged_ones_are_refused(vision, text):
     model.model.vocabulary_head.bias.data[3] = float("nan")
     with pytest.raises(ValueError, match="not finite: its weights are damaged"):
         explain(model, processor, Image.new("RGB", (40, 40)))
+
+
+def test_a_language_model_of_too_few_positions_has_no_layers_and_the_rest_is_shown(vision, tmp_path):
+    model, processor = compose(vision, save_language_model("gpt2", tmp_path / "gpt2"))
+    assert len(explain(model, processor, make_image()).views) == 4
+    model.config.text_config.n_positions = 12
+    explanation = explain(model, processor, make_image())
+    assert [view.name for view in explanation.views] == ["coefficients", "cosine"]
+    assert "has 12 positions (`max_position_embeddings`)" in explanation.notes[-1]
+    silent = explain(model, processor, make_image(), num_layers=0)
+    assert not any("positions" in note for note in silent.notes)

@@ -234,6 +234,32 @@ def test_two_models_follow_the_same_pointer_word_and_view(visit):
     expect(sections[1].locator(".bars bdi")).to_have_count(0)
 
 
+def test_a_view_of_two_models_of_different_depths_is_named_by_both(visit):
+    views = [["coefficients", "layer 3 of 6"], ["coefficients", "layer 1 of 2", "layer 2 of 2"]]
+    explanations = {str(seed): make_explanation(seed, names) for seed, names in enumerate(views)}
+    page = visit("photo.jpg", explanations)
+    expect(page.locator("fieldset span")).to_have_text(
+        ["coefficients", "layer 3 of 6 / layer 1 of 2", "layer 2 of 2"], use_inner_text=True
+    )
+
+
+def test_the_facts_of_coefficients_are_shown_with_them_wherever_their_view_stands(visit):
+    page = visit("photo.jpg", {"model": make_explanation(views=["cosine", "coefficients"])})
+    point(page, 0, 0, click=True)
+    expect(page.locator("dd")).to_have_count(0)
+    page.get_by_text("coefficients", exact=True).click()
+    expect(page.locator("dd")).to_have_count(3)
+
+
+def test_five_stages_stand_side_by_side_and_under_one_another_on_a_phone(visit):
+    page = visit("photo.jpg", {f"step {number}": make_explanation(number) for number in range(5)})
+    tops = [box["y"] for box in (section.bounding_box() for section in page.locator("section").all())]
+    assert len(set(tops)) == 2  # four in a row of 1,280 pixels
+    page.set_viewport_size({"width": 390, "height": 844})
+    tops = [section.bounding_box()["y"] for section in page.locator("section").all()]
+    assert len(set(tops)) == 5 and page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_names_and_words_that_are_code_do_nothing(visit):
     explanation = make_explanation()
     page = visit(CODE, {f"model {CODE}": explanation, f"other {CODE}": make_explanation(1)})

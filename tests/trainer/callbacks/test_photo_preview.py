@@ -19,13 +19,13 @@ from transformers import DefaultFlowCallback, TrainerControl, TrainerState, Trai
 from transformers.trainer_callback import CallbackHandler
 from wordy_models import compose
 
+from modeling_langbridge.reading.fonts import save_figure
 from trainer.callbacks import photo_preview
 from trainer.callbacks.photo_preview import PhotoPreviewCallback, word_closeness
 from trainer.callbacks.preview_report import (
     draw_closeness,
     draw_photos,
     preview_table,
-    save_figure,
 )
 
 
