@@ -51,8 +51,8 @@ def say_what_was_shown(
         f"to {losses[-1]:.2f}, and on scenes that were kept out from {held_out[0]:.2f} to {held_out[1]:.2f}. The "
         "checkpoint was loaded in a fresh process by transformers' pipeline.",
         "Not shown: good captions. The adapter has 2,000 words, learned from 6,000 photos, mostly of people and "
-        "dogs, and none for a lion or a cheetah. The language models are small, and see the words, not the photo. Two minutes "
-        "of training show that the loss falls, not how good an adapter becomes: docs/results.md does.",
+        "dogs, and none for a lion or a cheetah. The language models are small, and see the words, not the photo. "
+        "Two minutes of training show that the loss falls, not how good an adapter becomes: docs/results.md does.",
     ]
 
 

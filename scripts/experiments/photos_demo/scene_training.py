@@ -55,7 +55,7 @@ def train_on_scenes(
     for number, scene in enumerate(test[:SHOWN]):
         scene.draw().save(folder / f"scene_{number}.png")
     arguments = LangBridgeSFTConfig(
-        output_dir=str(folder / "run"),
+        output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=BATCH_SIZE,
         per_device_eval_batch_size=BATCH_SIZE,
