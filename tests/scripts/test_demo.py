@@ -74,6 +74,7 @@ def test_the_training_leaves_the_language_model_as_it_is_and_tells_its_loss(quic
     log = json.loads((folder / "trained" / "log.json").read_text())
     told = "The loss falls from {:.2f} to {:.2f}, and on scenes that were kept out from {:.2f} to {:.2f}."
     assert told.format(log["losses"][0], log["losses"][-1], *log["held_out"]) in result.stdout
+    assert all(loss > 0 for loss in log["losses"]) and 0 < log["held_out"][1] != log["held_out"][0]
     model = LangBridgeForConditionalGeneration.from_pretrained(folder / "trained" / "checkpoint")
     assert model.config.coefficient_activation == "linear"
     frozen = AutoModelForCausalLM.from_pretrained(cache / "smollm2").model.layers.state_dict()

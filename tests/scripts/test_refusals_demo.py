@@ -70,7 +70,8 @@ def folder(tmp_path_factory):
         (["--seed", "0"], "unrecognized arguments: --seed 0"),
     ],
 )
-def test_a_demo_of_photos_that_cannot_be_is_refused(arguments, sentence, folder):
+def test_a_demo_of_photos_that_cannot_be_is_refused(arguments, sentence, folder, monkeypatch):
+    monkeypatch.setenv("LANGBRIDGE_CACHE", "red.png")  # what should have been refused ends there, and trains nothing
     assert_refused(SCRIPTS / "demo.py", arguments, sentence, folder)
 
 
