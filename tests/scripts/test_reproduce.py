@@ -51,7 +51,7 @@ def tiny_world(small_data, output_dir, tokenizers=None):
         distillation_steps=2,
         finetuning_steps=(0, 1, 2),
     )
-    return PhotoWorld(small_data, output_dir, sizes, tokenizers, seed=0, adapter_seeds=(0,))
+    return PhotoWorld(small_data, output_dir, sizes, adapter_seeds=(0,), tokenizers=tokenizers, seed=0)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from transformers import set_seed
 
 from experiments.adapter_training import train_adapter
 from experiments.flickr8k.caption_corpora import caption_dataset
-from experiments.flickr8k.photo_world import PhotoWorld
+from experiments.flickr8k.photo_world import AdapterWorld
 from modeling_langbridge import (
     LangBridgeAdapter,
     LangBridgeForConditionalGeneration,
@@ -19,7 +19,7 @@ from trainer.grounding import GroundingConfig, GroundingTrainer, compose_for_gro
 from trainer.sft_trainer import LangBridgeSFTTrainer
 
 
-def train_mlp(world: PhotoWorld, language_model: str, seed: int, folder: Path) -> None:
+def train_mlp(world: AdapterWorld, language_model: str, seed: int, folder: Path) -> None:
     """LLaVA's MLP, trained on captions with one language model."""
     set_seed(seed)
     text = world.language_model(language_model)
@@ -32,10 +32,10 @@ def train_mlp(world: PhotoWorld, language_model: str, seed: int, folder: Path) -
     processor.save_pretrained(folder)
 
 
-def train_langbridge(world: PhotoWorld, seed: int, folder: Path) -> None:
-    """LangBridge as the paper has it, raw coefficients, trained on captions with A."""
+def train_langbridge(world: AdapterWorld, language_model: str, seed: int, folder: Path) -> None:
+    """LangBridge as the paper has it, raw coefficients, trained on captions with one language model."""
     set_seed(seed)
-    text = world.language_model("a")
+    text = world.language_model(language_model)
     processor = LangBridgeProcessor.from_vision_text_pretrained(world.tower, text)
     width = world.sizes.projector_hidden_size
     model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
@@ -45,7 +45,7 @@ def train_langbridge(world: PhotoWorld, seed: int, folder: Path) -> None:
     LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(folder / "adapter")
 
 
-def ground(world: PhotoWorld, seed: int, folder: Path) -> None:
+def ground(world: AdapterWorld, seed: int, folder: Path) -> None:
     """An adapter trained on the words of captions, with no language model in memory."""
     set_seed(seed)
     langbridge, processor = compose_for_grounding(
@@ -59,6 +59,7 @@ def ground(world: PhotoWorld, seed: int, folder: Path) -> None:
         max_steps=world.sizes.grounding_steps,
         per_device_train_batch_size=world.sizes.grounding_batch_size,
         learning_rate=world.sizes.grounding_learning_rate,
+        patch_dropout=world.sizes.patch_dropout,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
         dataloader_pin_memory=False,
@@ -73,10 +74,11 @@ def ground(world: PhotoWorld, seed: int, folder: Path) -> None:
     LangBridgeAdapter.from_model(langbridge, processor.tokenizer).save_pretrained(folder / "adapter")
 
 
-def tune(world: PhotoWorld, seed: int, folder: Path) -> None:
-    """The grounded adapter, whose words the caption loss with A chooses again; word prediction keeps them words."""
+def tune(world: AdapterWorld, language_model: str, seed: int, folder: Path) -> None:
+    """The grounded adapter, whose words the caption loss with one language model chooses again; word prediction keeps
+    them words."""
     set_seed(seed)
-    model, processor = load_adapter_onto(world, f"grounded_{seed}", "a", world.sizes.words_per_image)
+    model, processor = load_adapter_onto(world, f"grounded_{seed}", language_model, world.sizes.words_per_image)
     steps, rate = world.sizes.tuning_steps, world.sizes.tuning_learning_rate
     # Muon, though quicker, was worse here: it undoes the words.
     _train(world, model, processor, folder, seed, steps, rate, word_prediction_weight=1.0, muon=False)
@@ -84,7 +86,7 @@ def tune(world: PhotoWorld, seed: int, folder: Path) -> None:
 
 
 def load_adapter_onto(
-    world: PhotoWorld, stage: str, language_model: str, words_per_image: int | None = None
+    world: AdapterWorld, stage: str, language_model: str, words_per_image: int | None = None
 ) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
     """Joins the adapter that a stage left to a language model, which may be another than it was trained with."""
     adapter = LangBridgeAdapter.from_pretrained(world.output_dir / stage / "adapter")
@@ -92,7 +94,7 @@ def load_adapter_onto(
 
 
 def _train(
-    world: PhotoWorld,
+    world: AdapterWorld,
     model: LangBridgeForConditionalGeneration,
     processor: LangBridgeProcessor,
     folder: Path,

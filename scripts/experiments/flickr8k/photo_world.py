@@ -4,6 +4,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from tqdm import tqdm
@@ -23,16 +24,9 @@ from trainer.data.images import open_image
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How large everything is and how long it learns. The defaults fill about three hours on two cores."""
+class AdapterSizes:
+    """How large adapters are and how long they learn."""
 
-    vocab_sizes: tuple[int, int] = (4096, 3072)  # of tokenizers A and B
-    hidden_sizes: tuple[int, int] = (192, 224)  # of language models A and B
-    num_hidden_layers: int = 4
-    language_model_steps: int = 1000
-    language_model_batch_size: int = 48
-    language_model_learning_rate: float = 6e-3
-    shared_words: int = 2000  # V
     projector_hidden_size: int = 256  # H
     train_photos: int = 6000
     test_photos: int = 1000
@@ -42,9 +36,23 @@ class Sizes:
     grounding_steps: int = 300
     grounding_batch_size: int = 64
     grounding_learning_rate: float = 2e-3
+    patch_dropout: float = 0.0  # in grounding
     tuning_steps: int = 300  # of the grounded adapter on captions
     tuning_learning_rate: float = 1e-3
     words_per_image: int = 8
+
+
+@dataclass(frozen=True)
+class Sizes(AdapterSizes):
+    """How large everything is and how long it learns. The defaults fill about three hours on two cores."""
+
+    vocab_sizes: tuple[int, int] = (4096, 3072)  # of tokenizers A and B
+    hidden_sizes: tuple[int, int] = (192, 224)  # of language models A and B
+    num_hidden_layers: int = 4
+    language_model_steps: int = 1000
+    language_model_batch_size: int = 48
+    language_model_learning_rate: float = 6e-3
+    shared_words: int = 2000  # V
     distillation_steps: int = 500
     distillation_learning_rate: float = 1e-2
     finetuning_steps: tuple[int, ...] = (
@@ -76,26 +84,59 @@ QUICK = Sizes(
 
 
 @dataclass(frozen=True)
-class PhotoWorld:
+class AdapterWorld:
     """
-    Where the data lies, where the results go, and how.
+    What adapters are trained on: the photos, one frozen tower, and language models.
+
+    Args:
+        data (`Path`): holds `flickr8k` and what the subclass names.
+        output_dir (`Path`): the folder of the stages' folders.
+        sizes ([`AdapterSizes`]): of the adapters.
+        adapter_seeds (`tuple[int, ...]`): of the adapters, each of which is trained once with each.
+    """
+
+    splits: ClassVar = ("train", "test")
+
+    data: Path
+    output_dir: Path
+    sizes: AdapterSizes
+    adapter_seeds: tuple[int, ...]
+
+    @property
+    def tower(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def vocabulary(self) -> SharedVocabulary:
+        raise NotImplementedError
+
+    def language_model(self, name: str) -> str:
+        raise NotImplementedError
+
+    def photos(self, split: str) -> list[CaptionedPhoto]:
+        limit = self.sizes.train_photos if split == "train" else self.sizes.test_photos
+        return read_flickr8k(self.data / "flickr8k", split, limit)
+
+    def features(self, tower: PreTrainedModel) -> FeatureCache:
+        return FeatureCache(tower, folder=self.output_dir / "features_of_photos")
+
+
+@dataclass(frozen=True)
+class PhotoWorld(AdapterWorld):
+    """
+    Language models A and B, trained here, over MobileNetV2.
 
     Args:
         data (`Path`): holds `caption_text`, `flickr8k` and `mobilenetv2_imagenet`.
-        output_dir (`Path`): the folder of the stages' folders.
         sizes ([`Sizes`]): of everything.
         tokenizers (`tuple[str, str]`, *optional*):
             Folders of `data/tokenizers` for A and B, in place of small ones trained here.
         seed (`int`): of the text's halves and of the language models.
-        adapter_seeds (`tuple[int, ...]`): of the adapters, each of which is trained once with each.
     """
 
-    data: Path
-    output_dir: Path
     sizes: Sizes
     tokenizers: tuple[str, str] | None
     seed: int
-    adapter_seeds: tuple[int, ...]
 
     @property
     def settings(self) -> dict:
@@ -113,17 +154,10 @@ class PhotoWorld:
     def language_model(self, name: str) -> str:
         return str(self.output_dir / f"language_model_{name}")
 
-    def photos(self, split: str) -> list[CaptionedPhoto]:
-        limit = self.sizes.train_photos if split == "train" else self.sizes.test_photos
-        return read_flickr8k(self.data / "flickr8k", split, limit)
-
     def caption_text(self) -> tuple[list[str], list[str]]:
         """The halves of the text that language models A and B learn from."""
         captions = read_caption_text(self.data / "caption_text", seed=self.seed)
         return captions[0::2], captions[1::2]
-
-    def features(self, tower: PreTrainedModel) -> FeatureCache:
-        return FeatureCache(tower, folder=self.output_dir / "features_of_photos")
 
 
 def make_tokenizers(world: PhotoWorld, folder: Path) -> None:
@@ -180,12 +214,12 @@ def _train_language_model(world: PhotoWorld, folder: Path, which: int, config_cl
     )
 
 
-def compute_features(world: PhotoWorld, folder: Path) -> None:
-    """The frozen tower's features of every train and test photo."""
+def compute_features(world: AdapterWorld, folder: Path) -> None:
+    """The frozen tower's features of every photo."""
     # Outside the stage's own folder, which goes when the stage is interrupted.
     cache = world.features(AutoModel.from_pretrained(world.tower, dtype=torch.float32))
     image_processor = AutoImageProcessor.from_pretrained(world.tower)
-    photos = world.photos("train") + world.photos("test")
+    photos = [photo for split in world.splits for photo in world.photos(split)]
     for start in tqdm(range(0, len(photos), 16), desc="features, 16 photos a step"):
         images = [open_image(photo.image) for photo in photos[start : start + 16]]
         cache(image_processor(images, return_tensors="pt")["pixel_values"])

@@ -52,9 +52,9 @@ def stages_of(world: PhotoWorld) -> list[dict[str, Stage]]:
         {"language_model_a": stage(train_language_model_a), "language_model_b": stage(train_language_model_b)},
         {"features": stage(compute_features)},
         *({f"mlp_{name}_{seed}": stage(train_mlp, name, seed) for name in "ab"} for seed in seeds),
-        {f"langbridge_{seed}": stage(train_langbridge, seed) for seed in seeds},
+        {f"langbridge_{seed}": stage(train_langbridge, "a", seed) for seed in seeds},
         {f"grounded_{seed}": stage(ground, seed) for seed in seeds},
-        {f"tuned_{seed}": stage(tune, seed) for seed in seeds},
+        {f"tuned_{seed}": stage(tune, "a", seed) for seed in seeds},
         {
             "captions": stage(caption_without_adapter),
             **{f"captions_{seed}": stage(caption_with_adapters, seed) for seed in seeds},

@@ -9,15 +9,14 @@ A few photos of the training split come first, as examples. The captions are the
 """
 
 import argparse
-import copy
 from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from experiments.flickr8k.caption_corpora import read_flickr8k
+from experiments.flickr8k.few_shot import FewShot, Tokens, caption_prompt
+from experiments.small_language_model import word_prompt
 from modeling_langbridge import LangBridgeAdapter, LangBridgeForConditionalGeneration, LangBridgeProcessor
 from trainer.data.caption_words import content_words
 from trainer.data.captioned_photos import CaptionedPhoto
@@ -46,62 +45,36 @@ class CaptionLosses:
     ):
         self.model, self.processor, self.examples, self.photos = model, processor, examples, photos
 
-    def embed(self, text: str, add_special_tokens: bool = False) -> torch.Tensor:
-        """The embeddings of a text's tokens, `(tokens, d)`."""
-        ids = self.processor.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
-        return self.model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long))
-
+    @torch.no_grad()
     def words_of_images(self, photos: Sequence[CaptionedPhoto]) -> list[torch.Tensor]:
         """The words of each photo that the adapter picks, as embeddings `(words, d)`."""
         images = [open_image(photo.image) for photo in photos]
         pixel_values = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        return self.model.model.get_image_features(pixel_values).pooler_output
+        return list(self.model.model.get_image_features(pixel_values).pooler_output)
 
-    def words_of_people(self, photos: Sequence[CaptionedPhoto]) -> list[torch.Tensor]:
-        """The words that people use most in a photo's captions but the first, as embeddings `(tokens, d)`."""
+    def words_of_people(self, photos: Sequence[CaptionedPhoto]) -> list[str]:
+        """The words that people use most in a photo's captions but the first, as text."""
         counts = [Counter(word for text in photo.captions[1:] for word in content_words(text)) for photo in photos]
-        words = [[word for word, _ in count.most_common(WORDS_PER_IMAGE)] for count in counts]
-        return [self.embed("".join(f" {word}" for word in chosen)) for chosen in words]
+        return [word_prompt([word for word, _ in count.most_common(WORDS_PER_IMAGE)]) for count in counts]
 
-    @torch.no_grad()
     def measure(
-        self, examples: list[torch.Tensor] | None, words: list[torch.Tensor] | None, batch_size: int = 20
+        self, examples: Sequence[Tokens] | None, words: Sequence[Tokens] | None, batch_size: int = 20
     ) -> torch.Tensor:
         """
         The mean loss of each photo's first caption, `(photos,)`.
 
         Args:
-            examples, words (`list[torch.Tensor]`, *optional*):
-                The words `(words, d)` of each example and photo. Without them the prompt is captions alone.
+            examples, words (`Sequence[str | torch.Tensor]`, *optional*):
+                The words of each example and photo, as text or embeddings `(words, d)`. Without them the prompt is
+                captions alone.
             batch_size (`int`, *optional*, defaults to 20): Photos at a time.
         """
-        prompt = [self.embed("", add_special_tokens=True)]
+        prefix = []
         for position, photo in enumerate(self.examples):
-            shown = [] if examples is None else [self.embed("Words:"), examples[position], self.embed("\n")]
-            prompt += [*shown, self.embed(f"Caption: {photo.captions[0]}\n\n")]
-        model = self.model.model.language_model
-        cache = model(inputs_embeds=torch.cat(prompt)[None], use_cache=True).past_key_values
-        captions = [
-            self.processor.tokenizer(f" {photo.captions[0]}", add_special_tokens=False)["input_ids"]
-            for photo in self.photos
-        ]
-        losses = []
-        for start in range(0, len(captions), batch_size):
-            rows, targets = [], [torch.tensor(ids) for ids in captions[start : start + batch_size]]
-            for position, ids in enumerate(targets, start):
-                shown = [] if words is None else [self.embed("Words:"), words[position], self.embed("\n")]
-                caption = self.model.get_input_embeddings()(ids[:-1])
-                rows.append(torch.cat([*shown, self.embed("Caption:"), caption]))
-            repeated = copy.deepcopy(cache)
-            repeated.batch_repeat_interleave(len(rows))
-            # Padded on the right, where no token of a caption looks.
-            states = model(
-                inputs_embeds=pad_sequence(rows, batch_first=True), past_key_values=repeated
-            ).last_hidden_state
-            for row, state, ids in zip(rows, states, targets, strict=True):
-                logits = self.model.lm_head(state[len(row) - len(ids) : len(row)])  # (caption, vocabulary)
-                losses.append(F.cross_entropy(logits.float(), ids))
-        return torch.stack(losses)
+            prefix += [*caption_prompt(examples and examples[position]), f" {photo.captions[0]}\n\n"]
+        few_shot = FewShot(self.model, self.processor, prefix)
+        prompts = [few_shot.embed(caption_prompt(words and words[position])) for position in range(len(self.photos))]
+        return few_shot.losses(prompts, [f" {photo.captions[0]}" for photo in self.photos], batch_size)
 
 
 def main() -> None:
@@ -118,9 +91,8 @@ def main() -> None:
     examples = read_flickr8k(arguments.data, "train", arguments.examples)
     photos = read_flickr8k(arguments.data, "dev", arguments.photos)
     captions = CaptionLosses(model, processor, examples, photos)
-    with torch.no_grad():
-        of_examples, own = captions.words_of_images(examples), captions.words_of_images(photos)
-        people = captions.words_of_people(examples), captions.words_of_people(photos)
+    of_examples, own = captions.words_of_images(examples), captions.words_of_images(photos)
+    people = captions.words_of_people(examples), captions.words_of_people(photos)
     middle = len(photos) // 2
     losses = {
         "no words": captions.measure(None, None),

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A language model that nothing was trained for, shown a few examples before each photo.
+
+Small pretrained language models follow examples far better than instructions. The examples are the same for every
+photo, so that their keys and values are computed once.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+from transformers import Cache
+
+from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+
+
+Tokens = str | Tensor  # what stands for a photo: text, or visual tokens (tokens, d)
+
+
+def caption_prompt(tokens: Tokens | None) -> list[Tokens]:
+    """What stands before a photo's caption: its words or visual tokens, or nothing of it."""
+    return ["Caption:"] if tokens is None else ["Words:", tokens, "\nCaption:"]
+
+
+class FewShot:
+    """
+    A language model after examples.
+
+    Args:
+        model ([`LangBridgeForConditionalGeneration`]): Its language model alone is used.
+        processor ([`LangBridgeProcessor`]): The model's.
+        prefix (`Sequence[str | torch.Tensor]`, *optional*, defaults to `()`):
+            The examples, as text and visual tokens `(tokens, d)`.
+    """
+
+    def __init__(
+        self,
+        model: LangBridgeForConditionalGeneration,
+        processor: LangBridgeProcessor,
+        prefix: Sequence[Tokens] = (),
+    ):
+        self.model, self.tokenizer = model, processor.tokenizer
+        begin = self.tokenizer("")["input_ids"]  # what the tokenizer puts before any text
+        self.prefix = self.embed([self.look_up(begin), *prefix])  # (tokens, d)
+
+    def look_up(self, ids: Sequence[int]) -> Tensor:
+        """The embeddings of tokens, `(tokens, d)`."""
+        return self.model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long, device=self.model.device))
+
+    @torch.no_grad()
+    def embed(self, pieces: Sequence[Tokens]) -> Tensor:
+        """The embeddings of pieces of text and of visual tokens `(tokens, d)`, one after the other, `(tokens, d)`."""
+        return torch.cat([self.look_up(self.encode(piece)) if isinstance(piece, str) else piece for piece in pieces])
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    @cached_property
+    def cache(self) -> Cache:
+        """The keys and values of the examples."""
+        return self.model.model.language_model(inputs_embeds=self.prefix[None], use_cache=True).past_key_values
+
+    def remember(self, rows: int) -> Cache | None:
+        """The keys and values of the examples for as many rows, to be added to."""
+        if not len(self.prefix):
+            return None
+        repeated = copy.deepcopy(self.cache)
+        repeated.batch_repeat_interleave(rows)
+        return repeated
+
+    @torch.no_grad()
+    def losses(self, prompts: Sequence[Tensor], answers: Sequence[str], batch_size: int = 20) -> Tensor:
+        """
+        The mean loss of each answer's tokens after its prompt, in nats, `(prompts,)`.
+
+        Args:
+            prompts (`Sequence[torch.Tensor]`): From [`~FewShot.embed`], `(tokens, d)` each.
+            answers (`Sequence[str]`): With the blank that stands before them.
+            batch_size (`int`, *optional*, defaults to 20): Prompts at a time.
+        """
+        losses = torch.empty(len(prompts))
+        for batch in batches(list(range(len(prompts))), batch_size):
+            targets = [torch.tensor(self.encode(answers[i]), device=self.model.device) for i in batch]
+            rows = [
+                torch.cat([prompts[i], self.look_up(ids[:-1].tolist())]) for i, ids in zip(batch, targets, strict=True)
+            ]
+            # Padded on the right, where no token of an answer looks.
+            states = self.model.model.language_model(
+                inputs_embeds=pad_sequence(rows, batch_first=True), past_key_values=self.remember(len(rows))
+            ).last_hidden_state
+            for i, row, state, ids in zip(batch, rows, states, targets, strict=True):
+                logits = self.model.lm_head(state[len(row) - len(ids) : len(row)])  # (answer, vocabulary)
+                losses[i] = F.cross_entropy(logits.float(), ids)
+        return losses
+
+    @torch.no_grad()
+    def complete(self, prompts: Sequence[Tensor], max_new_tokens: int = 24, batch_size: int = 20) -> list[str]:
+        """What the model writes greedily after each prompt `(tokens, d)`, up to the end of the line."""
+        answers = [""] * len(prompts)
+        for length in {len(prompt) for prompt in prompts}:  # prompts of one length need no padding
+            for batch in batches([i for i, prompt in enumerate(prompts) if len(prompt) == length], batch_size):
+                # Of the examples, whose keys and values are given, generation wants the places alone.
+                rows = torch.stack([torch.cat([self.prefix, prompts[i]]) for i in batch])  # (rows, tokens, d)
+                ids = self.model.generate(
+                    inputs_embeds=rows,
+                    attention_mask=torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device),
+                    past_key_values=self.remember(len(batch)),
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    stop_strings=["\n"],
+                    tokenizer=self.tokenizer,
+                    pad_token_id=self.tokenizer.eos_token_id,
+                )
+                for i, text in zip(batch, self.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
+                    answers[i] = " ".join(text.split("\n")[0].split())
+        return answers
+
+    @torch.no_grad()
+    def choose(self, prompts: Sequence[Tensor], choices: Sequence[str], batch_size: int = 20) -> list[int]:
+        """Which of several answers is the likeliest after each prompt `(tokens, d)`, by its first token."""
+        first = [self.encode(choice)[0] for choice in choices]
+        chosen = []
+        for batch in batches(list(range(len(prompts))), batch_size):
+            rows = [prompts[i] for i in batch]
+            states = self.model.model.language_model(
+                inputs_embeds=pad_sequence(rows, batch_first=True), past_key_values=self.remember(len(rows))
+            ).last_hidden_state
+            last = torch.stack([state[len(row) - 1] for row, state in zip(rows, states, strict=True)])  # (rows, d)
+            chosen += self.model.lm_head(last)[:, first].argmax(-1).tolist()
+        return chosen
+
+
+def batches(positions: list[int], batch_size: int) -> Iterator[list[int]]:
+    """Positions, a batch at a time, with a progress bar where there are many."""
+    for start in tqdm(range(0, len(positions), batch_size), desc="prompts", unit=f" x {batch_size}", delay=5):
+        yield positions[start : start + batch_size]

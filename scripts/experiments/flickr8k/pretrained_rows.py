@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of the table on pretrained parts: what a language model makes of what an adapter hands over of a photo."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from experiments.flickr8k.few_shot import FewShot, Tokens, caption_prompt
+from experiments.flickr8k.photo_adapters import load_adapter_onto
+from experiments.flickr8k.pretrained_world import PretrainedWorld
+from experiments.flickr8k.yes_no_questions import find_objects, make_questions
+from experiments.small_language_model import word_prompt
+from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+from modeling_langbridge.utils.files import read_json
+from trainer.data.caption_words import content_words
+from trainer.data.captioned_photos import CaptionedPhoto
+from trainer.data.images import open_image
+from trainer.evaluation.word_scores import pool_photos
+
+
+Parts = tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]
+# What stands for each of several photos; nothing does for a blind model.
+See = Callable[[Sequence[CaptionedPhoto]], list[Tokens] | None]
+
+
+def measure_without_adapter(world: PretrainedWorld, name: str, folder: Path) -> None:
+    """A language model without an adapter: shown nothing, words of neighbours, words of people; also taught."""
+    neighbours = read_json(world.output_dir / "neighbours" / "words.json")
+    count = world.sizes.words_per_image
+    rows: dict[str, See] = {
+        "blind": lambda photos: None,
+        "neighbours": lambda photos: [word_prompt(neighbours[photo.name][:count]) for photo in photos],
+        "people": lambda photos: [word_prompt(words_of_people(photo)[:count]) for photo in photos],
+    }
+    found = {}
+    for which, prefix in ((name, ""), (f"taught_{name}", "taught_")):
+        parts = load_adapter_onto(world, f"grounded_{world.adapter_seeds[0]}", which)
+        for row, see in rows.items():
+            found[f"{prefix}{row}"] = measure(world, parts, see)
+    write_measures(folder, found)
+
+
+def measure_adapters(world: PretrainedWorld, name: str, seed: int, folder: Path) -> None:
+    """A language model with every adapter of one seed: its own, another's, and nobody's."""
+    words, found = world.sizes.words_per_image, {}
+    rows = {
+        "grounded": (f"grounded_{seed}", name, words),
+        "taught_grounded": (f"grounded_{seed}", f"taught_{name}", words),
+    }
+    for trained_with in world.language_models:
+        whose = "own" if trained_with == name else "other"
+        rows[f"tuned_{whose}"] = (f"tuned_{trained_with}_{seed}", name, words)
+        rows[f"raw_{whose}"] = (f"langbridge_{trained_with}_{seed}", name, None)
+    for row, how in rows.items():
+        found[row] = measure_with(world, load_adapter_onto(world, *how))
+    checkpoint = world.output_dir / f"mlp_{name}_{seed}"
+    mlp = LangBridgeForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    found["mlp"] = measure_with(world, (mlp, LangBridgeProcessor.from_pretrained(checkpoint)))
+    write_measures(folder, found)
+
+
+def measure_with(world: PretrainedWorld, parts: Parts) -> dict:
+    """Measures what an adapter hands over, and the words it picks."""
+    model, processor = parts
+
+    @torch.no_grad()
+    def see(photos: Sequence[CaptionedPhoto]) -> list[Tokens]:
+        tokens: list[Tokens] = []
+        for start in range(0, len(photos), 16):
+            images = [open_image(photo.image) for photo in photos[start : start + 16]]
+            pixel_values = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+            tokens += model.model.get_image_features(pixel_values).pooler_output  # (tokens, d) each
+        return tokens
+
+    with world.features(model.model.vision_tower).standing_in_for_tower(model.model):
+        found = measure(world, parts, see)
+        if model.config.words_per_image is not None:
+            found["words"] = find_words(world, parts)
+    return found
+
+
+def measure(world: PretrainedWorld, parts: Parts, see: See) -> dict:
+    """
+    Captions, losses and answers about the test photos.
+
+    Examples come before a photo where the captions of the dev photos are likelier after them.
+    """
+    test, sizes = world.photos("test"), world.sizes
+    examples = world.photos("train")[: sizes.examples]
+    shown = see(examples)
+    variants = {"examples": FewShot(*parts, caption_examples(examples, shown)), "alone": FewShot(*parts)}
+    dev_losses = {
+        name: caption_losses(few_shot, see, world.photos("dev")).mean().item() for name, few_shot in variants.items()
+    }
+    chosen = min(dev_losses, key=dev_losses.get)
+    few_shot, measured = variants[chosen], test[: sizes.loss_photos]
+    tokens = see(test)
+    prompts = [few_shot.embed(caption_prompt(tokens and tokens[i])) for i in range(len(test))]
+    answers = [f" {photo.captions[0]}" for photo in measured]
+    half = len(measured) // 2
+    others = prompts[half : len(measured)] + prompts[:half]
+    return {
+        "prompt": chosen,
+        "dev_losses": dev_losses,
+        "losses": few_shot.losses(prompts[: len(measured)], answers).tolist(),
+        "losses_of_other": few_shot.losses(others, answers).tolist(),
+        "captions": dict(zip([photo.name for photo in test], few_shot.complete(prompts), strict=True)),
+        "answers": answer_questions(world, parts, examples, shown, measured, tokens),
+    }
+
+
+def caption_examples(examples: Sequence[CaptionedPhoto], shown: list[Tokens] | None) -> list[Tokens]:
+    pieces: list[Tokens] = []
+    for position, photo in enumerate(examples):
+        pieces += [*caption_prompt(shown and shown[position]), f" {photo.captions[0]}\n\n"]
+    return pieces
+
+
+def caption_losses(few_shot: FewShot, see: See, photos: Sequence[CaptionedPhoto]) -> torch.Tensor:
+    """The losses of photos' first captions, `(photos,)`."""
+    tokens = see(photos)
+    prompts = [few_shot.embed(caption_prompt(tokens and tokens[i])) for i in range(len(photos))]
+    return few_shot.losses(prompts, [f" {photo.captions[0]}" for photo in photos])
+
+
+def answer_questions(
+    world: PretrainedWorld,
+    parts: Parts,
+    examples: Sequence[CaptionedPhoto],
+    shown: list[Tokens] | None,
+    photos: Sequence[CaptionedPhoto],
+    tokens: list[Tokens] | None,
+) -> list[tuple[bool, bool]]:
+    """Whether each question's answer is yes, and whether the model says so; two about each example come before it."""
+    objects = find_objects(world.photos("train"), least=max(2, len(world.photos("train")) // 300))
+    pieces: list[Tokens] = []
+    for question in make_questions(examples, objects, seed=0):
+        answer = "yes" if question.is_yes else "no"
+        pieces += [*question_prompt(shown and shown[question.photo], question.text), f" {answer}\n\n"]
+    few_shot = FewShot(*parts, pieces)
+    questions = make_questions(photos, objects, seed=0)
+    prompts = [
+        few_shot.embed(question_prompt(tokens and tokens[question.photo], question.text)) for question in questions
+    ]
+    chosen = few_shot.choose(prompts, [" yes", " no"])
+    return [(question.is_yes, choice == 0) for question, choice in zip(questions, chosen, strict=True)]
+
+
+def question_prompt(tokens: Tokens | None, question: str) -> list[Tokens]:
+    asked = f"Question: {question} Answer:"
+    return [asked] if tokens is None else ["Words:", tokens, f"\n{asked}"]
+
+
+def find_words(world: PretrainedWorld, parts: Parts) -> dict[str, list[str]]:
+    """The ten strongest words of each test photo."""
+    model, processor = parts
+    photos = world.photos("test")
+    pooled = pool_photos(model.model, processor.image_processor, [photo.image for photo in photos])  # (photos, V)
+    surfaces = world.vocabulary.surfaces
+    return {
+        photo.name: [surfaces[word].strip() for word in words]
+        for photo, words in zip(photos, pooled.topk(10).indices.tolist(), strict=True)
+    }
+
+
+def words_of_people(photo: CaptionedPhoto) -> list[str]:
+    """The words of a photo's captions but the first, which the losses are measured on; the most used first."""
+    counts = Counter(word for caption in photo.captions[1:] for word in content_words(caption))
+    return [word for word, _ in counts.most_common()]
+
+
+def write_measures(folder: Path, found: dict[str, dict]) -> None:
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    (folder / "measures.json").write_text(text, encoding="utf-8")

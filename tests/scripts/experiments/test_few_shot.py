@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A language model after examples: as if prompt and examples were read anew each time."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from experiments.flickr8k.few_shot import FewShot
+from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+
+
+EXAMPLES = ["Words: dog ball\nCaption: a dog and a ball\n\n"]
+PROMPTS = ["Words: man\nCaption:", "Words: children water two\nCaption:", "Words: red\nCaption:"]
+
+
+@pytest.fixture(scope="module")
+def few_shot(vision, text) -> FewShot:
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text)
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, list(range(100, 160)), processor=processor, projector_hidden_size=40
+    )
+    return FewShot(model.eval(), processor, EXAMPLES)
+
+
+@pytest.fixture(scope="module")
+def language_model(text):
+    return AutoModelForCausalLM.from_pretrained(text)
+
+
+def full_prompt(few_shot: FewShot, prompt: str) -> torch.Tensor:
+    # Tokenized in the same pieces, since a tokenizer may join what meets.
+    return torch.tensor([few_shot.encode(EXAMPLES[0]) + few_shot.encode(prompt)])
+
+
+def test_what_it_writes_is_what_the_language_model_writes_after_the_whole_text(few_shot, language_model):
+    written = few_shot.complete([few_shot.embed([prompt]) for prompt in PROMPTS], max_new_tokens=6, batch_size=2)
+    for prompt, answer in zip(PROMPTS, written, strict=True):
+        ids = full_prompt(few_shot, prompt)
+        output = language_model.generate(input_ids=ids, do_sample=False, max_new_tokens=6)[0, ids.shape[1] :]
+        expected = few_shot.tokenizer.decode(output, skip_special_tokens=True)
+        assert answer == " ".join(expected.split("\n")[0].split())
+    assert any(written)
+
+
+def test_the_likelier_answer_is_chosen_by_its_first_token(few_shot, language_model):
+    choices = [" a", " the", " dog"]
+    first = [few_shot.encode(choice)[0] for choice in choices]
+    with torch.no_grad():
+        expected = [
+            language_model(input_ids=full_prompt(few_shot, prompt)).logits[0, -1, first].argmax().item()
+            for prompt in PROMPTS
+        ]
+    prompts = [few_shot.embed([prompt]) for prompt in PROMPTS]
+    assert few_shot.choose(prompts, choices, batch_size=2) == expected
+    chosen_of_reversed = few_shot.choose(prompts, choices[::-1])
+    assert [2 - choice for choice in chosen_of_reversed] == expected
+
+
+def test_visual_tokens_may_stand_among_the_text(few_shot):
+    words = few_shot.look_up(few_shot.encode(" dog ball"))
+    mixed, text = (
+        few_shot.embed(["Words:", words, "\nCaption:"]),
+        few_shot.embed(["Words:", " dog ball", "\nCaption:"]),
+    )
+    assert torch.equal(mixed, text)
+
+
+def test_without_examples_the_prompt_is_all_that_is_read(few_shot, language_model):
+    alone = FewShot(few_shot.model, few_shot)
+    loss = alone.losses([alone.embed([PROMPTS[0]])], [" a man"])
+    prompt, answer = few_shot.encode(PROMPTS[0]), few_shot.encode(" a man")
+    labels = torch.tensor([[-100] * len(prompt) + answer])
+    with torch.no_grad():
+        expected = language_model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss
+    torch.testing.assert_close(loss[0], expected)
