@@ -15,13 +15,11 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import (
     HfHubHTTPError,
-    HFValidationError,
     LocalEntryNotFoundError,
     StrictDataclassError,
 )
-from huggingface_hub.utils import validate_repo_id
 
-from modeling_langbridge.utils.files import read_json
+from modeling_langbridge.utils.files import is_hub_id, read_json
 
 
 TRAINING_RECORD = "training_record.json"
@@ -155,11 +153,7 @@ def hub_id(name: str | None) -> str | None:
     """The name where it is a Hub id; `None` where it is a local path, or empty."""
     if not name or Path(name).exists():
         return None
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return name
+    return name if is_hub_id(name) else None
 
 
 def file_name(name: str | None) -> str | None:

@@ -79,9 +79,11 @@ def ground(arguments: GroundingArguments, config: "GroundingConfig") -> None:
     from transformers import AutoTokenizer, set_seed
 
     from modeling_langbridge import SharedVocabulary
+    from modeling_langbridge.adapter.kinds import check_vision_tower
     from trainer import GroundingTrainer, compose_for_grounding, load_training_data
     from trainer.data.feature_cache import FeatureCache
 
+    check_vision_tower(arguments.vision_tower)
     dataset, eval_dataset = (
         path and load_training_data(path, **arguments.image_options())
         for path in (arguments.dataset, arguments.eval_dataset)

@@ -21,8 +21,8 @@ from modeling_langbridge import LangBridgeAdapter
 def save_demo_parts(cache: Path) -> None:
     """Saves `efficientnet_lite0`, `smollm2` and `gemma3`, whose tokenizers have the adapter's words whole."""
     torch.manual_seed(0)
-    config = EfficientNetConfig(  # by default, random batch norms let nothing through
-        width_coefficient=1.0, depth_coefficient=0.1, hidden_dim=1280, image_size=64, initializer_range=1.0
+    config = EfficientNetConfig(  # by default, random weights let nothing through
+        width_coefficient=1.0, depth_coefficient=0.1, hidden_dim=1280, image_size=64, initializer_range=0.5
     )
     EfficientNetModel(config).save_pretrained(cache / "efficientnet_lite0")
     size = {"height": 64, "width": 64}

@@ -8,7 +8,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.hub import cached_file
 
 from ..configuration_langbridge import LangBridgeConfig
-from ..utils.files import find_folder, read_json
+from ..utils.files import find_folder, is_hub_id, read_json
 from .configuration import LangBridgeAdapterConfig
 
 
@@ -19,6 +19,8 @@ def is_lora(name: str, revision: str | None = None) -> bool:
     """Whether a folder or Hub id holds a LoRA, in whose place transformers would load its base."""
     if Path(name).is_dir():
         return Path(name, LORA_CONFIG).is_file()
+    if not is_hub_id(name):  # the path of a folder that is not there
+        return False
     found = cached_file(
         name,
         LORA_CONFIG,

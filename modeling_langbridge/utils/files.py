@@ -12,11 +12,22 @@ from typing import Any
 
 import torch
 from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils.hub import cached_files
 
 from .outputs import give_ordinary_permissions, locked
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name may be a repository's on the Hub; paths of several folders may not."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def find_folder(name: str | os.PathLike, files: Sequence[str], revision: str | None = None) -> Path:
@@ -36,6 +47,8 @@ def find_folder(name: str | os.PathLike, files: Sequence[str], revision: str | N
     """
     if Path(name).is_dir():
         return Path(name)
+    if not is_hub_id(str(name)):
+        raise FileNotFoundError(f"There is no folder {name}.")
     try:
         return Path(cached_files(str(name), list(files), revision=revision)[0]).parent
     except OSError as error:

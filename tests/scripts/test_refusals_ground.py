@@ -37,6 +37,11 @@ OPTIONS = {
     "a slip": (["--vocab_sise", "8"], r"There is no option vocab_sise: do you mean vocab_size\?"),
     "a word too many": (["--seed", "1", "2"], "'2' belongs to no option"),
     "two recipes": (["--config", "a", "--config", "b"], "--config is given more than once"),
+    "no patches left": (
+        ["--patch_dropout", "1"],
+        r"`patch_dropout` is 1(\.0)?: give a number of at least 0 and below 1",
+    ),
+    "a tower that is not there": (["--vision_tower", "/absent/models/clip"], "There is no folder /absent/models/clip"),
     "a recipe that is not there": (["--config", "absent.yaml"], "The recipe absent.yaml cannot be read"),
 }
 

@@ -10,6 +10,7 @@ SCRIPT = SCRIPTS / "lift.py"
 
 REFUSED = [
     ("--model absent", "No model can be found at absent"),
+    ("--model /absent/models/llava", "No model can be found at /absent/models/llava .There is no folder"),
     ("--model {llava}/config.json", "config.json is a file: name the folder"),
     ("--model {raw}", "is a LangBridge already"),
     ("--model {lora}", "holds a LoRA"),

@@ -104,7 +104,7 @@ def test_only_the_adapters_differ_between_the_models(small_data, tmp_path):
     for name in ("mlp_a_0", "langbridge_0"):
         (tmp_path / name).mkdir()
     train_mlp(world, "a", 0, tmp_path / "mlp_a_0")
-    train_langbridge(world, 0, tmp_path / "langbridge_0")
+    train_langbridge(world, "a", 0, tmp_path / "langbridge_0")
     ours = load_adapter_onto(world, "langbridge_0", "a")[0].state_dict()
     theirs = LangBridgeForConditionalGeneration.from_pretrained(tmp_path / "mlp_a_0").state_dict()
     differing = {name for name in ours if name not in theirs or not ours[name].equal(theirs[name])}

@@ -72,6 +72,14 @@ class FeatureCache(nn.Module):
     def __len__(self) -> int:
         return len(self.features)
 
+    @property
+    def device(self) -> torch.device:
+        return self.tower.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tower.dtype
+
     def train(self, mode: bool = True) -> "FeatureCache":
         """The tower stays in eval mode whatever the model around it does: batch statistics would spoil the cache."""
         return super().train(False)
@@ -84,6 +92,9 @@ class FeatureCache(nn.Module):
         Args:
             pixel_values (`torch.Tensor` of shape `(images, channels, height, width)`):
                 As the image processor makes them.
+
+        Raises:
+            `ValueError`: features are not finite in half precision.
 
         Returns:
             [`BaseModelOutputWithPooling`]: `last_hidden_state`, a map or the states of the layer that is kept, and in
@@ -101,8 +112,14 @@ class FeatureCache(nn.Module):
             outputs = self.tower(pixel_values[new], output_hidden_states=True, return_dict=True)
             is_map = outputs.last_hidden_state.ndim == 4
             states = outputs.last_hidden_state if is_map else outputs.hidden_states[self.layer]
-            # Each image gets memory of its own: a view would keep the whole batch alive in full precision.
-            self.features.update((keys[i], state.half().cpu().clone()) for i, state in zip(new, states, strict=True))
+            states = states.half().cpu()
+            if not states.isfinite().all():
+                raise ValueError(
+                    f"{type(self.tower).__name__} gives features that are not finite, or beyond half precision, in "
+                    "which they are kept: use this tower without a feature cache."
+                )
+            # Each image gets memory of its own: a view would keep the whole batch alive.
+            self.features.update((keys[i], state.clone()) for i, state in zip(new, states, strict=True))
             self.unsaved += dict.fromkeys(keys[i] for i in new)
         if self.folder is not None and time.monotonic() - self.saved_at > SECONDS_BETWEEN_SAVES:
             self.save()

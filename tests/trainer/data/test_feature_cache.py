@@ -38,6 +38,19 @@ def test_cache_gives_the_towers_features_as_map_and_as_tokens(tower, images):
             )
 
 
+def test_features_beyond_half_precision_are_refused_and_not_kept(tower, images):
+    cache = FeatureCache(tower)
+    with torch.no_grad():
+        for parameter in tower.conv_1x1.parameters():
+            parameter.mul_(1e6)
+        tower.conv_1x1.activation = torch.nn.Identity()  # which clips at 6
+    with pytest.raises(
+        ValueError, match="MobileNetV2Model gives features that are not finite, or beyond half precision"
+    ):
+        cache(images)
+    assert len(cache) == 0
+
+
 def test_cache_keeps_token_states_as_they_are():
     config = CLIPVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
