@@ -54,7 +54,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max_samples", type=at_least(2), help="only the first ones of each task")
     parser.add_argument("--batch_size", type=at_least(1), default=16, help="questions at a time (default: 16)")
     parser.add_argument("--max_new_tokens", type=at_least(1), help="length of answers (default: 30 for captions, 10)")
-    parser.add_argument("--caption_prompt", help='what is asked for a caption (default: "Describe the image.")')
+    parser.add_argument(
+        "--prompts",
+        nargs="+",
+        metavar="TEXT",
+        help="for each task what is asked for a caption or follows a question (default: LLaVA's)",
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's)")
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="run the code that the model and its processor come with"
@@ -73,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
     if len(arguments.data) < len(arguments.tasks):
         task = arguments.tasks[len(arguments.data)]
         raise ValueError(f"The task {task} has no data: give --data a file for each task; {WHERE}.")
-    for option in ("data", "hub_datasets"):
+    for option in ("data", "prompts", "hub_datasets"):
         given = getattr(arguments, option)
         if given is not None and len(given) != len(arguments.tasks):
             raise ValueError(
@@ -91,7 +96,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def refuse_needless(arguments: argparse.Namespace) -> None:
     """Two folders of answers are compared as they are."""
-    for name in ("data", "output_dir", "controls", "max_samples", "hub_datasets"):
+    for name in ("data", "output_dir", "controls", "max_samples", "prompts", "hub_datasets"):
         if getattr(arguments, name):
             raise ValueError(f"--{name} is for evaluating checkpoints: give --tasks too, or leave it out.")
 
@@ -179,7 +184,7 @@ def evaluate(arguments: argparse.Namespace, model: str, folder: Path) -> None:
         controls=arguments.controls,
         max_samples=arguments.max_samples,
         batch_size=arguments.batch_size,
-        caption_prompt=arguments.caption_prompt,
+        prompts=dict(zip(arguments.tasks, arguments.prompts or [], strict=False)),
         max_new_tokens=arguments.max_new_tokens,
         dtype=arguments.dtype,
         trust_remote_code=arguments.trust_remote_code,

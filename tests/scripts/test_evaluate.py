@@ -279,9 +279,12 @@ def test_trust_in_remote_code_reaches_the_model_and_the_processor(world, tmp_pat
     assert trusted == [True, True, False, False]
 
 
-def test_captions_can_be_asked_for_in_other_words(world, tmp_path):
-    assert run(world, tmp_path / "run", "--caption_prompt", "Name it.", tasks="caption").returncode == 0
+def test_every_task_can_be_asked_in_other_words(world, tmp_path):
+    prompts = ["--prompts", "Name it.", "Answer yes or no."]
+    assert run(world, tmp_path / "run", *prompts, tasks="caption,yes_no").returncode == 0
     assert {row["prompt"] for row in scored(tmp_path / "run", "caption")} == {"Name it."}
+    asked = {row["prompt"] for row in scored(tmp_path / "run", "yes_no")}
+    assert asked == {"is there a ball?\nAnswer yes or no.", "is there a boat?\nAnswer yes or no."}
 
 
 def test_a_second_run_of_the_same_folder_is_kept_out(world, tmp_path):

@@ -34,6 +34,7 @@ OPTIONS = [
     (f"{ALL} --dtype float8", "--dtype: invalid choice"),
     (f"{ALL} --split nowhere", "no sample in split 'nowhere', only in test"),
     (f"{ALL} --hub_datasets a/b c/d", "--hub_datasets has 2 entries for 1 tasks"),
+    (f"{ALL} --prompts one two", "--prompts has 2 entries for 1 tasks"),
     (f"{ALL} --hub_datasets my/data/set", "'my/data/set' is not a valid Hub id"),
     (f"{ALL} --image_folder empty", "2 of the 2 images of .*captions.json cannot be opened .*--image_folder"),
     ("--compare taken absent", "taken and absent have no task in common"),

@@ -36,7 +36,7 @@ class Plan:
         controls (`bool`, *optional*): also without the picture, with another one, and with its words as text.
         max_samples (`int`, *optional*): only the first questions of each task.
         batch_size (`int`, *optional*, defaults to 16): how many questions at a time.
-        caption_prompt (`str`, *optional*): what is asked for a caption.
+        prompts (`dict[str, str]`, *optional*): by task, what is asked in the place of the task's own prompt.
         max_new_tokens (`int`, *optional*): length at which answers are cut; by default the task's.
         dtype (`str`, *optional*): of the weights; the checkpoint's by default.
         trust_remote_code (`bool`, *optional*): whether the model and the processor may bring their own code.
@@ -46,15 +46,14 @@ class Plan:
     controls: bool = False
     max_samples: int | None = None
     batch_size: int = 16
-    caption_prompt: str | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
     max_new_tokens: int | None = None
     dtype: str | None = None
     trust_remote_code: bool = False
 
     def read(self, task: str) -> list[Question]:
         """A task's questions, all that the data have."""
-        asks_caption = task == "caption" and self.caption_prompt is not None
-        return TASKS[task].read(self.data[task], self.caption_prompt if asks_caption else TASKS[task].prompt)
+        return TASKS[task].read(self.data[task], self.prompts.get(task, TASKS[task].prompt))
 
     def length(self, task: str) -> int:
         return self.max_new_tokens or TASKS[task].max_new_tokens

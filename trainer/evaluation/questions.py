@@ -15,7 +15,7 @@ from ..data.photo_folders import find_fault
 
 
 IMAGE = "<image>"
-SHORT_ANSWER = "\nAnswer the question using a single word or phrase."  # LLaVA's, which its training data have too
+SHORT_ANSWER = "Answer the question using a single word or phrase."  # LLaVA's, which its training data have too
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ def read_rows(data: Data, read_row: Callable[[dict[str, Any]], tuple[Any, list[s
                 raise malformed("the question", question, "a text")
             if IMAGE in question:
                 raise malformed("the question", question, f"none with {IMAGE}: `image` sets its place")
-            questions.append(Question(len(questions), list(find_images(row, data)), question + prompt, references))
+            asked = f"{question}\n{prompt}" if prompt else question
+            questions.append(Question(len(questions), list(find_images(row, data)), asked, references))
         except SampleError as error:
             raise ValueError(f"{data.path}, line {line}: {error}.") from error
     if not questions:

@@ -34,7 +34,7 @@ def test_short_answers_one_or_many_about_any_number_of_images(tmp_path):
         {"image": "a.png", "question": "when?", "answer": "now", "split": "dev"},
     ]
     one, two, none = read_vqa_questions(write(tmp_path, rows), SHORT_ANSWER)
-    assert one == Question(0, [f"{tmp_path}/a.png"], f"what?{SHORT_ANSWER}", ["a", "b"])
+    assert one == Question(0, [f"{tmp_path}/a.png"], f"what?\n{SHORT_ANSWER}", ["a", "b"])
     assert two.images == [f"{tmp_path}/a.png", f"{tmp_path}/b.png"] and two.references == ["a"]
     assert none.images == [] and none.picture == "question 2"
 
