@@ -10,7 +10,7 @@ from typing import Any
 from ..data.captioned_photos import folder_of_images, read_captioned_photos
 from ..data.faults import SampleError, malformed
 from ..data.image_places import in_folder, is_inline, path_of
-from ..data.json_rows import read_json_rows
+from ..data.json_rows import parse_line, read_json_rows
 from ..data.photo_folders import find_fault
 
 
@@ -101,7 +101,7 @@ def read_rows(data: Data, read_row: Callable[[dict[str, Any]], tuple[Any, list[s
     """The questions of a `.json` or `.jsonl`; `read_row` finds the question and the right answers of a row."""
     questions: list[Question] = []
     splits: set[str] = set()
-    for line, row in read_json_rows(Path(data.path)):
+    for line, row in read_lines_or_list(Path(data.path)):
         try:
             if isinstance(row, SampleError):
                 raise row
@@ -121,6 +121,14 @@ def read_rows(data: Data, read_row: Callable[[dict[str, Any]], tuple[Any, list[s
         others = f", only in {', '.join(sorted(splits))}: name one as --split" if splits else ": it is empty"
         raise ValueError(f"{data.path} has no question in split {data.split!r}{others}.")
     return questions
+
+
+def read_lines_or_list(path: Path) -> Iterator[tuple[int, dict | SampleError]]:
+    """As [`~trainer.data.json_rows.read_json_rows`], also of POPE's files, lines of json that are called `.json`."""
+    if path.suffix.lower() != ".json" or not path.is_file() or path.open("rb").read(1) != b"{":
+        return read_json_rows(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return ((number, parse_line(line)) for number, line in enumerate(lines, 1) if line.strip())
 
 
 def find_images(row: dict[str, Any], data: Data) -> Iterator[Any]:

@@ -49,6 +49,16 @@ def test_popes_own_rows_and_ours(tmp_path):
     assert [question.references for question in found] == [["yes"], ["no"]]
 
 
+@pytest.mark.parametrize("name", ["pope.json", "pope.jsonl"])
+def test_popes_lines_are_read_whatever_the_file_is_called(tmp_path, name):
+    row = {"image": "a.png", "text": "Is there a dog?", "label": "yes"}
+    (tmp_path / name).write_text(f"{json.dumps(row)}\n" * 3)
+    assert [question.key for question in read_yes_no_questions(Data(str(tmp_path / name)), "")] == [0, 1, 2]
+    (tmp_path / name).write_text(f"{json.dumps(row)}\n{{\n")
+    with pytest.raises(ValueError, match=f"{name}, line 2: not json"):
+        read_yes_no_questions(Data(str(tmp_path / name)), "")
+
+
 def test_images_lie_beside_the_file_in_its_folder_images_or_where_one_says(tmp_path):
     (tmp_path / "images").mkdir()
     make_image().save(tmp_path / "images" / "a.png")
