@@ -172,7 +172,8 @@ def write_hub_results(folder: Path, task: str, dataset: str, split: str, date: s
     write_eval_results(folder, task, [entry])
 
 
-def evaluate(arguments: argparse.Namespace, model: str, folder: Path) -> None:
+def evaluate(arguments: argparse.Namespace, model: str, folder: Path) -> bool:
+    """Evaluates one model and, in the first of several processes, prints its tables and returns True."""
     from trainer.evaluation.evaluating import Plan, evaluate
     from trainer.evaluation.questions import Data
 
@@ -189,8 +190,10 @@ def evaluate(arguments: argparse.Namespace, model: str, folder: Path) -> None:
         dtype=arguments.dtype,
         trust_remote_code=arguments.trust_remote_code,
     )
-    if found := evaluate(model, plan, folder):
-        print(f"{report(arguments, model, plan, found, folder)}\n\nThe answers are in {folder}.")
+    found = evaluate(model, plan, folder)
+    if found:
+        print(f"{report(arguments, model, plan, found, folder)}\n\nThe answers are in {folder}.\n")
+    return bool(found)
 
 
 def main() -> None:
@@ -201,14 +204,17 @@ def main() -> None:
         for name in arguments.hub_datasets:
             require_repo_id(name)
     if arguments.compare is None:
-        return evaluate(arguments, arguments.model, arguments.output_dir)
+        evaluate(arguments, arguments.model, arguments.output_dir)
+        return
     from trainer.evaluation.comparing import compare
 
     folders = list(map(Path, arguments.compare))
     if arguments.tasks is not None:
         folders = [arguments.output_dir / name for name in ("A", "B")]
-        for model, folder in zip(arguments.compare, folders, strict=True):
-            evaluate(arguments, model, folder)
+        pairs = zip(arguments.compare, folders, strict=True)
+        done = [evaluate(arguments, model, folder) for model, folder in pairs]
+        if not all(done):
+            return
     print(compare(*folders))
 
 

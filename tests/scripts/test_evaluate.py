@@ -193,6 +193,8 @@ def test_answers_of_another_model_or_to_other_questions_are_refused(world, tmp_p
         options = {"options": [], "model": "model", **options}
         result = run(world, output, *options["options"], model=options["model"], tasks="vqa")
         assert result.returncode == 1 and sentence in result.stderr, result.stderr
+    result = run(world, output, "--max_new_tokens", 5, tasks="yes_no,vqa")  # nothing of the first task is left either
+    assert result.returncode == 1
     lines = (world / "vqa.jsonl").read_text().replace("what is it", "what is that")
     other = tmp_path / "other"
     other.mkdir()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hub_cards.repository import LLAVA
+from modeling_langbridge.adapter.loading import require_weights
 from modeling_langbridge.utils.files import atomic_file, read_json
-from modeling_langbridge.utils.weights import find_weights
 
 from .questions import Question
 
@@ -33,15 +33,10 @@ class AnswerFiles:
     """
 
     def __init__(self, folder: Path, process: int = 0):
-        self.folder = folder
+        self.folder, self.process = folder, process
         self.own = folder / f"answers-{process}.jsonl"
-        self.answered: dict[tuple[str, int], dict[str, Any]] = {}
-        self.read()
-
-    def read(self) -> None:
-        """Reads what all processes have written."""
         rows = (row for path in sorted(self.folder.glob("answers-*.jsonl")) for row in read_answers(path))
-        self.answered = {(row["shown"], row["key"]): row for row in rows}
+        self.answered: dict[tuple[str, int], dict[str, Any]] = {(row["shown"], row["key"]): row for row in rows}
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Appends rows to this process's file."""
@@ -71,17 +66,9 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def cut_torn_lines(folder: Path) -> None:
-    """Takes out the last lines that an interruption has cut, so that more can be appended."""
-    for path in folder.glob("answers-*.jsonl"):
-        content = path.read_bytes()
-        if not content.endswith(b"\n"):
-            path.write_bytes(content[: content.rfind(b"\n") + 1])
-
-
-def claim(folder: Path, settings: dict[str, Any]) -> None:
+def require_own(folder: Path, settings: dict[str, Any]) -> None:
     """
-    Makes a folder that of a model and its questions, or sees that it is.
+    Sees that a folder holds answers of a model to the same questions, or nothing yet.
 
     Args:
         folder (`Path`): where the answers lie, or will.
@@ -93,9 +80,6 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
     if not (folder / SETTINGS).is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"{folder} exists and holds no answers of this script: name another --output_dir.")
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(folder / SETTINGS) as unfinished:
-            unfinished.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return
     before = read_settings(folder)
     if before.get("checkpoint") != settings["checkpoint"]:
@@ -105,6 +89,17 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
             f"{folder} holds answers of a run whose `{different[0]}` is {before.get(different[0])!r:.80}, not "
             f"{settings.get(different[0])!r:.80}: name another --output_dir."
         )
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Writes the settings into a folder, and takes out last lines that an interruption has cut."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / SETTINGS) as unfinished:
+        unfinished.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for path in folder.glob("answers-*.jsonl"):
+        content = path.read_bytes()
+        if not content.endswith(b"\n"):
+            path.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -121,9 +116,8 @@ def different_settings(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 def digest_checkpoint(name: str) -> str:
     """The SHA-256 of what makes a model, by folder or Hub id: its weights, configurations and processor."""
-    weights = find_weights(name)
-    folder = weights[0].parent if weights else Path(name)
-    files = {path for pattern in LLAVA for path in folder.glob(pattern)} | set(weights)
+    weights = require_weights(name)
+    files = {path for pattern in LLAVA for path in weights[0].parent.glob(pattern)} | set(weights)
     digest = hashlib.sha256()
     for path in sorted(files):
         with path.open("rb") as file:

@@ -17,7 +17,7 @@ from modeling_langbridge.adapter.kinds import read_model_config
 from modeling_langbridge.adapter.loading import open_config, open_model
 from modeling_langbridge.utils.outputs import locked
 
-from .answer_files import SETTINGS, AnswerFiles, claim, cut_torn_lines, digest_checkpoint, digest_questions
+from .answer_files import SETTINGS, AnswerFiles, claim, digest_checkpoint, digest_questions, require_own
 from .answering import answer_all
 from .controls import ANOTHER, NONE, OWN, SHOWN, WORDS, find_others, with_other_images, with_words, without_images
 from .intervals import Measure
@@ -54,6 +54,15 @@ class Plan:
     def read(self, task: str) -> list[Question]:
         """A task's questions, all that the data have."""
         return TASKS[task].read(self.data[task], self.prompts.get(task, TASKS[task].prompt))
+
+    def describe(self, task: str, questions: list[Question]) -> dict[str, Any]:
+        """What later runs must ask as well, to go on with the answers."""
+        fixed = questions[: self.max_samples] if task == "retrieval" else questions  # photos compete with one another
+        return {
+            "data": self.data[task].path,
+            "questions": digest_questions(fixed),
+            "max_new_tokens": self.length(task),
+        }
 
     def length(self, task: str) -> int:
         return self.max_new_tokens or TASKS[task].max_new_tokens
@@ -107,14 +116,11 @@ def evaluate(model_name: str, plan: Plan, output_dir: Path) -> dict[str, Found]:
     with writing(output_dir, state):
         if state.is_main_process:
             checkpoint = {"model": model_name, "checkpoint": digest_checkpoint(model_name), "dtype": plan.dtype}
-            for task, asked in questions.items():
-                data, digest = (
-                    plan.data[task].path,
-                    digest_questions(asked if task == "retrieval" else everything[task]),
-                )
-                asks = {"data": data, "questions": digest, "max_new_tokens": plan.length(task)}
-                claim(output_dir / task, {**checkpoint, **asks})
-                cut_torn_lines(output_dir / task)
+            settings = {task: {**checkpoint, **plan.describe(task, everything[task])} for task in plan.data}
+            for task in plan.data:  # all of them before any is written
+                require_own(output_dir / task, settings[task])
+            for task in plan.data:
+                claim(output_dir / task, settings[task])
         state.wait_for_everyone()
         for task, asked in questions.items():
             speed = ask_task(model, processor, task, asked, others.get(task), plan, output_dir / task, state)
@@ -167,7 +173,7 @@ def is_ours(name: str) -> bool:
         content = {}
     if "vision_config" not in content and "auto_map" not in content:
         open_config(name)
-    return content["model_type"] == LangBridgeConfig.model_type
+    return content.get("model_type") == LangBridgeConfig.model_type
 
 
 def ask_task(

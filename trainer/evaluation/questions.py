@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a model is asked in an evaluation: questions about images with their right answers, read from files."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL.Image import Image
 
 from ..data.captioned_photos import folder_of_images, read_captioned_photos
 from ..data.faults import SampleError, malformed
@@ -14,7 +17,7 @@ from ..data.json_rows import parse_line, read_json_rows
 from ..data.photo_folders import find_fault
 
 
-IMAGE = "<image>"
+PLACEHOLDER = "<image>"
 SHORT_ANSWER = "Answer the question using a single word or phrase."  # LLaVA's, which its training data have too
 
 
@@ -58,8 +61,13 @@ class Data:
 
 
 def name_image(image: Any) -> str:
-    path = path_of(image)
-    return path if path and not is_inline(image) else "an image in the data"
+    """Where an image lies, or the digest of one that lies in the data themselves."""
+    content = image.get("bytes") if isinstance(image, dict) else None
+    if content is None and not is_inline(image) and (path := path_of(image)):
+        return path
+    if content is None:
+        content = image.tobytes() if isinstance(image, Image) else str(image).encode()
+    return f"image {hashlib.blake2b(content, digest_size=8).hexdigest()}"
 
 
 def read_caption_questions(data: Data, prompt: str) -> list[Question]:
@@ -111,8 +119,8 @@ def read_rows(data: Data, read_row: Callable[[dict[str, Any]], tuple[Any, list[s
             question, references = read_row(row)
             if not isinstance(question, str) or not question.strip():
                 raise malformed("the question", question, "a text")
-            if IMAGE in question:
-                raise malformed("the question", question, f"none with {IMAGE}: `image` sets its place")
+            if PLACEHOLDER in question:
+                raise malformed("the question", question, f"none with {PLACEHOLDER}: `image` sets its place")
             asked = f"{question}\n{prompt}" if prompt else question
             questions.append(Question(len(questions), list(find_images(row, data)), asked, references))
         except SampleError as error:

@@ -89,6 +89,14 @@ def test_every_picture_has_another_one_always_the_same():
     assert with_other_images(questions[0], others).images == [others["0.png"]]
 
 
+def test_images_in_the_data_themselves_are_told_apart_by_their_content():
+    one, other = ({"bytes": content, "path": "same.png"} for content in (b"one", b"other"))
+    others = find_others([Question(key, [image], "what?", ["a"]) for key, image in enumerate((one, other, one))])
+    assert sorted(image["bytes"] for image in others.values()) == [b"one", b"other"]
+    question = Question(0, [one], "what?", ["a"])
+    assert with_other_images(question, others).images == [other]
+
+
 def test_the_digest_is_of_what_is_asked_and_not_of_where_it_lies():
     question = Question(0, ["/here/a.png"], "what?", ["a"])
     digest = digest_questions([question])
