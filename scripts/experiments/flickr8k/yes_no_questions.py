@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.command_line import check_output_file, run_script
 from trainer.data.caption_words import content_words
 from trainer.data.captioned_photos import CaptionedPhoto, read_captioned_photos
 
@@ -22,7 +23,7 @@ ENOUGH = 3  # captions of five that must name a thing for it to be there
 def ask_about(photos: Sequence[CaptionedPhoto]) -> Iterator[dict[str, Any]]:
     """
     One question of each kind about each photo that allows both: a thing that most captions name, and one that none
-    names. A thing is asked for as often with the answer no as with yes, so that the word alone tells nothing.
+    names. A thing is asked for about as often with the answer no as with yes, so that the word alone tells little.
     """
     named = [[thing for caption in photo.captions for thing in content_words(caption)] for photo in photos]
     present = [[thing for thing in THINGS if words.count(thing) >= ENOUGH] for words in named]
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=100, help="how many (default: 100)")
     parser.add_argument("--output", type=Path, required=True, help="the .jsonl to write")
     arguments = parser.parse_args()
+    check_output_file(arguments.output)
     questions = list(ask_about(read_captioned_photos(arguments.captions, None, arguments.split)))
     lines = "".join(f"{json.dumps(question)}\n" for question in questions[: arguments.questions])
     with arguments.output.open("x", encoding="utf-8") as file:
@@ -59,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
