@@ -7,8 +7,8 @@ from collections import Counter
 
 from in_process import run_here
 
-from experiments.flickr8k import yes_no_questions
-from experiments.flickr8k.yes_no_questions import ask_about
+from experiments.flickr8k import pope_questions
+from experiments.flickr8k.pope_questions import ask_about
 from trainer.data.captioned_photos import CaptionedPhoto
 
 
@@ -38,12 +38,12 @@ def test_a_thing_is_asked_for_about_as_often_with_either_answer():
 def test_the_command_writes_popes_form_and_overwrites_nothing(tmp_path):
     rows = [{"image": photo.name, "captions": photo.captions, "split": "dev"} for photo in PHOTOS]
     (tmp_path / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    command = ["yes_no_questions", "--captions", "captions.jsonl", "--questions", "10", "--output", "out.jsonl"]
-    result = run_here(lambda: runpy.run_path(yes_no_questions.__file__, run_name="__main__"), command, tmp_path)
+    command = ["pope_questions", "--captions", "captions.jsonl", "--questions", "10", "--output", "out.jsonl"]
+    result = run_here(lambda: runpy.run_path(pope_questions.__file__, run_name="__main__"), command, tmp_path)
     assert result.returncode == 0, result.stderr
     written = (tmp_path / "out.jsonl").read_text()
     questions = list(map(json.loads, written.splitlines()))
     assert len(questions) == 10 and set(questions[0]) == {"question_id", "image", "text", "label"}
-    again = run_here(lambda: runpy.run_path(yes_no_questions.__file__, run_name="__main__"), command, tmp_path)
+    again = run_here(lambda: runpy.run_path(pope_questions.__file__, run_name="__main__"), command, tmp_path)
     assert again.returncode == 1 and "exists" in again.stderr.lower()
     assert (tmp_path / "out.jsonl").read_text() == written
