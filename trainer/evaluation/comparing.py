@@ -6,6 +6,7 @@ from typing import Any
 
 from .answer_files import SETTINGS, AnswerFiles, different_settings, read_settings
 from .controls import OWN
+from .intervals import Measure
 from .tasks import TASKS, by_picture
 
 
@@ -68,7 +69,7 @@ def own_rows(folder: Path) -> dict[int, dict[str, Any]]:
     return rows
 
 
-def say_whether_real(name: str, b: Any, a: Any) -> str:
+def say_whether_real(name: str, b: Measure, a: Measure) -> str:
     """One sentence on the difference of two measures."""
     difference, p = b.minus(a), b.p_value(a)
     if p >= LEVEL:

@@ -4,7 +4,7 @@
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -13,7 +13,6 @@ from modeling_langbridge.reading.patch_words import strongest_words
 from .questions import Question, name_image
 
 
-Shown = Literal["its own picture", "no picture", "another picture", "its words as text"]
 OWN, NONE, ANOTHER, WORDS = SHOWN = ("its own picture", "no picture", "another picture", "its words as text")
 
 

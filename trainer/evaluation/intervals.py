@@ -51,8 +51,7 @@ class Measure(NamedTuple):
         Raises:
             `ValueError`: there are fewer than two images.
         """
-        columns = self.columns()
-        return bootstrap(self.value(), columns, lambda *sums: self.combine(*sums))
+        return bootstrap(self.value(), self.columns(), self.combine)
 
     def minus(self, other: "Measure") -> Estimate:
         """
