@@ -176,6 +176,7 @@ def test_more_samples_and_controls_go_on_from_fewer(world, evaluated, tmp_path, 
 
 def test_a_finished_run_is_measured_again_without_asking(world, tmp_path, monkeypatch):
     first = run(world, tmp_path / "run", tasks="yes_no")
+    assert "questions/s" not in first.stderr  # no progress bar in a log
     monkeypatch.setattr(answering, "answer", None)
     again = run(world, tmp_path / "run", tasks="yes_no")
     assert again.returncode == 0 and first.stdout.splitlines()[4:] == again.stdout.splitlines()[4:]

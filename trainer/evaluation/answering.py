@@ -77,7 +77,8 @@ def answer_all(
     """
     left = [question for question in questions if (shown, question.key) not in files.answered]
     begun, images = time.perf_counter(), 0
-    with tqdm(total=len(left), desc=shown, unit=" questions", disable=files.process > 0) as progress:
+    hidden = True if files.process else None  # `None` shows it in a terminal, not in a log
+    with tqdm(total=len(left), desc=shown, unit=" questions", disable=hidden) as progress:
         for start in range(0, len(left), batch_size):
             batch = left[start : start + batch_size]
             found = answer(model, processor, batch, max_new_tokens)
