@@ -21,6 +21,7 @@ from wordy_models import compose
 from hub_cards.eval_results import read_eval_results
 from modeling_langbridge import LangBridgeForConditionalGeneration, to_llava
 from trainer.evaluation import answering, evaluating
+from trainer.evaluation.answer_files import digest_checkpoint
 
 
 SCRIPT = SCRIPTS / "evaluate.py"
@@ -124,11 +125,12 @@ def test_without_its_picture_retrieval_is_chance(evaluated):
     assert row.split("|")[3].strip().startswith("0.167 ")
 
 
-def test_results_are_in_the_form_that_publishing_takes(evaluated):
+def test_results_are_in_the_form_that_publishing_takes(evaluated, world):
     results = load_script("push_to_hub").read_results(evaluated[0] / "results.json")
     assert len(results) == 3 + 1 + 6 + 6
     (found,) = (result for result in results if result.metric == "vqa: VQA accuracy")
-    assert found.dataset == "vqa.jsonl" and "[" in found.value and str(ROOT) not in found.command
+    assert found.dataset == "vqa.jsonl" and "[" in found.value
+    assert "--data captions.jsonl vqa.jsonl" in found.command and str(world) not in found.command
 
 
 def test_the_answers_are_the_same_at_any_batch_size_also_of_a_processor_that_pads_on_the_right(world, tmp_path):
@@ -162,14 +164,14 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(world, evaluate
 
 
 def test_more_samples_and_controls_go_on_from_fewer(world, evaluated, tmp_path, monkeypatch):
-    assert run(world, tmp_path / "run", "--max_samples", 4, tasks="vqa").returncode == 0
+    assert run(world, tmp_path / "run", "--max_samples", 4, "--controls", tasks="vqa").returncode == 0
     result = (tmp_path / "run" / "results.json").read_text()
     assert "test, the first 4 of 12" in result
     asked = []
     whole = answering.answer
     monkeypatch.setattr(answering, "answer", lambda *given: asked.append(len(given[2])) or whole(*given))
     assert run(world, tmp_path / "run", "--controls", tasks="vqa").returncode == 0
-    assert asked == [8, 12, 12, 12]
+    assert asked == [8, 8, 8, 8]
     for shown in ("its own picture", "another picture"):
         assert scored(tmp_path / "run", "vqa", shown) == scored(evaluated[0], "vqa", shown)
 
@@ -205,6 +207,16 @@ def test_answers_of_another_model_or_to_other_questions_are_refused(world, tmp_p
     result = run(other, output, tasks="vqa")
     assert result.returncode == 1 and "whose `questions` is" in result.stderr
     assert contents_of(output) == before
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json", "config.json", "model.safetensors"])
+def test_a_model_with_another_file_is_another_model(world, tmp_path, name):
+    model = shutil.copytree(world / "model", tmp_path / "model")
+    before = digest_checkpoint(str(model))
+    (model / "training_record.json").write_text("[]")
+    assert digest_checkpoint(str(model)) == before == digest_checkpoint(str(world / "model"))
+    (model / name).write_bytes((model / name).read_bytes() + b" ")
+    assert digest_checkpoint(str(model)) != before
 
 
 def test_a_damaged_file_of_answers_is_named(world, tmp_path):
