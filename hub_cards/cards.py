@@ -14,6 +14,7 @@ from transformers import LlavaConfig
 from modeling_langbridge import LangBridgeAdapter, LangBridgeAdapterConfig, LangBridgeConfig, SharedVocabulary
 from modeling_langbridge.utils.files import read_json
 
+from .eval_results import read_eval_results
 from .facts import CardFacts, check_facts
 from .markdown import one_line, render
 from .repository import kind_of
@@ -48,7 +49,7 @@ def make_card(folder: Path, facts: CardFacts) -> ModelCard:
     Args:
         folder (`Path`):
             A model, an adapter, a vocabulary, an exported LLaVA or a LoRA. The card uses its `training_record.json`
-            and shows its `words.png` where it has them.
+            and shows its `words.png` and its `.eval_results/*.yaml` where it has them.
         facts ([`CardFacts`]):
             What the folder's files do not state.
 
@@ -88,6 +89,7 @@ def make_card(folder: Path, facts: CardFacts) -> ModelCard:
         base_models=base_models,
         records=records,
         results=facts.results,
+        hub_results=read_eval_results(folder),
         transfers=facts.transfers,
         language_model=next(filter(hub_id, [*facts.transfers, *trained_with]), None),
         remote_code=kind == "model",

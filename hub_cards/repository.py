@@ -15,6 +15,8 @@ from modeling_langbridge.utils.files import read_json
 from modeling_langbridge.utils.weights import find_weights, require_finite_files
 from modeling_langbridge.vocabulary.shared_vocabulary import VOCABULARY_FILE
 
+from .eval_results import EVAL_RESULTS
+
 
 Kind = Literal["model", "adapter", "vocabulary", "llava"]
 
@@ -34,7 +36,7 @@ CODE = [
 ]
 
 # An allowlist of names: nothing else is uploaded.
-CARD_AND_ITS_SOURCES = ["README.md", "LICENSE", "training_record.json", "words.png"]
+CARD_AND_ITS_SOURCES = ["README.md", "LICENSE", "training_record.json", "words.png", f"{EVAL_RESULTS}/*.yaml"]
 WEIGHTS = ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
 PROCESSOR = [
     "processor_config.json",

@@ -81,17 +81,8 @@ def score(
 
     from modeling_langbridge import LangBridgeAdapter
     from modeling_langbridge.adapter.loading import open_model
-    from trainer.data.caption_words import CaptionWords
-    from trainer.evaluation.retrieval import cosines, likelihood_scores
-    from trainer.evaluation.word_scores import (
-        assign,
-        gives_distributions,
-        mean_tokens,
-        pool_photos,
-        reading_words,
-        score_captions,
-        score_means,
-    )
+    from trainer.evaluation.retrieval import fit_by_states, fit_by_words
+    from trainer.evaluation.word_scores import gives_distributions, reading_words
 
     if arguments.adapter is not None:
         adapter = LangBridgeAdapter.from_pretrained(arguments.adapter)
@@ -101,8 +92,8 @@ def score(
         as_words = True
     else:
         model, processor = open_model(arguments.model)
-        bridge, image_processor, tokenizer = model.model, processor.image_processor, processor.tokenizer
-        vocabulary, embeddings = reading_words(model, tokenizer, arguments.vocabulary, arguments.vocab_size)
+        bridge, image_processor = model.model, processor.image_processor
+        vocabulary, embeddings = reading_words(model, processor.tokenizer, arguments.vocabulary, arguments.vocab_size)
         distributions = gives_distributions(model.config)
         as_words = distributions if arguments.captions_as is None else arguments.captions_as == "words"
     if as_words and not gives_distributions(bridge.config):
@@ -111,12 +102,8 @@ def score(
             "as --model and --captions_as states."
         )
     if as_words:
-        words = CaptionWords(vocabulary)
-        photos = pool_photos(bridge, image_processor, images)
-        return likelihood_scores(photos, [words.find(caption) for caption in captions]), photos, vocabulary
-    photos = assign(score_means(mean_tokens(model, image_processor, images), embeddings))
-    fit = cosines(photos, assign(score_captions(model, tokenizer, captions, embeddings)))
-    return fit, photos, vocabulary
+        return *fit_by_words(bridge, image_processor, vocabulary, images, captions), vocabulary
+    return *fit_by_states(model, processor, embeddings, images, captions), vocabulary
 
 
 def recall_table(recall: dict[str, dict[str, float]]) -> str:

@@ -178,6 +178,20 @@ def test_data(tmp_path):
     assert "1 samples, 0 faulty" in of(left, "mix665k")
 
 
+def test_evaluation(folder):
+    pope = folder / "playground/data/eval/pope"
+    save_photos(pope / "val2014")
+    (pope / "coco").mkdir()
+    rows = [{"image": f"{colour}.png", "text": "Is there a ball in the image?", "label": "yes"} for colour in COLOURS]
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (pope / "coco" / "coco_pope_random.json").write_text(lines)
+    left = follow(DOCS / "evaluation.md", folder)
+    assert "| its own picture | no picture | another picture |" in of(left, "--controls")
+    assert "| yes share |" in of(left, "coco_pope_random.json")
+    assert "Is it real?" in of(left, "--compare compared/A")
+    assert (folder / "for-the-hub" / ".eval_results" / "caption.yaml").is_file()
+
+
 def test_lifting(folder):
     assert "holds the LangBridge" in of(follow(DOCS / "lifting.md", folder), "lift.py")
 

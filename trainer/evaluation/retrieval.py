@@ -2,10 +2,72 @@
 """Retrieval through words: which captions belong to a photo and which photo to a caption, without a text encoder."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.image_processing_utils import BaseImageProcessor
+
+from modeling_langbridge import (
+    LangBridgeForConditionalGeneration,
+    LangBridgeModel,
+    LangBridgeProcessor,
+    SharedVocabulary,
+)
+
+from ..data.caption_words import CaptionWords
+from .word_scores import assign, mean_tokens, pool_photos, score_captions, score_means
+
+
+KS = (1, 5, 10)
+
+
+def fit_by_words(
+    bridge: LangBridgeModel,
+    image_processor: BaseImageProcessor,
+    vocabulary: SharedVocabulary,
+    images: Sequence[Any],
+    captions: Sequence[str],
+) -> tuple[Tensor, Tensor]:
+    """
+    How likely each caption's words are under each photo's pooled coefficients, see [`likelihood_scores`].
+
+    Args:
+        bridge ([`LangBridgeModel`]): with coefficients that are distributions.
+        image_processor ([`BaseImageProcessor`]): of its vision tower.
+        vocabulary ([`SharedVocabulary`]): its words.
+        images (`Sequence`): the photos, anything that [`~trainer.data.images.open_image`] opens.
+        captions (`Sequence[str]`): the captions.
+
+    Returns:
+        `tuple(torch.Tensor, torch.Tensor)`: the fit `(photos, captions)`, and the photos in words `(photos, V)`.
+    """
+    words = CaptionWords(vocabulary)
+    photos = pool_photos(bridge, image_processor, images)
+    return likelihood_scores(photos, [words.find(caption) for caption in captions]), photos
+
+
+def fit_by_states(
+    model: LangBridgeForConditionalGeneration,
+    processor: LangBridgeProcessor,
+    embeddings: Tensor,
+    images: Sequence[Any],
+    captions: Sequence[str],
+) -> tuple[Tensor, Tensor]:
+    """
+    Photos and captions assigned to words as VLAP does, captions through the language model's states; any adapter.
+
+    Args:
+        model ([`LangBridgeForConditionalGeneration`]), processor ([`LangBridgeProcessor`]): a checkpoint.
+        embeddings (`torch.Tensor` of shape `(V, d)`): of the words, from
+            [`~trainer.evaluation.word_scores.reading_words`].
+        images (`Sequence`), captions (`Sequence[str]`): as for [`fit_by_words`].
+
+    Returns: as [`fit_by_words`].
+    """
+    photos = assign(score_means(mean_tokens(model, processor.image_processor, images), embeddings))
+    return cosines(photos, assign(score_captions(model, processor.tokenizer, captions, embeddings))), photos
 
 
 def likelihood_scores(pooled: Tensor, found: Sequence[list[int]]) -> Tensor:
@@ -43,8 +105,13 @@ def cosines(one: Tensor, other: Tensor) -> Tensor:
 
 
 def recall_at(scores: Tensor, relevant: Tensor, k: int) -> float:
+    """The share of queries with a relevant candidate among the k best: the mean of [`hits_at`]."""
+    return hits_at(scores, relevant, k).mean().item()
+
+
+def hits_at(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
     """
-    The share of queries with a relevant candidate among the k best.
+    Whether each query has a relevant candidate among the k best.
 
     Candidates of equal score are in random order, and what is returned is the expectation: scores that are all equal
     give chance, not 1.
@@ -53,6 +120,9 @@ def recall_at(scores: Tensor, relevant: Tensor, k: int) -> float:
         scores (`torch.Tensor` of shape `(queries, candidates)`): the higher, the better.
         relevant (`torch.Tensor` of shape `(queries, candidates)`): True where the candidate belongs to the query.
         k (`int`): at least 1.
+
+    Returns:
+        `torch.Tensor` of shape `(queries,)`, float64 on the CPU: 0 to 1.
 
     Raises:
         `ValueError`: a score is not finite, or a query has no relevant candidate.
@@ -69,10 +139,10 @@ def recall_at(scores: Tensor, relevant: Tensor, k: int) -> float:
     for place in range(k):
         chance_wrong = (tied_wrong - place).clamp(min=0) / (tied - place).clamp(min=1).double()
         missed = torch.where(place < places.cpu(), missed * chance_wrong.cpu(), missed)
-    return (1 - missed).mean().item()
+    return 1 - missed
 
 
-def recall_both_ways(scores: Tensor, owner: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[str, dict[str, float]]:
+def recall_both_ways(scores: Tensor, owner: Tensor, ks: Sequence[int] = KS) -> dict[str, dict[str, float]]:
     """
     Recall in both directions, and what chance gives.
 

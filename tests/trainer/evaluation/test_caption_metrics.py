@@ -4,8 +4,11 @@
 import shutil
 
 import pytest
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
 
-from trainer.evaluation.caption_metrics import caption_scores
+from trainer.evaluation.caption_metrics import caption_scores, measure_captions, tokenize_plainly
 
 
 REFERENCES = {
@@ -64,3 +67,40 @@ def test_missing_java_is_said_plainly(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="Java"):
         caption_scores({"a.jpg": "a dog"}, {"a.jpg": ["a dog"]})
+
+
+CAPTIONS = {"a.jpg": "a dog runs over a lawn", "b.jpg": "children in the snow", "c.jpg": ""}
+
+
+@needs_java
+def test_what_is_added_up_over_images_makes_pycocoevalcaps_own_scores():
+    measures = measure_captions(CAPTIONS, REFERENCES)
+    assert list(measures) == ["CIDEr", "BLEU-4", "ROUGE-L"]
+    truth = tokenize_plainly(REFERENCES)
+    ours = tokenize_plainly({name: [caption] for name, caption in CAPTIONS.items()})
+    for name, scorer in (("CIDEr", Cider()), ("ROUGE-L", Rouge())):
+        assert measures[name].value() == pytest.approx(scorer.compute_score(truth, ours)[0]), name
+    long = {name: [caption * 3] for name, (caption, *_) in truth.items()}
+    for candidates in (ours, long):
+        bleu = measure_captions({name: caption for name, (caption,) in candidates.items()}, REFERENCES)["BLEU-4"]
+        expected = Bleu(4).compute_score(truth, candidates, verbose=0)[0][3]
+        assert bleu.value() == pytest.approx(expected, rel=1e-6)
+
+
+@needs_java
+def test_intervals_of_captions_are_over_images():
+    for measure in measure_captions(CAPTIONS, REFERENCES).values():
+        found = measure.estimate()
+        assert len(measure.statistics) == 3 and found.low <= found.value <= found.high
+
+
+def test_without_java_the_names_say_which_tokenizer_was_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    measures = measure_captions({**CAPTIONS, "c.jpg": "A man, rides a BICYCLE down the street!"}, REFERENCES)
+    assert list(measures) == [f"{name} (plain tokenizer)" for name in ("CIDEr", "BLEU-4", "ROUGE-L")]
+    assert measures["ROUGE-L (plain tokenizer)"].statistics[2, 0] == pytest.approx(1.0)
+
+
+def test_the_plain_tokenizer_leaves_words_alone():
+    captions = {"a": ["A dog's ball, red-and-white.", ""]}
+    assert tokenize_plainly(captions) == {"a": ["a dog 's ball red and white", ""]}

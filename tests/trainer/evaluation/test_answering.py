@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same answers at any batch size: left padding, any number and size of images, text alone, any tokenizer."""
+
+import pytest
+import torch
+from paths import DATA
+from tiny_parts import make_image, save_language_model
+from tiny_training import COLOURS
+from transformers import AutoTokenizer
+
+from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+from trainer.evaluation.answer_files import AnswerFiles
+from trainer.evaluation.answering import answer, answer_all
+from trainer.evaluation.questions import Question
+
+
+TOKENIZERS = {
+    "qwen2": "qwen2",
+    "llama3": "llama3",
+    "llama2": "llama2",
+    "mistral": "mistral",
+    "gpt2": "gpt2",
+    "phi2": "phi",
+    "smollm": "smollm",
+}
+
+
+def mixed_questions() -> list[Question]:
+    """With one image, two and none, of different sizes, and prompts of different lengths."""
+    prompts = ["what?", "what is in the picture? " * 3, "a dog or a boat in the blue water"]
+    numbers = [1, 0, 2, 1, 1, 0]
+    return [
+        Question(
+            key,
+            [make_image(COLOURS[(key + image) % 4], (48 + 3 * key, 40 + image)) for image in range(numbers[key % 6])],
+            prompts[key % 3],
+            ["a dog"],
+        )
+        for key in range(16)
+    ]
+
+
+def assert_same_at_any_batch_size(model, processor) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(10)  # fresh weights are so small that all pictures look alike
+    questions = mixed_questions()
+    alone = [answer(model, processor, [question], 4)[0] for question in questions]
+    assert answer(model, processor, questions, 4) == alone and len(set(alone)) > 6
+
+
+def test_our_own_tokenizer(model, processor):
+    assert_same_at_any_batch_size(model.eval(), processor)
+
+
+def test_a_batch_of_text_alone(model, processor):
+    questions = [question for question in mixed_questions() if not question.images]
+    assert answer(model, processor, questions, 4) == [answer(model, processor, [one], 4)[0] for one in questions]
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real tokenizers: set LANGBRIDGE_DATA ({DATA} is not a folder)")
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_every_real_tokenizer(name, vision, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(DATA / "tokenizers" / name)
+    text = save_language_model(TOKENIZERS[name], tmp_path, vocab_size=len(tokenizer))
+    tokenizer.save_pretrained(text)
+    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text)
+    torch.manual_seed(0)
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, list(range(100, 160)), processor=processor, projector_hidden_size=40
+    )
+    assert_same_at_any_batch_size(model.eval(), processor)
+
+
+def test_answers_are_written_batch_by_batch_and_only_what_is_missing_is_asked(model, processor, tmp_path, monkeypatch):
+    asked: list[int] = []
+
+    def note(model, processor, questions, max_new_tokens):
+        asked.append(len(questions))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return [f"answer {question.key}" for question in questions]
+
+    monkeypatch.setattr("trainer.evaluation.answering.answer", note)
+    questions = mixed_questions()
+    options = {"max_new_tokens": 4, "batch_size": 5}
+    with pytest.raises(KeyboardInterrupt):
+        answer_all(model, processor, questions, "its own picture", AnswerFiles(tmp_path), **options)
+    files = AnswerFiles(tmp_path)
+    assert [key for _, key in files.answered] == list(range(10))
+    answer_all(model, processor, questions, "its own picture", files, **options)
+    assert asked[2:] == [5, 5, 1]
+    rows = AnswerFiles(tmp_path).answered
+    assert [row["answer"] for row in rows.values()] == [f"answer {key}" for key in range(16)]
+    assert rows["its own picture", 4]["references"] == ["a dog"]
