@@ -5,13 +5,14 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from experiments.flickr8k.few_shot import FewShot, Tokens, caption_prompt
 from experiments.flickr8k.photo_adapters import load_adapter_onto
 from experiments.flickr8k.pretrained_world import PretrainedWorld
-from experiments.flickr8k.yes_no_questions import find_objects, make_questions
+from experiments.flickr8k.yes_no_questions import ask_about
 from experiments.small_language_model import word_prompt
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
 from modeling_langbridge.utils.files import read_json
@@ -108,7 +109,7 @@ def measure(world: PretrainedWorld, parts: Parts, see: See) -> dict:
         "losses": few_shot.losses(prompts[: len(measured)], answers).tolist(),
         "losses_of_other": few_shot.losses(others, answers).tolist(),
         "captions": dict(zip([photo.name for photo in test], few_shot.complete(prompts), strict=True)),
-        "answers": answer_questions(world, parts, examples, shown, measured, tokens),
+        "answers": answer_questions(parts, examples, shown, measured, tokens),
     }
 
 
@@ -127,31 +128,31 @@ def caption_losses(few_shot: FewShot, see: See, photos: Sequence[CaptionedPhoto]
 
 
 def answer_questions(
-    world: PretrainedWorld,
     parts: Parts,
     examples: Sequence[CaptionedPhoto],
     shown: list[Tokens] | None,
     photos: Sequence[CaptionedPhoto],
     tokens: list[Tokens] | None,
 ) -> list[tuple[bool, bool]]:
-    """Whether each question's answer is yes, and whether the model says so; two about each example come before it."""
-    objects = find_objects(world.photos("train"), least=max(2, len(world.photos("train")) // 300))
+    """Whether each question's answer is yes, and whether the model says so; those about the examples come first."""
     pieces: list[Tokens] = []
-    for question in make_questions(examples, objects, seed=0):
-        answer = "yes" if question.is_yes else "no"
-        pieces += [*question_prompt(shown and shown[question.photo], question.text), f" {answer}\n\n"]
-    few_shot = FewShot(*parts, pieces)
-    questions = make_questions(photos, objects, seed=0)
-    prompts = [
-        few_shot.embed(question_prompt(tokens and tokens[question.photo], question.text)) for question in questions
-    ]
+    for question in ask_about(examples):
+        pieces += [*question_prompt(question, examples, shown), f" {question['label']}\n\n"]
+    few_shot, questions = FewShot(*parts, pieces), list(ask_about(photos))
+    prompts = [few_shot.embed(question_prompt(question, photos, tokens)) for question in questions]
     chosen = few_shot.choose(prompts, [" yes", " no"])
-    return [(question.is_yes, choice == 0) for question, choice in zip(questions, chosen, strict=True)]
+    return [(question["label"] == "yes", choice == 0) for question, choice in zip(questions, chosen, strict=True)]
 
 
-def question_prompt(tokens: Tokens | None, question: str) -> list[Tokens]:
-    asked = f"Question: {question} Answer:"
-    return [asked] if tokens is None else ["Words:", tokens, f"\n{asked}"]
+def question_prompt(
+    question: dict[str, Any], photos: Sequence[CaptionedPhoto], tokens: list[Tokens] | None
+) -> list[Tokens]:
+    """What stands before the answer to a question about one of several photos."""
+    asked = f"Question: {question['text']} Answer:"
+    if tokens is None:
+        return [asked]
+    place = [photo.name for photo in photos].index(question["image"])
+    return ["Words:", tokens[place], f"\n{asked}"]
 
 
 def find_words(world: PretrainedWorld, parts: Parts) -> dict[str, list[str]]:

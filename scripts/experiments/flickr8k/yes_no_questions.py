@@ -1,68 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Yes-or-no questions about objects in photos, made from the photos' captions: as many of either answer."""
+"""Balanced yes/no questions about photos, in POPE's form, made of what their human captions name."""
 
+import argparse
+import json
 import random
-import re
-from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+from trainer.command_line import check_output_file, run_script
 from trainer.data.caption_words import content_words
-from trainer.data.captioned_photos import CaptionedPhoto
+from trainer.data.captioned_photos import CaptionedPhoto, read_captioned_photos
 
 
-# What follows a word that names an object, and no other: "a dog in the snow", "a dog running", but "a black dog".
-AFTER_AN_OBJECT = r"(?:\w+ing|is|are|in|on|with|and|at|near|by|that|who)\b|[.,]|$"
+THINGS = (
+    "ball beach bench bicycle boat boy building camera car cat crowd dog fence girl grass guitar hat helmet horse man "
+    "mountain motorcycle ocean pool rock sand skateboard snow street surfboard swing table tree water woman"
+).split()
+ENOUGH = 3  # captions of five that must name a thing for it to be there
 
 
-class Question(NamedTuple):
-    """A question about one of several photos."""
-
-    photo: int
-    text: str
-    is_yes: bool
-
-
-def find_objects(photos: Sequence[CaptionedPhoto], least: int = 20) -> Counter:
-    """The words that captions use as names of objects (`a … in`, `the … is`), with the number of photos they are in;
-    those of `least` photos and more."""
-    named, used, of_photos = Counter(), Counter(), Counter()
-    for photo in photos:
-        text = "\n".join(caption.lower() for caption in photo.captions)
-        named.update(re.findall(rf"\b(?:an?|the) (\w+) ?(?={AFTER_AN_OBJECT})", text, flags=re.M))
-        used.update(word for caption in photo.captions for word in content_words(caption))
-        of_photos.update({word for caption in photo.captions for word in content_words(caption)})
-    return Counter(
-        {word: count for word, count in of_photos.items() if count >= least and named[word] >= 0.2 * used[word]}
-    )
-
-
-def make_questions(photos: Sequence[CaptionedPhoto], objects: Counter, seed: int) -> list[Question]:
+def ask_about(photos: Sequence[CaptionedPhoto]) -> Iterator[dict[str, Any]]:
     """
-    Two questions about each photo that has an object which at least two captions name: about this one, and about
-    another that no caption names, drawn by how many photos it is in, so that a word alone does not tell the answer.
-
-    Args:
-        photos (`Sequence[CaptionedPhoto]`): What is asked about.
-        objects (`Counter`): From [`find_objects`], of other photos.
-        seed (`int`): Of the draws.
+    One question of each kind about each photo that allows both: a thing that most captions name, and one that none
+    names. A thing is asked for about as often with the answer no as with yes, so that the word alone tells little.
     """
-    generator = random.Random(seed)
-    names, weights = zip(*sorted(objects.items()), strict=True)
-    questions = []
-    for position, photo in enumerate(photos):
-        counts = Counter(word for caption in photo.captions for word in content_words(caption))
-        there = sorted(word for word, count in counts.items() if count >= 2 and word in objects)
-        if not there:
+    named = [[thing for caption in photo.captions for thing in content_words(caption)] for photo in photos]
+    present = [[thing for thing in THINGS if words.count(thing) >= ENOUGH] for words in named]
+    shown = [(place, random.Random(place).choice(things)) for place, things in enumerate(present) if things]
+    missing = [thing for _, thing in shown]
+    random.Random(0).shuffle(missing)
+    number = 0
+    for place, thing in shown:
+        absent = next((other for other in missing if other not in named[place]), None)
+        if absent is None:
             continue
-        absent = next(name for name in iter(lambda: generator.choices(names, weights)[0], None) if name not in counts)
-        questions += [
-            Question(position, ask_for(generator.choice(there)), True),
-            Question(position, ask_for(absent), False),
-        ]
-    return questions
+        missing.remove(absent)
+        for asked, label in ((thing, "yes"), (absent, "no")):
+            number += 1
+            yield {
+                "question_id": number,
+                "image": photos[place].name,
+                "text": f"Is there a {asked} in the image?",
+                "label": label,
+            }
 
 
-def ask_for(word: str) -> str:
-    article = "an" if word[0] in "aeiou" else "a"
-    return f"Is there {article} {word} in the photo?"
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--captions", required=True, help="photos with captions, as for retrieve.py")
+    parser.add_argument("--split", default="dev", help="as for retrieve.py (default: dev)")
+    parser.add_argument("--questions", type=int, default=100, help="how many (default: 100)")
+    parser.add_argument("--output", type=Path, required=True, help="the .jsonl to write")
+    arguments = parser.parse_args()
+    check_output_file(arguments.output)
+    questions = list(ask_about(read_captioned_photos(arguments.captions, None, arguments.split)))
+    lines = "".join(f"{json.dumps(question)}\n" for question in questions[: arguments.questions])
+    with arguments.output.open("x", encoding="utf-8") as file:
+        file.write(lines)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,37 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Yes-or-no questions from captions: about objects, balanced, and answered by the captions."""
+"""Yes/no questions made of captions: balanced, true, and not to be answered from the word alone."""
 
-from experiments.flickr8k.yes_no_questions import find_objects, make_questions
+import json
+import runpy
+from collections import Counter
+
+from in_process import run_here
+
+from experiments.flickr8k import yes_no_questions
+from experiments.flickr8k.yes_no_questions import ask_about
 from trainer.data.captioned_photos import CaptionedPhoto
 
 
+THINGS = ("dog", "boat", "woman", "horse")
 PHOTOS = [
-    CaptionedPhoto("1", None, ["A black dog runs in the snow.", "A dog in snow", "The dog is black."]),
-    CaptionedPhoto("2", None, ["An otter on a rock", "The otter with a fish", "A black otter swimming"]),
-    CaptionedPhoto("3", None, ["Two men", "People walk", "Nothing else"]),
+    CaptionedPhoto(f"{place}.png", None, [f"a {THINGS[place % 4]} in the sun"] * 3 + ["a hat", "a hat"])
+    for place in range(24)
 ]
 
 
-def test_objects_are_the_words_that_end_a_noun_phrase():
-    objects = find_objects(PHOTOS, least=1)
-    assert set(objects) == {"dog", "snow", "otter", "rock", "fish"}
-    assert objects["dog"] == 1 and not find_objects(PHOTOS, least=2)
+def test_a_thing_that_most_captions_name_and_one_that_none_names():
+    questions = list(ask_about(PHOTOS))
+    named = {photo.name: " ".join(photo.captions) for photo in PHOTOS}
+    assert len(questions) >= 40
+    for yes, no in zip(questions[::2], questions[1::2], strict=True):
+        assert (yes["label"], no["label"]) == ("yes", "no") and yes["image"] == no["image"]
+        assert yes["text"].split()[3] in named[yes["image"]] and no["text"].split()[3] not in named[no["image"]]
+        assert "hat" not in yes["text"]  # two captions of five are not most
 
 
-def test_each_photo_is_asked_about_an_object_that_several_captions_name_and_one_that_none_does():
-    questions = make_questions(PHOTOS, find_objects(PHOTOS, least=1), seed=0)
-    assert [(question.photo, question.is_yes) for question in questions] == [
-        (0, True),
-        (0, False),
-        (1, True),
-        (1, False),
-    ]
-    # "fish" and "rock" are in one caption each: neither there for certain nor absent.
-    assert questions[2].text == "Is there an otter in the photo?"
-    assert questions[3].text in ("Is there a dog in the photo?", "Is there a snow in the photo?")
-    assert questions[0].text in ("Is there a dog in the photo?", "Is there a snow in the photo?")
+def test_a_thing_is_asked_for_about_as_often_with_either_answer():
+    times = Counter((question["text"], question["label"]) for question in ask_about(PHOTOS))
+    for text in {text for text, _ in times}:
+        assert abs(times[text, "yes"] - times[text, "no"]) <= 2, text
 
 
-def test_the_same_seed_asks_the_same():
-    objects = find_objects(PHOTOS, least=1)
-    assert make_questions(PHOTOS, objects, seed=1) == make_questions(PHOTOS, objects, seed=1)
+def test_the_command_writes_popes_form_and_overwrites_nothing(tmp_path):
+    rows = [{"image": photo.name, "captions": photo.captions, "split": "dev"} for photo in PHOTOS]
+    (tmp_path / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    command = ["yes_no_questions", "--captions", "captions.jsonl", "--questions", "10", "--output", "out.jsonl"]
+    result = run_here(lambda: runpy.run_path(yes_no_questions.__file__, run_name="__main__"), command, tmp_path)
+    assert result.returncode == 0, result.stderr
+    written = (tmp_path / "out.jsonl").read_text()
+    questions = list(map(json.loads, written.splitlines()))
+    assert len(questions) == 10 and set(questions[0]) == {"question_id", "image", "text", "label"}
+    again = run_here(lambda: runpy.run_path(yes_no_questions.__file__, run_name="__main__"), command, tmp_path)
+    assert again.returncode == 1 and "exists" in again.stderr.lower()
+    assert (tmp_path / "out.jsonl").read_text() == written
