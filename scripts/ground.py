@@ -83,11 +83,11 @@ def ground(arguments: GroundingArguments, config: "GroundingConfig") -> None:
     from trainer import GroundingTrainer, compose_for_grounding, load_training_data
     from trainer.data.feature_cache import FeatureCache
 
-    check_vision_tower(arguments.vision_tower)
     dataset, eval_dataset = (
         path and load_training_data(path, **arguments.image_options())
         for path in (arguments.dataset, arguments.eval_dataset)
     )
+    check_vision_tower(arguments.vision_tower)
     vocabulary = SharedVocabulary.load(arguments.vocabulary, arguments.vocab_size)
     set_seed(config.seed)
     if arguments.tokenizer is not None:

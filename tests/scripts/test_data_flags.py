@@ -50,4 +50,6 @@ def test_the_script_refuses_images_without_the_flag_and_reads_them_with_it(
 ):
     arguments = ["--dataset", f"{name}.json", *options]
     assert_refused(SCRIPTS / script, arguments, sentence, folder)
-    assert_refused(SCRIPTS / script, [*arguments, *flag], r"\./no/model", folder)  # the next thing that is wrong
+    assert_refused(
+        SCRIPTS / script, [*arguments, *flag], r"There is no folder \./no/model", folder
+    )  # the next thing that is wrong

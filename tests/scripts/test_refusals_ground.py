@@ -41,7 +41,6 @@ OPTIONS = {
         ["--patch_dropout", "1"],
         r"`patch_dropout` is 1(\.0)?: give a number of at least 0 and below 1",
     ),
-    "a tower that is not there": (["--vision_tower", "/absent/models/clip"], "There is no folder /absent/models/clip"),
     "a recipe that is not there": (["--config", "absent.yaml"], "The recipe absent.yaml cannot be read"),
 }
 
