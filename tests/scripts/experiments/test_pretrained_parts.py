@@ -245,7 +245,14 @@ def test_an_interrupted_download_leaves_nothing_and_says_how_to_go_on(work):
         }
         environment.pop("PIP_NO_INDEX", None)
         command = [sys.executable, SCRIPT, *LITE0, "--cache_dir", work / "cache"]
-        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        child = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            # As in a terminal: what a shell starts in the background, as these tests may be, is deaf to Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         server.settimeout(300)
         connection, _ = server.accept()  # pip is asking now
         child.send_signal(signal.SIGINT)
