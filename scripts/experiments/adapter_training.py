@@ -59,7 +59,7 @@ def train_adapter(
         dataloader_pin_memory=False,
         save_strategy="no",
         report_to="none",
-        logging_steps=20,
+        logging_steps=min(20, max_steps),
         seed=seed,
         word_prediction_weight=word_prediction_weight,
     )
