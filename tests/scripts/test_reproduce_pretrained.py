@@ -10,11 +10,11 @@ from demo_parts import save_demo_parts
 from paths import SCRIPTS
 from tiny_parts import make_image
 
+from experiments.flickr8k.caption_corpora import most_used_words
 from experiments.flickr8k.neighbour_words import find_neighbour_words
 from experiments.flickr8k.pretrained_reproduction import ROWS, reproduce, stages_of
-from experiments.flickr8k.pretrained_rows import words_of_people
 from experiments.flickr8k.pretrained_world import QUICK, PretrainedWorld, prepare_language_models
-from experiments.flickr8k.word_losses import content_words
+from trainer.data.caption_words import content_words
 
 
 pytest_plugins = ["places"]
@@ -61,7 +61,8 @@ def test_neighbours_words_are_those_of_the_captions_of_like_photos(world, tmp_pa
 
 def test_what_people_say_leaves_out_the_caption_that_is_measured(world):
     photo = world.photos("test")[0]
-    assert words_of_people(photo)[0] == "dog" and "runs" not in words_of_people(photo)
+    words = most_used_words(photo.captions[1:], 8)
+    assert words[0] == "dog" and "runs" not in words
 
 
 def test_language_models_are_asked_in_the_form_of_the_examples(world, tmp_path):

@@ -6,11 +6,13 @@ import gzip
 import os
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, List, Value
 
+from trainer.data.caption_words import content_words
 from trainer.data.captioned_photos import CaptionedPhoto, read_captioned_photos
 
 
@@ -52,6 +54,12 @@ def read_flickr8k(folder: str | os.PathLike, split: str, limit: int | None = Non
     """
     photos = read_captioned_photos(str(Path(folder) / "captions.jsonl"), split=split)[:limit]
     return [dataclasses.replace(photo, captions=[tidy(caption) for caption in photo.captions]) for photo in photos]
+
+
+def most_used_words(captions: Sequence[str], count: int) -> list[str]:
+    """The content words that most of the captions use."""
+    uses = Counter(word for caption in captions for word in content_words(caption))
+    return [word for word, _ in uses.most_common(count)]
 
 
 def caption_dataset(photos: Sequence[CaptionedPhoto]) -> Dataset:

@@ -18,6 +18,8 @@ from tqdm import tqdm
 from transformers import Cache
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+from trainer.data.captioned_photos import CaptionedPhoto
+from trainer.evaluation.word_scores import pixel_batches, visual_tokens
 
 
 Tokens = str | Tensor  # what stands for a photo: text, or visual tokens (tokens, d)
@@ -26,6 +28,23 @@ Tokens = str | Tensor  # what stands for a photo: text, or visual tokens (tokens
 def caption_prompt(tokens: Tokens | None) -> list[Tokens]:
     """What stands before a photo's caption: its words or visual tokens, or nothing of it."""
     return ["Caption:"] if tokens is None else ["Words:", tokens, "\nCaption:"]
+
+
+def caption_examples(examples: Sequence[CaptionedPhoto], shown: Sequence[Tokens] | None) -> list[Tokens]:
+    """Photos as examples: what stands for each, and its first caption."""
+    pieces: list[Tokens] = []
+    for position, photo in enumerate(examples):
+        pieces += [*caption_prompt(shown and shown[position]), f" {photo.captions[0]}\n\n"]
+    return pieces
+
+
+@torch.no_grad()
+def see_photos(
+    model: LangBridgeForConditionalGeneration, processor: LangBridgeProcessor, photos: Sequence[CaptionedPhoto]
+) -> list[Tensor]:
+    """The visual tokens `(tokens, d)` of each photo, or its words where the adapter picks some."""
+    batches = pixel_batches(model.model, processor.image_processor, [photo.image for photo in photos])
+    return [tokens for pixel_values in batches for tokens in visual_tokens(model, pixel_values)]
 
 
 class FewShot:

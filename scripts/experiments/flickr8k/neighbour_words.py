@@ -27,20 +27,17 @@ def find_neighbour_words(world: PretrainedWorld, folder: Path) -> None:
     known, features = compute_means(world, train, asked)
     similarity = features @ known.T  # (photos, train photos)
     similarity[: world.sizes.examples].fill_diagonal_(-1)  # an example is not its own neighbour
-    found = CaptionWords(world.vocabulary)
-    uses = torch.zeros(len(train), len(world.vocabulary))  # (train photos, V)
-    for row, photo in zip(uses, train, strict=True):
-        for caption in photo.captions:
-            row[found.find(caption)] += 1
+    words = CaptionWords(world.vocabulary)
+    uses = torch.stack([words.count(photo.captions) for photo in train])  # (train photos, V)
     closeness, nearest = similarity.topk(min(NEIGHBOURS, len(train) - 1))
     weights = (closeness / TEMPERATURE).softmax(-1)  # (photos, neighbours)
     scores = torch.stack([weight @ uses[rows] for weight, rows in zip(weights, nearest, strict=True)])  # (photos, V)
     surfaces = world.vocabulary.surfaces
-    words = {
+    found = {
         photo.name: [surfaces[word].strip() for word in strongest]
         for photo, strongest in zip(asked, scores.topk(10).indices.tolist(), strict=True)
     }
-    (folder / "words.json").write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
+    (folder / "words.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def compute_means(

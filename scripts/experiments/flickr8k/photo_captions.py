@@ -2,18 +2,17 @@
 """Captions of the test photos: through adapters, and by the language models alone."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from experiments.flickr8k.caption_corpora import most_used_words
 from experiments.flickr8k.photo_adapters import load_adapter_onto
 from experiments.flickr8k.photo_world import PhotoWorld
 from experiments.small_language_model import word_prompt
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
-from trainer.data.caption_words import content_words
 from trainer.data.captioned_photos import CaptionedPhoto
 from trainer.evaluation.captioning import ask, complete_prompts
 
@@ -42,8 +41,7 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, content: str) -> str:
 
 
 def _human_words(photo: CaptionedPhoto, count: int = 5) -> str:
-    words = Counter(word for caption in photo.captions for word in content_words(caption))
-    return word_prompt([word for word, _ in words.most_common(count)])
+    return word_prompt(most_used_words(photo.captions, count))
 
 
 def caption_with_adapters(world: PhotoWorld, seed: int, folder: Path) -> None:

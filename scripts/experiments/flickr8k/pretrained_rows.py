@@ -2,23 +2,22 @@
 """The rows of the table on pretrained parts: what a language model makes of what an adapter hands over of a photo."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments.flickr8k.few_shot import FewShot, Tokens, caption_prompt
+from experiments.flickr8k.caption_corpora import most_used_words
+from experiments.flickr8k.few_shot import FewShot, Tokens, caption_examples, caption_prompt, see_photos
 from experiments.flickr8k.photo_adapters import load_adapter_onto
 from experiments.flickr8k.pretrained_world import PretrainedWorld
 from experiments.flickr8k.yes_no_questions import ask_about
 from experiments.small_language_model import word_prompt
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
 from modeling_langbridge.utils.files import read_json
-from trainer.data.caption_words import content_words
 from trainer.data.captioned_photos import CaptionedPhoto
-from trainer.data.images import open_image
 from trainer.evaluation.word_scores import pool_photos
 
 
@@ -34,7 +33,7 @@ def measure_without_adapter(world: PretrainedWorld, name: str, folder: Path) -> 
     rows: dict[str, See] = {
         "blind": lambda photos: None,
         "neighbours": lambda photos: [word_prompt(neighbours[photo.name][:count]) for photo in photos],
-        "people": lambda photos: [word_prompt(words_of_people(photo)[:count]) for photo in photos],
+        "people": lambda photos: [word_prompt(most_used_words(photo.captions[1:], count)) for photo in photos],
     }
     found = {}
     for which, prefix in ((name, ""), (f"taught_{name}", "taught_")):
@@ -67,17 +66,8 @@ def measure_with(world: PretrainedWorld, parts: Parts) -> dict:
     """Measures what an adapter hands over, and the words it picks."""
     model, processor = parts
 
-    @torch.no_grad()
-    def see(photos: Sequence[CaptionedPhoto]) -> list[Tokens]:
-        tokens: list[Tokens] = []
-        for start in range(0, len(photos), 16):
-            images = [open_image(photo.image) for photo in photos[start : start + 16]]
-            pixel_values = processor.image_processor(images, return_tensors="pt")["pixel_values"]
-            tokens += model.model.get_image_features(pixel_values).pooler_output  # (tokens, d) each
-        return tokens
-
     with world.features(model.model.vision_tower).standing_in_for_tower(model.model):
-        found = measure(world, parts, see)
+        found = measure(world, parts, partial(see_photos, *parts))
         if model.config.words_per_image is not None:
             found["words"] = find_words(world, parts)
     return found
@@ -111,13 +101,6 @@ def measure(world: PretrainedWorld, parts: Parts, see: See) -> dict:
         "captions": dict(zip([photo.name for photo in test], few_shot.complete(prompts), strict=True)),
         "answers": answer_questions(parts, examples, shown, measured, tokens),
     }
-
-
-def caption_examples(examples: Sequence[CaptionedPhoto], shown: list[Tokens] | None) -> list[Tokens]:
-    pieces: list[Tokens] = []
-    for position, photo in enumerate(examples):
-        pieces += [*caption_prompt(shown and shown[position]), f" {photo.captions[0]}\n\n"]
-    return pieces
 
 
 def caption_losses(few_shot: FewShot, see: See, photos: Sequence[CaptionedPhoto]) -> torch.Tensor:
@@ -165,12 +148,6 @@ def find_words(world: PretrainedWorld, parts: Parts) -> dict[str, list[str]]:
         photo.name: [surfaces[word].strip() for word in words]
         for photo, words in zip(photos, pooled.topk(10).indices.tolist(), strict=True)
     }
-
-
-def words_of_people(photo: CaptionedPhoto) -> list[str]:
-    """The words of a photo's captions but the first, which the losses are measured on; the most used first."""
-    counts = Counter(word for caption in photo.captions[1:] for word in content_words(caption))
-    return [word for word, _ in counts.most_common()]
 
 
 def write_measures(folder: Path, found: dict[str, dict]) -> None:

@@ -9,18 +9,15 @@ A few photos of the training split come first, as examples. The captions are the
 """
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
 
-from experiments.flickr8k.caption_corpora import read_flickr8k
-from experiments.flickr8k.few_shot import FewShot, Tokens, caption_prompt
+from experiments.flickr8k.caption_corpora import most_used_words, read_flickr8k
+from experiments.flickr8k.few_shot import FewShot, Tokens, caption_examples, caption_prompt, see_photos
 from experiments.small_language_model import word_prompt
 from modeling_langbridge import LangBridgeAdapter, LangBridgeForConditionalGeneration, LangBridgeProcessor
-from trainer.data.caption_words import content_words
 from trainer.data.captioned_photos import CaptionedPhoto
-from trainer.data.images import open_image
 
 
 WORDS_PER_IMAGE = 8
@@ -45,17 +42,13 @@ class CaptionLosses:
     ):
         self.model, self.processor, self.examples, self.photos = model, processor, examples, photos
 
-    @torch.no_grad()
     def words_of_images(self, photos: Sequence[CaptionedPhoto]) -> list[torch.Tensor]:
         """The words of each photo that the adapter picks, as embeddings `(words, d)`."""
-        images = [open_image(photo.image) for photo in photos]
-        pixel_values = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        return list(self.model.model.get_image_features(pixel_values).pooler_output)
+        return see_photos(self.model, self.processor, photos)
 
     def words_of_people(self, photos: Sequence[CaptionedPhoto]) -> list[str]:
         """The words that people use most in a photo's captions but the first, as text."""
-        counts = [Counter(word for text in photo.captions[1:] for word in content_words(text)) for photo in photos]
-        return [word_prompt([word for word, _ in count.most_common(WORDS_PER_IMAGE)]) for count in counts]
+        return [word_prompt(most_used_words(photo.captions[1:], WORDS_PER_IMAGE)) for photo in photos]
 
     def measure(
         self, examples: Sequence[Tokens] | None, words: Sequence[Tokens] | None, batch_size: int = 20
@@ -69,10 +62,7 @@ class CaptionLosses:
                 captions alone.
             batch_size (`int`, *optional*, defaults to 20): Photos at a time.
         """
-        prefix = []
-        for position, photo in enumerate(self.examples):
-            prefix += [*caption_prompt(examples and examples[position]), f" {photo.captions[0]}\n\n"]
-        few_shot = FewShot(self.model, self.processor, prefix)
+        few_shot = FewShot(self.model, self.processor, caption_examples(self.examples, examples))
         prompts = [few_shot.embed(caption_prompt(words and words[position])) for position in range(len(self.photos))]
         return few_shot.losses(prompts, [f" {photo.captions[0]}" for photo in self.photos], batch_size)
 
