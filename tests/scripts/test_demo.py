@@ -150,7 +150,7 @@ def test_the_packages_that_are_installed_carry_photos():
     ],
 )
 def test_make_passes_on_photos_and_terms(variables, options):
-    command = ["make", "--dry-run", "--old-file=.venv/installed", "demo", *variables]
+    command = ["make", "--dry-run", "--no-print-directory", "--old-file=.venv/installed", "demo", *variables]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert " ".join(shown.replace("\\\n", "").split()).endswith(f"scripts/demo.py {options}")
 
