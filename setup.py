@@ -18,7 +18,10 @@ setup(
         *(f"langbridge_scripts.{package}" for package in find_packages("scripts")),
     ],
     package_dir={"langbridge_scripts": "scripts"},  # no package of others is called as generally as "scripts"
-    entry_points={"console_scripts": ["langbridge = langbridge_scripts.langbridge:main"]},
+    entry_points={
+        "console_scripts": ["langbridge = langbridge_scripts.langbridge:main"],
+        "lmms_eval.models": ["langbridge = trainer.evaluation.lmms_eval_model:MANIFEST"],
+    },
     package_data={
         "langbridge_scripts": ["*.sh", "*.yaml", "recipes/*.yaml", "accelerate/*.yaml"],
         "langbridge_scripts.experiments.photos_demo": ["templates/*"],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from ..data.images import open_image
 from .answer_files import AnswerFiles
@@ -29,6 +29,12 @@ def answer(
     Returns:
         `list[str]`: the answers, one line each.
     """
+    inputs = prepare_questions(processor, questions).to(model.device, dtype=model.dtype)
+    return generate_answers(model, processor.tokenizer, inputs, max_new_tokens)
+
+
+def prepare_questions(processor: ProcessorMixin, questions: Sequence[Question]) -> BatchFeature:
+    """A batch of the model's inputs, which end where the answers begin; each question's images come before it."""
     messages = [
         [
             {
@@ -41,15 +47,14 @@ def answer(
         ]
         for question in questions
     ]
-    inputs = processor.apply_chat_template(
+    return processor.apply_chat_template(
         messages,
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
         processor_kwargs={"padding": True},
-    ).to(model.device, dtype=model.dtype)
-    return generate_answers(model, processor.tokenizer, inputs, max_new_tokens)
+    )
 
 
 def answer_all(

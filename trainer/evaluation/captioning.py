@@ -104,7 +104,6 @@ def ask_about_tokens(processor: ProcessorMixin, visual_tokens: torch.Tensor, que
     }
 
 
-@torch.no_grad()
 def generate_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -113,6 +112,17 @@ def generate_answers(
     **generate_kwargs: Any,
 ) -> list[str]:
     """What a model generates greedily after its inputs, each answer as one line."""
-    output = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, **generate_kwargs)
-    answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [" ".join(answer.split()) for answer in answers]
+    texts = generate_texts(model, tokenizer, inputs, do_sample=False, max_new_tokens=max_new_tokens, **generate_kwargs)
+    return [" ".join(text.split()) for text in texts]
+
+
+@torch.no_grad()
+def generate_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: Mapping[str, torch.Tensor],
+    **generate_kwargs: Any,
+) -> list[str]:
+    """What a model generates after its inputs, as it stands but for special tokens."""
+    output = model.generate(**inputs, tokenizer=tokenizer, **generate_kwargs)  # which `stop_strings` need
+    return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
