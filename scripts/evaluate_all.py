@@ -41,6 +41,9 @@ def parse_arguments() -> argparse.Namespace:
         "--output_dir", type=Path, metavar="FOLDER", help="where all is written (default: benchmarks/CHECKPOINT)"
     )
     parser.add_argument("--batch_size", type=at_least(1), default=16, help="questions at a time (default: 16)")
+    parser.add_argument(
+        "--num_processes", type=at_least(1), default=1, help="share the questions, each on its own GPU (default: 1)"
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's)")
     parser.add_argument("--limit", type=at_least(1), help="only the first questions of each task, for a trial")
     parser.add_argument("--include_path", type=Path, metavar="FOLDER", help="further tasks, in lmms-eval's YAML files")
@@ -138,6 +141,7 @@ def main() -> int:
         trust_remote_code=arguments.trust_remote_code,
         limit=arguments.limit,
         include_path=arguments.include_path,
+        num_processes=arguments.num_processes,
     )
     folder.mkdir(parents=True, exist_ok=True)
     outcomes: dict[str, Outcome] = {}

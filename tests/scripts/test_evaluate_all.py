@@ -136,7 +136,8 @@ def evaluate(environment, tasks, checkpoint, tmp_path):
 
 
 def answers_of(folder: Path) -> dict[tuple[str, int], str]:
-    rows = map(json.loads, (folder / "answers-0.jsonl").read_text().splitlines())
+    lines = [line for path in folder.glob("answers-*.jsonl") for line in path.read_text().splitlines()]
+    rows = map(json.loads, lines)
     return {(row["shown"], row["key"]): row["answer"] for row in rows}
 
 
@@ -167,6 +168,12 @@ def test_lmms_eval_asks_a_checkpoint_local_tasks_and_goes_on_after_an_interrupti
     # The same answers one by one, and by the checkpoint's own code.
     evaluate("alone", "--tasks", "colours", "--batch_size", 1, "--trust_remote_code")
     assert answers_of(tmp_path / "alone" / "colours") == answers
+
+    # And by two processes that share the questions.
+    evaluate("two", "--tasks", "colours", "--batch_size", 2, "--num_processes", 2)
+    files = [tmp_path / "two" / "colours" / f"answers-{process}.jsonl" for process in (0, 1)]
+    assert [len(file.read_text().splitlines()) for file in files] == [3, 3]
+    assert answers_of(tmp_path / "two" / "colours") == answers
 
     # Another model's answers are never taken for this one's.
     model = LangBridgeForConditionalGeneration.from_pretrained(checkpoint)

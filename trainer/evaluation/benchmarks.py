@@ -59,6 +59,7 @@ class Harness:
         trust_remote_code (`bool`, *optional*): whether the model and the processor may bring their own code.
         limit (`int`, *optional*): only the first questions of each task.
         include_path (`Path`, *optional*): a folder of further tasks, in lmms-eval's YAML.
+        num_processes (`int`, *optional*, defaults to 1): how many share the questions, each on a GPU of its own.
     """
 
     python: Path
@@ -68,6 +69,7 @@ class Harness:
     trust_remote_code: bool = False
     limit: int | None = None
     include_path: Path | None = None
+    num_processes: int = 1
 
     def command(self, task: str, folder: Path) -> list[str]:
         model = [f"pretrained={self.model}", f"trust_remote_code={self.trust_remote_code}", f"answers={folder}"]
@@ -79,7 +81,10 @@ class Harness:
             options += ["--limit", str(self.limit)]
         if self.include_path is not None:
             options += ["--include_path", str(self.include_path.absolute())]
-        return [str(self.python), "-m", "lmms_eval", *options]
+        launcher = []
+        if self.num_processes > 1:
+            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(self.num_processes)]
+        return [str(self.python), *launcher, "-m", "lmms_eval", *options]
 
 
 @dataclass(frozen=True)

@@ -135,4 +135,7 @@ def test_lmms_eval_is_told_all_that_was_asked_for(tmp_path):
     for words in ("trust_remote_code=True", "dtype=bfloat16", "--tasks pope", "--batch_size 8", "--limit 5"):
         assert words in command
     assert f"--include_path {tmp_path}" in command
+    assert "distributed" not in command
+    shared = Harness(python=Path("python"), model="my-langbridge", batch_size=8, num_processes=4)
+    assert "--nproc_per_node 4 -m lmms_eval --model langbridge" in " ".join(shared.command("pope", Path("out")))
     assert "--limit" not in HARNESS.command("pope", Path("out"))
