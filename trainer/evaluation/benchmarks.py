@@ -33,8 +33,8 @@ class Benchmark:
     judge: bool = False
 
 
-# Liao et al., ICCV 2025 (arXiv 2503.19404), by a third party's notes: a language model, and an adapter that was trained
-# with one of the size that is named.
+# Liao et al., ICCV 2025 (arXiv 2503.19404), by a third party's notes: a language model, and an adapter that was
+# trained with one of the size that is named.
 ROWS = ("Qwen2-7B, MLP", "Qwen2-7B, LangBridge of 0.5B", "Qwen2.5-14B, MLP", "Qwen2.5-14B, LangBridge of 0.5B")
 BENCHMARKS = {
     "gqa": Benchmark("GQA", ("exact_match",), 100, (62.92, 63.03, 63.71, 63.92)),
