@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    DataCollatorForLanguageModeling,
+    DataCollatorForSeq2Seq,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -43,11 +43,13 @@ def teach(world: PretrainedWorld, name: str, folder: Path) -> None:
         save_strategy="no",
         report_to="none",
     )
+    ids = tokenizer(documents)["input_ids"]
     trainer = Trainer(
         model,
         arguments,
-        train_dataset=Dataset.from_dict({"input_ids": tokenizer(documents)["input_ids"]}),
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        train_dataset=Dataset.from_dict({"input_ids": ids, "labels": ids}),
+        # The collator for language modeling masks the end of a caption where it pads with the same token, as SmolLM2.
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
     )
     trainer.train()
     (folder / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")

@@ -141,18 +141,18 @@ class FewShot:
         return answers
 
     @torch.no_grad()
-    def choose(self, prompts: Sequence[Tensor], choices: Sequence[str], batch_size: int = 20) -> list[int]:
-        """Which of several answers is the likeliest after each prompt `(tokens, d)`, by its first token."""
+    def rate(self, prompts: Sequence[Tensor], choices: Sequence[str], batch_size: int = 20) -> Tensor:
+        """The logit of each answer's first token after each prompt `(tokens, d)`, `(prompts, choices)`."""
         first = [self.encode(choice)[0] for choice in choices]
-        chosen = []
+        logits = []
         for batch in batches(list(range(len(prompts))), batch_size):
             rows = [prompts[i] for i in batch]
             states = self.model.model.language_model(
                 inputs_embeds=pad_sequence(rows, batch_first=True), past_key_values=self.remember(len(rows))
             ).last_hidden_state
             last = torch.stack([state[len(row) - 1] for row, state in zip(rows, states, strict=True)])  # (rows, d)
-            chosen += self.model.lm_head(last)[:, first].argmax(-1).tolist()
-        return chosen
+            logits.append(self.model.lm_head(last)[:, first].float())
+        return torch.cat(logits)
 
 
 def batches(positions: list[int], batch_size: int) -> Iterator[list[int]]:

@@ -154,14 +154,19 @@ def describe_words(world: PretrainedWorld, photos: Sequence[CaptionedPhoto]) -> 
     return "\n".join(lines)
 
 
+def caption_loss(entry: Mapping[str, float], prefix: str = "") -> float:
+    """What a log says of the captions alone, where words were predicted beside them with a weight of 1."""
+    return entry[f"{prefix}loss"] - entry.get(f"{prefix}word_prediction", 0.0)
+
+
 def describe_training(world: PretrainedWorld) -> str:
     """How the loss of adapters that were trained through a language model fell: whether it had flattened."""
     lines = ["| trained through | first loss | at half | last | on test photos |", "|---|---:|---:|---:|---:|"]
     for name in world.language_models:
         for kind in ("tuned", "mlp", "langbridge"):
             logs = [read_json(world.output_dir / f"{kind}_{name}_{seed}" / "log.json") for seed in world.adapter_seeds]
-            losses = [[entry["loss"] for entry in log["steps"] if "loss" in entry] for log in logs]
+            losses = [[caption_loss(entry) for entry in log["steps"] if "loss" in entry] for log in logs]
             first, half, last = (fmean(loss[place] for loss in losses) for place in (0, len(losses[0]) // 2, -1))
-            test = fmean(log["test_loss"] for log in logs)
+            test = fmean(caption_loss(log["steps"][-1], "eval_") for log in logs)
             lines.append(f"| {kind}, {name} | {first:.3f} | {half:.3f} | {last:.3f} | {test:.3f} |")
     return "\n".join(lines)

@@ -79,13 +79,11 @@ def measure(world: PretrainedWorld, parts: Parts, see: See) -> dict:
 
     Examples come before a photo where the captions of the dev photos are likelier after them.
     """
-    test, sizes = world.photos("test"), world.sizes
+    test, dev, sizes = world.photos("test"), world.photos("dev"), world.sizes
     examples = world.photos("train")[: sizes.examples]
     shown = see(examples)
     variants = {"examples": FewShot(*parts, caption_examples(examples, shown)), "alone": FewShot(*parts)}
-    dev_losses = {
-        name: caption_losses(few_shot, see, world.photos("dev")).mean().item() for name, few_shot in variants.items()
-    }
+    dev_losses = {name: caption_losses(few_shot, see, dev).mean().item() for name, few_shot in variants.items()}
     chosen = min(dev_losses, key=dev_losses.get)
     few_shot, measured = variants[chosen], test[: sizes.loss_photos]
     tokens = see(test)
@@ -99,7 +97,7 @@ def measure(world: PretrainedWorld, parts: Parts, see: See) -> dict:
         "losses": few_shot.losses(prompts[: len(measured)], answers).tolist(),
         "losses_of_other": few_shot.losses(others, answers).tolist(),
         "captions": dict(zip([photo.name for photo in test], few_shot.complete(prompts), strict=True)),
-        "answers": answer_questions(parts, examples, shown, measured, tokens),
+        "answers": answer_questions(parts, examples, see, dev, measured),
     }
 
 
@@ -113,18 +111,31 @@ def caption_losses(few_shot: FewShot, see: See, photos: Sequence[CaptionedPhoto]
 def answer_questions(
     parts: Parts,
     examples: Sequence[CaptionedPhoto],
-    shown: list[Tokens] | None,
-    photos: Sequence[CaptionedPhoto],
-    tokens: list[Tokens] | None,
+    see: See,
+    dev: Sequence[CaptionedPhoto],
+    test: Sequence[CaptionedPhoto],
 ) -> list[tuple[bool, bool]]:
-    """Whether each question's answer is yes, and whether the model says so; those about the examples come first."""
+    """
+    Whether each question's answer is yes, and whether the model says so; those about the examples come first.
+
+    Models this small say the same to nearly every question (as in Zhao et al., 2021, arXiv 2102.09690), so an answer is
+    a yes where "yes" leads "no" by more than for half of the questions about the dev photos, which are balanced too.
+    """
     pieces: list[Tokens] = []
+    shown = see(examples)
     for question in ask_about(examples):
         pieces += [*question_prompt(question, examples, shown), f" {question['label']}\n\n"]
-    few_shot, questions = FewShot(*parts, pieces), list(ask_about(photos))
-    prompts = [few_shot.embed(question_prompt(question, photos, tokens)) for question in questions]
-    chosen = few_shot.choose(prompts, [" yes", " no"])
-    return [(question["label"] == "yes", choice == 0) for question, choice in zip(questions, chosen, strict=True)]
+    few_shot = FewShot(*parts, pieces)
+    usual = yes_leads(few_shot, dev, see(dev)).median()
+    says_yes = (yes_leads(few_shot, test, see(test)) > usual).tolist()
+    return [(question["label"] == "yes", answer) for question, answer in zip(ask_about(test), says_yes, strict=True)]
+
+
+def yes_leads(few_shot: FewShot, photos: Sequence[CaptionedPhoto], tokens: list[Tokens] | None) -> torch.Tensor:
+    """By how much the logit of "yes" is above that of "no" for each question about photos, `(questions,)`."""
+    prompts = [few_shot.embed(question_prompt(question, photos, tokens)) for question in ask_about(photos)]
+    yes, no = few_shot.rate(prompts, [" yes", " no"]).unbind(-1)
+    return yes - no
 
 
 def question_prompt(

@@ -42,18 +42,15 @@ def test_what_it_writes_is_what_the_language_model_writes_after_the_whole_text(f
     assert any(written)
 
 
-def test_the_likelier_answer_is_chosen_by_its_first_token(few_shot, language_model):
+def test_answers_are_rated_by_the_logits_of_their_first_tokens(few_shot, language_model):
     choices = [" a", " the", " dog"]
     first = [few_shot.encode(choice)[0] for choice in choices]
     with torch.no_grad():
-        expected = [
-            language_model(input_ids=full_prompt(few_shot, prompt)).logits[0, -1, first].argmax().item()
-            for prompt in PROMPTS
-        ]
+        expected = torch.stack(
+            [language_model(input_ids=full_prompt(few_shot, prompt)).logits[0, -1, first] for prompt in PROMPTS]
+        )
     prompts = [few_shot.embed([prompt]) for prompt in PROMPTS]
-    assert few_shot.choose(prompts, choices, batch_size=2) == expected
-    chosen_of_reversed = few_shot.choose(prompts, choices[::-1])
-    assert [2 - choice for choice in chosen_of_reversed] == expected
+    torch.testing.assert_close(few_shot.rate(prompts, choices, batch_size=2), expected)
 
 
 def test_visual_tokens_may_stand_among_the_text(few_shot):
