@@ -21,8 +21,12 @@ def find_font_file(word: str, bold: bool = False) -> str:
     own = findfont("DejaVu Sans:bold" if bold else "DejaVu Sans")  # comes with matplotlib
     if letters <= letters_of(own):
         return own
-    installed = [own, *sorted({font.fname for font in fontManager.ttflist})]
-    return max(installed, key=lambda file: len(letters & letters_of(file)))
+    # Last Resort, which comes with matplotlib, claims every letter and draws a sign of its script in place of each.
+    others = [font for font in fontManager.ttflist if not font.name.startswith("Last Resort")]
+    weight = 700 if bold else 400
+    others.sort(key=lambda font: (font.style != "normal", abs(font.weight - weight), font.fname))
+    files = [own, *dict.fromkeys(font.fname for font in others)]
+    return max(files, key=lambda file: len(letters & letters_of(file)))
 
 
 @cache

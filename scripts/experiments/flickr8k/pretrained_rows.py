@@ -118,8 +118,8 @@ def answer_questions(
     """
     Whether each question's answer is yes, and whether the model says so; those about the examples come first.
 
-    Models this small say the same to nearly every question (as in Zhao et al., 2021, arXiv 2102.09690), so an answer is
-    a yes where "yes" leads "no" by more than for half of the questions about the dev photos, which are balanced too.
+    Models this small say the same to nearly every question, as in Zhao et al., 2021 (arXiv 2102.09690). An answer is a
+    yes where "yes" leads "no" by more than for half of the questions about the dev photos, which are balanced too.
     """
     pieces: list[Tokens] = []
     shown = see(examples)
