@@ -86,7 +86,8 @@ def test_all_stages_lead_to_tables_and_a_second_run_repeats_none(world):
         assert measures["grounded"]["words"].keys() == measures["grounded"]["captions"].keys()
         # The two have the same words of a photo, whatever is behind them.
         assert measures["grounded"]["words"] == measures["taught_grounded"]["words"]
-    assert all(table.count(f"| {label} |") >= 2 for label in ROWS.values())
+    for row, label in ROWS.items():  # raw coefficients are trained through the first language model alone
+        assert table.count(f"| {label} |") >= (1 if row.startswith("raw_") else 2)
     stages = [name for group in stages_of(world) for name in group]
     marks = {name: (world.output_dir / name).stat().st_mtime_ns for name in stages}
     assert reproduce(world) == table

@@ -55,7 +55,7 @@ def stages_of(world: PretrainedWorld) -> list[dict[str, Stage]]:
         {f"measures_{name}": stage(measure_without_adapter, name) for name in names},
         *({f"tuned_{name}_{seed}": stage(tune, name, seed) for name in names} for seed in seeds),
         *({f"mlp_{name}_{seed}": stage(train_mlp, name, seed) for name in names} for seed in seeds),
-        *({f"langbridge_{name}_{seed}": stage(train_langbridge, name, seed) for name in names} for seed in seeds),
+        {f"langbridge_{names[0]}_{seed}": stage(train_langbridge, names[0], seed) for seed in seeds},
         *({f"measures_{name}_{seed}": stage(measure_adapters, name, seed) for name in names} for seed in seeds),
     ]
 
@@ -162,11 +162,12 @@ def caption_loss(entry: Mapping[str, float], prefix: str = "") -> float:
 def describe_training(world: PretrainedWorld) -> str:
     """How the loss of adapters that were trained through a language model fell: whether it had flattened."""
     lines = ["| trained through | first loss | at half | last | on test photos |", "|---|---:|---:|---:|---:|"]
-    for name in world.language_models:
-        for kind in ("tuned", "mlp", "langbridge"):
-            logs = [read_json(world.output_dir / f"{kind}_{name}_{seed}" / "log.json") for seed in world.adapter_seeds]
-            losses = [[caption_loss(entry) for entry in log["steps"] if "loss" in entry] for log in logs]
-            first, half, last = (fmean(loss[place] for loss in losses) for place in (0, len(losses[0]) // 2, -1))
-            test = fmean(caption_loss(log["steps"][-1], "eval_") for log in logs)
-            lines.append(f"| {kind}, {name} | {first:.3f} | {half:.3f} | {last:.3f} | {test:.3f} |")
+    names = world.language_models
+    trained = [(kind, name) for kind in ("tuned", "mlp") for name in names] + [("langbridge", names[0])]
+    for kind, name in trained:
+        logs = [read_json(world.output_dir / f"{kind}_{name}_{seed}" / "log.json") for seed in world.adapter_seeds]
+        losses = [[caption_loss(entry) for entry in log["steps"] if "loss" in entry] for log in logs]
+        first, half, last = (fmean(loss[place] for loss in losses) for place in (0, len(losses[0]) // 2, -1))
+        test = fmean(caption_loss(log["steps"][-1], "eval_") for log in logs)
+        lines.append(f"| {kind}, {name} | {first:.3f} | {half:.3f} | {last:.3f} | {test:.3f} |")
     return "\n".join(lines)

@@ -53,7 +53,8 @@ def measure_adapters(world: PretrainedWorld, name: str, seed: int, folder: Path)
     for trained_with in world.language_models:
         whose = "own" if trained_with == name else "other"
         rows[f"tuned_{whose}"] = (f"tuned_{trained_with}_{seed}", name, words)
-        rows[f"raw_{whose}"] = (f"langbridge_{trained_with}_{seed}", name, None)
+    first = world.language_models[0]
+    rows["raw_own" if name == first else "raw_other"] = (f"langbridge_{first}_{seed}", name, None)
     for row, how in rows.items():
         found[row] = measure_with(world, load_adapter_onto(world, *how))
     checkpoint = world.output_dir / f"mlp_{name}_{seed}"
