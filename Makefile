@@ -4,7 +4,7 @@ BIN = .venv/bin
 # Threads that wait by spinning make a step many times slower where other work shares the cores.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo demo-scenes parts test slow lint clean
+.PHONY: demo demo-scenes parts test slow compat lint clean
 
 # make demo PHOTOS="dog.jpg beach.jpg" DEMO_OUTPUT=my_photos ACCEPT_GEMMA_TERMS=1
 DEMO_OUTPUT ?= demo_output
@@ -25,6 +25,10 @@ test: .venv/installed .venv/transformers-sdist
 
 slow: .venv/installed .venv/transformers-sdist
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+
+# With which versions of transformers a checkpoint works; downloads each, and records what model cards then print.
+compat: .venv/installed
+	PYTHON=$(BIN)/python scripts/check_versions.sh --output_dir compat_output --record
 
 lint: .venv/installed
 	$(BIN)/ruff check .

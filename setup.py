@@ -30,12 +30,13 @@ setup(
         "modeling_langbridge.reading": ["templates/*"],
         "modeling_langbridge.vocabulary": ["*.json"],
         "trainer": ["py.typed"],
-        "hub_cards": ["py.typed", "templates/*.jinja"],
+        "hub_cards": ["py.typed", "templates/*.jinja", "tested_versions.json"],
         "hub_cards.space": ["README.md", "requirements.txt"],
     },
-    install_requires=["torch>=2.11", "transformers>=5.23", "safetensors", "filelock", "pillow"],
+    install_requires=["torch>=2.11", "transformers>=5.18", "safetensors", "filelock", "pillow"],
     extras_require={
         "train": [
+            "transformers>=5.23",
             "trl>=1.16",
             "accelerate>=1.15",
             "datasets>=5.2",

@@ -18,6 +18,7 @@ from .eval_results import read_eval_results
 from .facts import CardFacts, check_facts
 from .markdown import one_line, render
 from .repository import kind_of
+from .tested_versions import find_tested_versions
 from .training_record import (
     TRAINING_RECORD,
     TrainingRecord,
@@ -90,6 +91,7 @@ def make_card(folder: Path, facts: CardFacts) -> ModelCard:
         records=records,
         results=facts.results,
         hub_results=read_eval_results(folder),
+        tested=find_tested_versions(folder) if kind == "model" else None,
         transfers=facts.transfers,
         language_model=next(filter(hub_id, [*facts.transfers, *trained_with]), None),
         remote_code=kind == "model",

@@ -7,7 +7,12 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import LlavaConfig
 from transformers.utils import auto_docstring, logging
+from transformers.utils.versions import require_version
 
+
+# Earlier versions keep CLIP's weights under other names, and would load a random tower with no more than a warning.
+OLDEST_TRANSFORMERS = "5.6"
+require_version(f"transformers>={OLDEST_TRANSFORMERS}", "A LangBridge needs it: pip install -U transformers")
 
 logger = logging.get_logger(__name__)
 

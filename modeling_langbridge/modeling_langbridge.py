@@ -33,10 +33,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import select_hidden_states
 
 from .configuration_langbridge import LangBridgeConfig
 from .folded_adapter import FoldedAdapter
+from .image_opening import open_image as open_image  # transformers before 5.10 copies only what this file names
 from .processing_langbridge import LangBridgeProcessor, load_vision_tower, measure_vision_tower
 from .vocabulary_head import LangBridgeVocabularyHead, find_head, first_token_ids, pack_token_ids
 
@@ -127,7 +127,6 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         return self
 
     @merge_with_config_defaults
-    @select_hidden_states("vision_feature_layer")
     def get_vision_features(
         self,
         pixel_values: torch.Tensor,
@@ -136,11 +135,13 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Runs the vision tower; `pooler_output` holds what the adapter reads, `(images, tokens, d_v)`."""
+        layers = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
+        # A layer's number keeps it alone; transformers before 5.23 takes all but 0 for `True`, and keeps every layer.
+        kwargs["output_hidden_states"] = kwargs.get("output_hidden_states") or (len(layers) == 1 and layers[0]) or True
         outputs = self.vision_tower(pixel_values, return_dict=True, **kwargs)
         if outputs.last_hidden_state.dim() == 4:  # a convolutional tower's map (images, d_v, rows, columns)
             outputs.pooler_output = outputs.last_hidden_state.flatten(2).transpose(1, 2)  # (images, tokens, d_v)
             return outputs
-        layers = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
         first = 1 if vision_feature_select_strategy == "default" else 0
         outputs.pooler_output = torch.cat([outputs.hidden_states[layer][:, first:] for layer in layers], dim=-1)
         return outputs
@@ -313,13 +314,12 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         model.model.vision_tower = vision_tower
         model.model.language_model = language_model.base_model
         model.lm_head.weight, model.lm_head.bias = head.weight, head.bias
-        adapter = list(filter(None, (model.model.multi_modal_projector, model.model.vocabulary_head)))
-        for part in adapter:
-            part.to_empty(device="cpu").apply(model._init_weights)
+        place = {"device": language_model.device, "dtype": language_model.dtype}
+        vision_tower.to(**place)
+        for part in filter(None, (model.model.multi_modal_projector, model.model.vocabulary_head)):
+            part.to_empty(device="cpu").apply(model._init_weights).to(**place)
         if adapter_type == "langbridge":
             model.model.vocabulary_head.token_ids.copy_(token_ids)
-        for part in (vision_tower, *adapter):
-            part.to(device=language_model.device, dtype=language_model.dtype)
         # A language model's sampling and its limits of length were chosen for text.
         ids = ("bos_token_id", "eos_token_id", "decoder_start_token_id", "suppress_tokens")
         settings = GenerationConfig(**{name: getattr(language_model.generation_config, name) for name in ids})

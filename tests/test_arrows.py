@@ -80,6 +80,17 @@ def test_what_travels_with_a_checkpoint_imports_nothing_of_the_project_that_stay
     assert not found
 
 
+def test_what_travels_with_a_checkpoint_imports_public_names_only():
+    """Others may go with any version of the library that has them, and the checkpoint with them."""
+    found = [
+        (module, name)
+        for module in TRAVELLING
+        for name in imports(module)
+        if any(part.startswith("_") for part in name.split("."))
+    ]
+    assert not found
+
+
 def test_every_layer_of_the_table_is_there():
     layers = {layer for sides in LAYERS for side in sides for layer in side if layer.startswith("trainer.")}
     assert not [layer for layer in layers if not any(is_in(module, [layer]) for module in FILES)]

@@ -78,6 +78,20 @@ def test_several_feature_layers_are_joined(vision, text):
     assert model(**inputs).logits.isfinite().all()
 
 
+@pytest.mark.parametrize("layer", [0, 1, -2], ids=["embeddings", "from the front", "from the end"])
+def test_the_states_of_the_chosen_layer_are_read(layer, vision, text):
+    _, model = compose(vision, text, vision_feature_layer=layer)
+    pixel_values = torch.randn(2, 3, 32, 32)
+    states = model.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states[layer]
+    assert torch.equal(model.model.get_vision_features(pixel_values).pooler_output, states[:, 1:])
+
+
+def test_the_tower_keeps_the_states_of_that_layer_alone(vision, text):
+    _, model = compose(vision, text)
+    kept = model.model.get_vision_features(torch.randn(2, 3, 32, 32)).hidden_states
+    assert [index for index, states in enumerate(kept) if states is not None] == [2]
+
+
 def test_a_frozen_convolutional_tower_keeps_its_batch_statistics_in_training(text, tmp_path):
     _, model = compose(save_vision_tower("resnet", tmp_path), text)
     model.model.vision_tower.requires_grad_(False)
