@@ -196,7 +196,7 @@ REFUSED = {
     "no processor": (without("processor_config.json"), "processor_config.json"),
     "no tokenizer": (without("tokenizer.json"), "tokenizer.json"),
     "no code": (without("modeling_langbridge.py"), "modeling_langbridge.py"),
-    "no code for the processor": (without("image_opening.py"), "which processing_langbridge.py imports"),
+    "no code that other code needs": (without("image_opening.py"), "which modeling_langbridge.py imports"),
     "no index of weights": (without("model.safetensors.index.json"), "model.safetensors"),
     "no first weights": (
         lambda folder: next(folder.glob("model-00001-*")).unlink(),
