@@ -130,6 +130,7 @@ def _run_in_child(folder: Path, stage: Stage) -> None:
     try:
         signal.signal(signal.SIGINT, _interrupt_once)
         _run_stage(folder, stage)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt but this process's way out
     except KeyboardInterrupt:
         sys.exit(130)
 

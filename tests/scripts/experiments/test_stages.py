@@ -35,7 +35,7 @@ def fail(folder):
 
 
 LONG_JOB = """
-import sys, time
+import atexit, sys, time
 from pathlib import Path
 from experiments.stages import run_stages
 from trainer.command_line import run_script
@@ -44,6 +44,8 @@ def stage(folder):
     (folder / "half").write_text("x")
     if folder.name.startswith(".long"):
         time.sleep(600)
+    if folder.name.startswith(".short"):
+        atexit.register(time.sleep, 3)  # Ctrl-C meets its process on the way out
 
 if __name__ == "__main__":
     groups = [{"first": stage}, {"long_a": stage, "long_b": stage, "short": stage}]
