@@ -13,7 +13,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ
 import pytest
 import torch
 from in_process import run_script_here
-from tiny_parts import save_language_model, save_vision_tower
+from tiny_parts import make_image, save_language_model, save_vision_tower
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
 
@@ -67,3 +67,12 @@ def run_script(request):
         return result.stderr.rstrip("\n").rpartition("\n")[2] if result.returncode else result.stdout
 
     return run
+
+
+@pytest.fixture
+def saved(model, processor, tmp_path) -> Path:
+    """A folder with a saved `model` and a photo, `picture.png`."""
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    make_image().save(tmp_path / "picture.png")
+    return tmp_path

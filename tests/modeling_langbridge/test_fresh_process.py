@@ -7,9 +7,7 @@ A fresh process that cannot import this project, another working directory, an e
 import ast
 import sys
 
-import pytest
 from elsewhere import run_elsewhere
-from tiny_parts import make_image
 
 
 LOADS = """
@@ -62,14 +60,6 @@ answer = again(text=prompts[0], max_new_tokens=5, do_sample=False)
 assert answer[0]["generated_text"][-1]["content"] == one[0]
 print("all loads work")
 """
-
-
-@pytest.fixture
-def saved(model, processor, tmp_path):
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    make_image().save(tmp_path / "picture.png")
-    return tmp_path
 
 
 def test_every_auto_class_and_the_pipeline_load_it(saved):

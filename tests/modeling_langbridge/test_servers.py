@@ -8,10 +8,8 @@ that gives a server the base class. vLLM itself does not run here: this follows 
 
 import json
 
-import pytest
 from elsewhere import run_elsewhere
 from paths import ROOT
-from tiny_parts import make_image
 
 
 SETTING = {
@@ -54,14 +52,6 @@ with torch.no_grad():
     if json.loads(setting):
         torch.testing.assert_close(model.lm_head(hidden), model(**inputs).logits[0])
 """
-
-
-@pytest.fixture
-def saved(model, processor, tmp_path):
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    make_image().save(tmp_path / "picture.png")
-    return tmp_path
 
 
 def ask(saved, setting: dict) -> list[str]:

@@ -24,6 +24,7 @@ from trainer.evaluation.word_scores import pool_photos
 Parts = tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]
 # What stands for each of several photos; nothing does for a blind model.
 See = Callable[[Sequence[CaptionedPhoto]], list[Tokens] | None]
+Seen = tuple[Sequence[CaptionedPhoto], list[Tokens] | None]  # photos, and what stands for each
 
 
 def measure_without_adapter(world: PretrainedWorld, name: str, folder: Path) -> None:
@@ -82,12 +83,13 @@ def measure(world: PretrainedWorld, parts: Parts, see: See) -> dict:
     """
     test, dev, sizes = world.photos("test"), world.photos("dev"), world.sizes
     examples = world.photos("train")[: sizes.examples]
-    shown = see(examples)
+    shown, dev_tokens, tokens = see(examples), see(dev), see(test)
     variants = {"examples": FewShot(*parts, caption_examples(examples, shown)), "alone": FewShot(*parts)}
-    dev_losses = {name: caption_losses(few_shot, see, dev).mean().item() for name, few_shot in variants.items()}
+    dev_losses = {
+        name: caption_losses(few_shot, (dev, dev_tokens)).mean().item() for name, few_shot in variants.items()
+    }
     chosen = min(dev_losses, key=dev_losses.get)
     few_shot, measured = variants[chosen], test[: sizes.loss_photos]
-    tokens = see(test)
     prompts = [few_shot.embed(caption_prompt(tokens and tokens[i])) for i in range(len(test))]
     answers = [f" {photo.captions[0]}" for photo in measured]
     half = len(measured) // 2
@@ -98,24 +100,18 @@ def measure(world: PretrainedWorld, parts: Parts, see: See) -> dict:
         "losses": few_shot.losses(prompts[: len(measured)], answers).tolist(),
         "losses_of_other": few_shot.losses(others, answers).tolist(),
         "captions": dict(zip([photo.name for photo in test], few_shot.complete(prompts), strict=True)),
-        "answers": answer_questions(parts, examples, see, dev, measured),
+        "answers": answer_questions(parts, (examples, shown), (dev, dev_tokens), (measured, tokens)),
     }
 
 
-def caption_losses(few_shot: FewShot, see: See, photos: Sequence[CaptionedPhoto]) -> torch.Tensor:
+def caption_losses(few_shot: FewShot, seen: Seen) -> torch.Tensor:
     """The losses of photos' first captions, `(photos,)`."""
-    tokens = see(photos)
+    photos, tokens = seen
     prompts = [few_shot.embed(caption_prompt(tokens and tokens[i])) for i in range(len(photos))]
     return few_shot.losses(prompts, [f" {photo.captions[0]}" for photo in photos])
 
 
-def answer_questions(
-    parts: Parts,
-    examples: Sequence[CaptionedPhoto],
-    see: See,
-    dev: Sequence[CaptionedPhoto],
-    test: Sequence[CaptionedPhoto],
-) -> list[tuple[bool, bool]]:
+def answer_questions(parts: Parts, examples: Seen, dev: Seen, test: Seen) -> list[tuple[bool, bool]]:
     """
     Whether each question's answer is yes, and whether the model says so; those about the examples come first.
 
@@ -123,26 +119,25 @@ def answer_questions(
     yes where "yes" leads "no" by more than for half of the questions about the dev photos, which are balanced too.
     """
     pieces: list[Tokens] = []
-    shown = see(examples)
-    for question in ask_about(examples):
-        pieces += [*question_prompt(question, examples, shown), f" {question['label']}\n\n"]
+    for question in ask_about(examples[0]):
+        pieces += [*question_prompt(question, examples), f" {question['label']}\n\n"]
     few_shot = FewShot(*parts, pieces)
-    usual = yes_leads(few_shot, dev, see(dev)).median()
-    says_yes = (yes_leads(few_shot, test, see(test)) > usual).tolist()
-    return [(question["label"] == "yes", answer) for question, answer in zip(ask_about(test), says_yes, strict=True)]
+    says_yes = (yes_leads(few_shot, test) > yes_leads(few_shot, dev).median()).tolist()
+    return [
+        (question["label"] == "yes", answer) for question, answer in zip(ask_about(test[0]), says_yes, strict=True)
+    ]
 
 
-def yes_leads(few_shot: FewShot, photos: Sequence[CaptionedPhoto], tokens: list[Tokens] | None) -> torch.Tensor:
+def yes_leads(few_shot: FewShot, seen: Seen) -> torch.Tensor:
     """By how much the logit of "yes" is above that of "no" for each question about photos, `(questions,)`."""
-    prompts = [few_shot.embed(question_prompt(question, photos, tokens)) for question in ask_about(photos)]
+    prompts = [few_shot.embed(question_prompt(question, seen)) for question in ask_about(seen[0])]
     yes, no = few_shot.rate(prompts, [" yes", " no"]).unbind(-1)
     return yes - no
 
 
-def question_prompt(
-    question: dict[str, Any], photos: Sequence[CaptionedPhoto], tokens: list[Tokens] | None
-) -> list[Tokens]:
+def question_prompt(question: dict[str, Any], seen: Seen) -> list[Tokens]:
     """What stands before the answer to a question about one of several photos."""
+    photos, tokens = seen
     asked = f"Question: {question['text']} Answer:"
     if tokens is None:
         return [asked]
