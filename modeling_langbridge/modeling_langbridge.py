@@ -12,15 +12,11 @@ Where the coefficients are distributions, `words_per_image` passes an image on a
 For comparison, the projector alone may be the adapter: `adapter_type` `"mlp"` is LLaVA's, `"linear"` is VLAP's.
 """
 
-import os
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
     AutoModel,
-    AutoModelForCausalLM,
-    GenerationConfig,
     GenerationMixin,
     LlavaForConditionalGeneration,
     LlavaModel,
@@ -34,11 +30,12 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
+from .composing import compose
 from .configuration_langbridge import LangBridgeConfig
 from .folded_adapter import FoldedAdapter
 from .image_opening import open_image as open_image  # transformers before 5.10 copies only what this file names
-from .processing_langbridge import LangBridgeProcessor, load_vision_tower, measure_vision_tower
-from .vocabulary_head import LangBridgeVocabularyHead, find_head, first_token_ids, pack_token_ids
+from .processing_langbridge import LangBridgeProcessor
+from .vocabulary_head import LangBridgeVocabularyHead, find_head, first_token_ids
 
 
 class LangBridgeMultiModalProjector(nn.Module):
@@ -188,9 +185,12 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         if plain and self.folded_adapter.is_possible(projector, head, embedding):
             folded = self.folded_adapter.refresh(projector.linear_2, head, embedding)
             return F.linear(projector.activate(image_features), folded.weight, folded.bias)
-        if head is None:
-            return projector(image_features)  # (images, tokens, d)
-        return head(projector(image_features), self.get_word_embeddings())
+        return self.mix(projector(image_features))
+
+    def mix(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The visual tokens `(..., d)` of what the projector gives `(..., H)`, `(..., d)` in adapters without words."""
+        head = self.vocabulary_head
+        return hidden_states if head is None else head(hidden_states, self.get_word_embeddings())
 
     def get_word_embeddings(self) -> torch.Tensor:
         """Returns the language model's embeddings E of the shared words, `(V, d)`, through which no gradient flows."""
@@ -205,9 +205,12 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
 
 @auto_docstring(custom_intro="The LangBridge model: a vision tower, an adapter made of words and a language model.")
 class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForConditionalGeneration, GenerationMixin):
+    model_class = LangBridgeModel
+    processor_class = LangBridgeProcessor
+
     def __init__(self, config: LangBridgeConfig):
         LangBridgePreTrainedModel.__init__(self, config)
-        self.model = LangBridgeModel(config)
+        self.model = self.model_class(config)
         self.lm_head = LangBridgeLMHead(config)
         # Families name their embedding differently (GPT-2 `wte`, GPT-NeoX `embed_in`).
         embedding = self.model.get_input_embeddings()
@@ -226,9 +229,9 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
 
     def save_pretrained(self, save_directory, **kwargs):
         # transformers itself writes only the entry of the one Auto class that the class was registered for.
-        name = "modeling_langbridge.LangBridgeForConditionalGeneration"
-        models = dict.fromkeys(("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"), name)
-        self.config.auto_map = {"AutoConfig": "configuration_langbridge.LangBridgeConfig", **models}
+        model, config = (f"{one.__module__.rpartition('.')[2]}.{one.__name__}" for one in (type(self), self.config_class))
+        models = dict.fromkeys(("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"), model)
+        self.config.auto_map = {"AutoConfig": config, **models}
         super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
@@ -267,84 +270,8 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
             `ValueError`: the vocabulary is missing or not the language model's, or the language model transforms its
             logits in a way that this class does not.
         """
-        if adapter_type != "langbridge":
-            vocabulary = []
-        elif vocabulary is None:
-            raise ValueError("`vocabulary` is missing: give one, or an `adapter_type` without words (mlp, linear).")
-        processor = processor or LangBridgeProcessor.from_vision_text_pretrained(vision, text)
-        vision_tower = load_vision_tower(vision)
-        language_model = text if isinstance(text, PreTrainedModel) else AutoModelForCausalLM.from_pretrained(text)
-        if language_model.config.get_text_config() is not language_model.config:
-            raise ValueError("`text` is itself a multimodal model: give its language model alone.")
-        head, num_tokens = language_model.get_output_embeddings(), language_model.config.vocab_size
-        if type(head) is not nn.Linear:
-            what = type(head).__name__
-            raise ValueError(f"The output layer of `text` is a {what}: load it unquantised, and merge a LoRA first.")
-        if not isinstance(vocabulary, list | str | dict | os.PathLike):
-            vocabulary = vocabulary.locate(processor.tokenizer, split_words)
-        token_ids = pack_token_ids(vocabulary)  # (V,) or (V, pieces)
-        outside = token_ids[(token_ids < (0 if token_ids.dim() == 1 else -1)) | (token_ids >= num_tokens)]
-        if len(outside):
-            raise ValueError(
-                f"`vocabulary` holds {len(outside)} token ids outside the language model's {num_tokens} embeddings, "
-                f"the first is {outside[0]}: it was made for another language model."
-            )
-        if "hidden_size" not in vision_tower.config.to_dict():  # convolutional towers do not state it
-            _, features = measure_vision_tower(vision_tower.config, processor.image_processor)
-            vision_tower.config.hidden_size = features[1]
-        config = LangBridgeConfig.compose(
-            vision_config=vision_tower.config,
-            text_config=language_model.config,
-            adapter_type=adapter_type,
-            words_per_image=processor.words_per_image,
-            bridge_vocab_size=len(token_ids),
-            pieces_per_word=1 if token_ids.dim() == 1 else token_ids.shape[1],
-            split_words=split_words or "leave_out",
-            image_token_index=processor.image_token_id,
-            image_seq_length=processor.num_image_tokens,
-            vision_feature_select_strategy=processor.vision_feature_select_strategy,
-            lm_head_bias=head.bias is not None,
-            asked=config_fields,
-        )
-        for part in (config.vision_config, config.text_config):
-            if os.path.exists(part.name_or_path):
-                part.name_or_path = ""  # a path of this machine has no place in a checkpoint; a Hub id stays
-        with torch.device("meta"):
-            model = cls(config)
-        model.model.vision_tower = vision_tower
-        model.model.language_model = language_model.base_model
-        model.lm_head.weight, model.lm_head.bias = head.weight, head.bias
-        place = {"device": language_model.device, "dtype": language_model.dtype}
-        vision_tower.to(**place)
-        for part in filter(None, (model.model.multi_modal_projector, model.model.vocabulary_head)):
-            part.to_empty(device="cpu").apply(model._init_weights).to(**place)
-        if adapter_type == "langbridge":
-            model.model.vocabulary_head.token_ids.copy_(token_ids)
-        # A language model's sampling and its limits of length were chosen for text.
-        ids = ("bos_token_id", "eos_token_id", "decoder_start_token_id", "suppress_tokens")
-        settings = GenerationConfig(**{name: getattr(language_model.generation_config, name) for name in ids})
-        model.generation_config = processor.complete_generation_config(settings)
-        model.eval()
-        check_same_logits(model, language_model)
-        if len(processor.tokenizer) > num_tokens:
-            model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
-            # Not random, so that the same parts always make the same model.
-            for weight in (model.get_input_embeddings().weight, model.lm_head.weight):
-                weight.data[num_tokens:] = weight.data[:num_tokens].mean(0, dtype=torch.float32)
-        return model
-
-
-@torch.no_grad()
-def check_same_logits(model: LangBridgeForConditionalGeneration, language_model: PreTrainedModel) -> None:
-    """Refuses language models whose own class does more to the logits than [`LangBridgeLMHead`], as Cohere's."""
-    input_ids = torch.arange(1, 5, device=language_model.device)[None]  # (1, 4)
-    expected = language_model(input_ids=input_ids).logits
-    difference = (model(input_ids=input_ids).logits - expected).abs().max()
-    if not difference <= 1e-3 * expected.abs().max():
-        raise ValueError(
-            f"Language models of type `{language_model.config.model_type}` are not supported: they scale their "
-            f"logits, which LangBridge does not (difference {difference:.2g})."
-        )
+        fields = {"adapter_type": adapter_type, **config_fields}
+        return compose(cls, vision, text, vocabulary, processor, split_words, **fields)
 
 
 __all__ = ["LangBridgeForConditionalGeneration", "LangBridgeModel", "LangBridgePreTrainedModel"]

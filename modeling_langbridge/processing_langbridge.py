@@ -100,13 +100,13 @@ def measure_vision_tower(
         `ValueError`: the tower has other inputs than `pixel_values`.
     """
     inputs = image_processor(Image.new("RGB", (64, 64)), return_tensors="pt")
-    others = sorted(inputs.keys() - {"pixel_values"})
+    others = sorted(inputs.keys() - {"pixel_values", "image_sizes"})
     if others:
         raise ValueError(
             f"The vision tower `{vision_config.model_type}` needs {others} beside `pixel_values`: use a "
             "fixed-resolution checkpoint instead (for SigLIP 2, such as google/siglip2-base-patch16-224)."
         )
-    pixel_values = inputs["pixel_values"]
+    pixel_values = inputs["pixel_values"].flatten(0, -4)[:1]  # of the tiles of LLaVA-NeXT's the first
     with torch.device("meta"):
         tower = AutoModel.from_config(vision_config)
         return pixel_values.shape, tower(pixel_values.to("meta")).last_hidden_state.shape
@@ -216,6 +216,18 @@ class LangBridgeProcessor(LlavaProcessor):
             image_token=image_token,
             num_additional_image_tokens=num_additional_image_tokens,
         )
+        # LLaVA's own calls LLaVA-NeXT's in a LangBridgeNextProcessor, without them.
+        self.patch_size, self.num_additional_image_tokens = patch_size, num_additional_image_tokens
+        self.vision_feature_select_strategy = vision_feature_select_strategy
+
+    def get_config_fields(self) -> dict:
+        """The fields of a model's configuration that its processor decides."""
+        return {
+            "words_per_image": self.words_per_image,
+            "image_token_index": self.image_token_id,
+            "image_seq_length": self.num_image_tokens,
+            "vision_feature_select_strategy": self.vision_feature_select_strategy,
+        }
 
     @auto_docstring
     def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs):
