@@ -47,9 +47,8 @@ def compose(
             f"the first is {outside[0]}: it was made for another language model."
         )
     if "hidden_size" not in vision_tower.config.to_dict():  # convolutional towers do not state it
-        (*_, side), features = measure_vision_tower(vision_tower.config, processor.image_processor)
+        _, features = measure_vision_tower(vision_tower.config, processor.image_processor)
         vision_tower.config.hidden_size = features[1]
-        vision_tower.config.image_size, vision_tower.config.patch_size = side, processor.patch_size
     config = model_class.config_class.compose(
         vision_config=vision_tower.config,
         text_config=language_model.config,

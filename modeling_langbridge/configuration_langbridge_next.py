@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0 (trf-ignore: TRF028)
 """LangBridge-NeXT model configuration: LangBridge's, plus the resolutions that images may have, as LLaVA-NeXT's."""
 
-from typing import Any
-
 from huggingface_hub.dataclasses import strict
 from transformers import LlavaNextConfig
-from transformers.utils import auto_docstring
 
 from .configuration_langbridge import LangBridgeConfig
 
 
-@auto_docstring(checkpoint="langbridge-next")
 @strict
 class LangBridgeNextConfig(LangBridgeConfig, LlavaNextConfig):
     r"""
-    image_grid_pinpoints (`list[list[int]]`, *optional*, defaults to LLaVA-NeXT's five for tiles of 336 pixels):
-        The resolutions `[height, width]` that an image may be brought to, each a whole number of tiles.
+    The configuration of a [`LangBridgeNextForConditionalGeneration`].
 
-    The other fields are those of [`LangBridgeConfig`].
+    Args:
+        image_grid_pinpoints (`list[list[int]]`, *optional*, defaults to LLaVA-NeXT's five, of tiles of 336 pixels):
+            The resolutions `[height, width]` that an image may be brought to, each a whole number of tiles.
+        kwargs: All fields of [`LangBridgeConfig`].
 
     Example:
 
@@ -36,8 +34,12 @@ class LangBridgeNextConfig(LangBridgeConfig, LlavaNextConfig):
 
     model_type = "langbridge_next"
 
-    def __post_init__(self, **kwargs: Any):
-        super().__post_init__(**kwargs)
+    def validate_architecture(self):
+        """Raises `ValueError` for invalid fields. `PreTrainedConfig` calls it after initialisation."""
+        super().validate_architecture()
+        for pair in self.image_grid_pinpoints:
+            if len(pair) != 2 or not all(type(length) is int and length > 0 for length in pair):
+                raise ValueError(f"`image_grid_pinpoints` holds {pair}: give pairs of a height and a width in pixels.")
 
 
 __all__ = ["LangBridgeNextConfig"]
