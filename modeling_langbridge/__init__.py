@@ -7,23 +7,29 @@ from .adapter.adapter import LangBridgeAdapter
 from .adapter.configuration import LangBridgeAdapterConfig
 from .adapter.transfer import transfer
 from .configuration_langbridge import LangBridgeConfig
+from .configuration_langbridge_next import LangBridgeNextConfig
 from .conversion.from_llava import lift
 from .conversion.to_llava import to_llava
 from .modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeModel
+from .modeling_langbridge_next import LangBridgeNextForConditionalGeneration, LangBridgeNextModel
 from .processing_langbridge import LangBridgeProcessor
+from .processing_langbridge_next import LangBridgeNextProcessor
 from .vocabulary.shared_vocabulary import SharedVocabulary
 
 
-AutoConfig.register("langbridge", LangBridgeConfig)
 AutoConfig.register("langbridge_adapter", LangBridgeAdapterConfig)
-AutoProcessor.register(LangBridgeConfig, LangBridgeProcessor)
-# AutoModel, too, gives the generating class, which a pipeline can use.
-for auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
-    auto_class.register(LangBridgeConfig, LangBridgeForConditionalGeneration)
-
-LangBridgeConfig.register_for_auto_class()
-LangBridgeForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
-LangBridgeProcessor.register_for_auto_class()
+for config, model, processor in (
+    (LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor),
+    (LangBridgeNextConfig, LangBridgeNextForConditionalGeneration, LangBridgeNextProcessor),
+):
+    AutoConfig.register(config.model_type, config)
+    AutoProcessor.register(config, processor)
+    # AutoModel, too, gives the generating class, which a pipeline can use.
+    for auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+        auto_class.register(config, model)
+    config.register_for_auto_class()
+    model.register_for_auto_class("AutoModelForImageTextToText")
+    processor.register_for_auto_class()
 
 __all__ = [
     "LangBridgeAdapter",
@@ -31,6 +37,10 @@ __all__ = [
     "LangBridgeConfig",
     "LangBridgeForConditionalGeneration",
     "LangBridgeModel",
+    "LangBridgeNextConfig",
+    "LangBridgeNextForConditionalGeneration",
+    "LangBridgeNextModel",
+    "LangBridgeNextProcessor",
     "LangBridgeProcessor",
     "SharedVocabulary",
     "lift",

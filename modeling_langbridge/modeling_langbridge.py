@@ -12,7 +12,10 @@ Where the coefficients are distributions, `words_per_image` passes an image on a
 For comparison, the projector alone may be the adapter: `adapter_type` `"mlp"` is LLaVA's, `"linear"` is VLAP's.
 """
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -25,7 +28,7 @@ from transformers import (
 )
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -36,6 +39,9 @@ from .folded_adapter import FoldedAdapter
 from .image_opening import open_image as open_image  # transformers before 5.10 copies only what this file names
 from .processing_langbridge import LangBridgeProcessor
 from .vocabulary_head import LangBridgeVocabularyHead, find_head, first_token_ids
+
+
+IMAGES_AT_ONCE = 16
 
 
 class LangBridgeMultiModalProjector(nn.Module):
@@ -63,6 +69,21 @@ class LangBridgeMultiModalProjector(nn.Module):
     def forward(self, image_features: torch.Tensor) -> torch.Tensor:
         """Projects `(..., d_v)` visual features to `(..., H)`, or to `(..., d)` where it is the whole adapter."""
         return self.linear_2(self.activate(image_features))
+
+
+def join_outputs(parts: list[ModelOutput]) -> ModelOutput:
+    """The output of a model for a whole batch, out of those for its parts."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def join(values: tuple) -> Any:
+        if isinstance(values[0], torch.Tensor):
+            return torch.cat(values)
+        return values[0] and tuple(map(join, zip(*values, strict=True)))  # None, or a tuple of the layers' states
+
+    return type(parts[0])(
+        **{name: join(values) for name, *values in zip(parts[0], *map(ModelOutput.values, parts), strict=True)}
+    )
 
 
 class LangBridgeLMHead(nn.Linear):
@@ -135,7 +156,11 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         layers = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
         # A layer's number keeps it alone; transformers before 5.23 takes all but 0 for `True`, and keeps every layer.
         kwargs["output_hidden_states"] = kwargs.get("output_hidden_states") or (len(layers) == 1 and layers[0]) or True
-        outputs = self.vision_tower(pixel_values, return_dict=True, **kwargs)
+        # Many tiles or frames are read a few at a time. Processes that share the weights must call them equally often.
+        together = len(pixel_values) if torch.is_grad_enabled() or dist.is_initialized() else IMAGES_AT_ONCE
+        outputs = join_outputs(
+            [self.vision_tower(part, return_dict=True, **kwargs) for part in pixel_values.split(max(1, together))]
+        )
         if outputs.last_hidden_state.dim() == 4:  # a convolutional tower's map (images, d_v, rows, columns)
             outputs.pooler_output = outputs.last_hidden_state.flatten(2).transpose(1, 2)  # (images, tokens, d_v)
             return outputs
@@ -229,7 +254,8 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
 
     def save_pretrained(self, save_directory, **kwargs):
         # transformers itself writes only the entry of the one Auto class that the class was registered for.
-        model, config = (f"{one.__module__.rpartition('.')[2]}.{one.__name__}" for one in (type(self), self.config_class))
+        classes = type(self), self.config_class
+        model, config = (f"{one.__module__.rpartition('.')[2]}.{one.__name__}" for one in classes)
         models = dict.fromkeys(("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"), model)
         self.config.auto_map = {"AutoConfig": config, **models}
         super().save_pretrained(save_directory, **kwargs)

@@ -106,7 +106,9 @@ class LangBridgeNextModel(LangBridgeModel, LlavaNextModel):
         sizes, packed = image_sizes.tolist(), []
         for size, image in zip(sizes, tiles.split([self.count_tiles(size, side) for size in sizes]), strict=True):
             grid = get_anyres_image_grid_shape(size, self.config.image_grid_pinpoints, side)  # rows, columns of tiles
-            rows = image[1:].unflatten(0, grid).unflatten(2, (length, length))  # (rows, columns, length, length, width)
+            rows = (
+                image[1:].unflatten(0, grid).unflatten(2, (length, length))
+            )  # (rows, columns, length, length, width)
             rows = rows.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2)  # (width, rows, columns)
             rows = unpad_image(rows, size)
             if newline is not None:

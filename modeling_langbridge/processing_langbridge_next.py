@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0 (trf-ignore: TRF028)
-"""LangBridge-NeXT processor: LangBridge's, with LLaVA-NeXT's tiles."""
+"""LangBridge-NeXT processor: LangBridge's, with the tiles of LLaVA-NeXT's."""
 
-import numpy as np
+import math
+
 import torch
 from PIL import Image
 from transformers import LlavaNextImageProcessorPil, LlavaNextProcessor, PreTrainedModel, PreTrainedTokenizerBase
@@ -12,12 +13,13 @@ from transformers.utils import auto_docstring
 from .processing_langbridge import LangBridgeProcessor
 
 
-# LLaVA-NeXT's, in tiles: rows and columns.
+# Rows and columns of tiles, LLaVA-NeXT's.
 GRIDS = [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)]
 
 
 @auto_docstring
 class LangBridgeNextProcessor(LangBridgeProcessor, LlavaNextProcessor):
+    # LLaVA's own methods come before LLaVA-NeXT's in the order of the bases.
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         if self.words_per_image is not None:
             return self.image_token * self.words_per_image
@@ -25,11 +27,17 @@ class LangBridgeNextProcessor(LangBridgeProcessor, LlavaNextProcessor):
 
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs):
         counted = LlavaNextProcessor._get_num_multimodal_tokens(self, image_sizes, **kwargs)
-        if self.words_per_image is None or image_sizes is None:
+        if image_sizes is None or self.words_per_image is None:
             return counted
         return MultiModalData(
             num_image_tokens=[self.words_per_image] * len(image_sizes), num_image_patches=counted.num_image_patches
         )
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Number of visual tokens of an image as large as a tile; others have more or fewer."""
+        side = self.image_processor.crop_size["height"]
+        return self._get_num_multimodal_tokens([(side, side)]).num_image_tokens[0]
 
     def get_config_fields(self) -> dict:
         return {**super().get_config_fields(), "image_grid_pinpoints": self.image_processor.image_grid_pinpoints}
@@ -47,21 +55,30 @@ class LangBridgeNextProcessor(LangBridgeProcessor, LlavaNextProcessor):
         r"""Composes the processor of a vision tower and a language model.
 
         Args:
-            vision, text, image_processor, tokenizer, words_per_image:
-                As of [`LangBridgeProcessor.from_vision_text_pretrained`]. The image processor is the tower's own, whose
-                images become the tiles.
+            vision, text, tokenizer, words_per_image:
+                As of [`LangBridgeProcessor.from_vision_text_pretrained`].
+            image_processor (`BaseImageProcessor`, *optional*):
+                The tower's own, which says what a tile must be like, or LLaVA-NeXT's, which is taken as it is.
             image_grid_pinpoints (`list[list[int]]`, *optional*):
                 The resolutions `[height, width]` that an image may be brought to, each a whole number of tiles.
-                LLaVA-NeXT's five by default: two or three tiles beside or above each other, and two by two.
+                LLaVA-NeXT's five by default: two or three tiles in a row or a column, and two by two.
 
         Raises:
-            `ValueError`: as [`LangBridgeProcessor.from_vision_text_pretrained`], or the tower's tiles are no square
-            grid of patches, or its image processor does what LLaVA-NeXT's cannot.
+            `ValueError`: as [`LangBridgeProcessor.from_vision_text_pretrained`], or the tower does not read squares of
+            patches, or its image processor does what LLaVA-NeXT's cannot, or a resolution is no whole number of tiles.
         """
         processor = super().from_vision_text_pretrained(vision, text, image_processor, tokenizer, words_per_image)
-        processor.image_processor = cut_into_tiles(processor.image_processor, image_grid_pinpoints)
+        if not isinstance(processor.image_processor, LlavaNextImageProcessorPil):
+            processor.image_processor = cut_into_tiles(processor.image_processor, image_grid_pinpoints)
+        side = processor.image_processor.crop_size["height"]
+        for resolution in processor.image_processor.image_grid_pinpoints:
+            if any(length % side for length in resolution):
+                raise ValueError(f"`image_grid_pinpoints` holds {resolution}: the vision tower's tiles are {side} wide.")
         if processor.num_additional_image_tokens > 1:
-            raise ValueError("The vision tower has registers, ")
+            raise ValueError(
+                f"The vision tower has {processor.num_additional_image_tokens} tokens beside its patches: tiles are "
+                "put together of patches, so LangBridge-NeXT reads towers with at most one, CLS."
+            )
         return processor
 
 
@@ -69,24 +86,24 @@ def cut_into_tiles(
     image_processor: BaseImageProcessor, image_grid_pinpoints: list[list[int]] | None
 ) -> LlavaNextImageProcessorPil:
     """LLaVA-NeXT's image processor, whose tiles are what a vision tower's own makes of whole images."""
-    if isinstance(image_processor, LlavaNextImageProcessorPil) :
-        return image_processor
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    side, width = image_processor(Image.fromarray(noise), return_tensors="pt")["pixel_values"].shape[-2:]
-    if side != width:
-        raise ValueError(f"The vision tower reads images of {side} x {width} pixels: tiles must be square.")
+    image = Image.new("RGB", (64, 64), (200, 100, 50))  # of one colour, so that a crop makes no difference
+    height, width = image_processor(image, return_tensors="pt")["pixel_values"].shape[-2:]
+    if height != width:
+        raise ValueError(f"The vision tower reads images of {height} x {width} pixels: tiles must be square.")
+    same = ("resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
     tiles = LlavaNextImageProcessorPil(
-        size={"shortest_edge": side},
-        crop_size={"height": side, "width": side},
-        image_grid_pinpoints=image_grid_pinpoints or [[rows * side, columns * side] for rows, columns in GRIDS],
-        **{name: getattr(image_processor, name) for name in ("resample", "image_mean", "image_std", "rescale_factor", "do_normalize")},
+        size={"height": height, "width": height},
+        crop_size={"height": height, "width": height},
+        image_grid_pinpoints=image_grid_pinpoints or [[rows * height, columns * height] for rows, columns in GRIDS],
+        **{name: getattr(image_processor, name) for name in same},
     )
-    image = Image.fromarray(noise).resize((side, side))
-    own, tile = (one(image, return_tensors="pt")["pixel_values"].flatten(0, -4)[0] for one in (image_processor, tiles))
-    if not torch.allclose(own, tile, atol=1e-5):
+    own, overview = (
+        one(image, return_tensors="pt")["pixel_values"].flatten(0, -4)[0] for one in (image_processor, tiles)
+    )
+    if not torch.allclose(own, overview, atol=1e-5):
         raise ValueError(
-            f"{type(image_processor).__name__} does more to an image than to resize and to normalise it, which "
-            "LLaVA-NeXT's tiles do not: give another `image_processor`."
+            f"{type(image_processor).__name__} does more to colours than to scale and to normalise them, which "
+            "LLaVA-NeXT's tiles cannot follow: give another `image_processor`."
         )
     return tiles
 

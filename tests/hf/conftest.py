@@ -71,8 +71,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def named_like_a_model_of_transformers():
     """The suite asks these tables which tests concern a class: unnamed, most would pass without running anything."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(modeling_auto.MODEL_MAPPING_NAMES, "langbridge", "LangBridgeModel")
         image_text_to_text = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-        patch.setitem(image_text_to_text, "langbridge", "LangBridgeForConditionalGeneration")
-        patch.setitem(processing_auto.PROCESSOR_MAPPING_NAMES, "langbridge", "LangBridgeProcessor")
+        for model_type, name in {"langbridge": "LangBridge", "langbridge_next": "LangBridgeNext"}.items():
+            patch.setitem(modeling_auto.MODEL_MAPPING_NAMES, model_type, f"{name}Model")
+            patch.setitem(image_text_to_text, model_type, f"{name}ForConditionalGeneration")
+            patch.setitem(processing_auto.PROCESSOR_MAPPING_NAMES, model_type, f"{name}Processor")
         yield

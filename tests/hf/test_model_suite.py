@@ -6,7 +6,14 @@ import unittest
 import pytest
 import torch
 
-from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeModel
+from modeling_langbridge import (
+    LangBridgeConfig,
+    LangBridgeForConditionalGeneration,
+    LangBridgeModel,
+    LangBridgeNextConfig,
+    LangBridgeNextForConditionalGeneration,
+    LangBridgeNextModel,
+)
 
 
 pytest.importorskip("transformers_tests", reason="transformers' own tests are not here: `make test` fetches them")
@@ -57,9 +64,11 @@ class LangBridgeModelTester:
     }
     adapter_type = "langbridge"
     coefficient_activation = "linear"
+    config_class = LangBridgeConfig
+    config_fields = {}
 
     def get_config(self) -> LangBridgeConfig:
-        return LangBridgeConfig(
+        return self.config_class(
             vision_config=self.vision_config,
             text_config=self.text_config,
             projector_hidden_size=24,
@@ -68,6 +77,7 @@ class LangBridgeModelTester:
             coefficient_activation=self.coefficient_activation,
             image_token_index=IMAGE_TOKEN,
             image_seq_length=self.num_image_tokens,
+            **self.config_fields,
         )
 
     def prepare_config_and_inputs_for_common(self) -> tuple[LangBridgeConfig, dict[str, torch.Tensor]]:
@@ -77,9 +87,12 @@ class LangBridgeModelTester:
         inputs = {
             "input_ids": input_ids,
             "attention_mask": torch.ones_like(input_ids),
-            "pixel_values": floats_tensor((self.batch_size, 3, self.image_size, self.image_size)),
+            **self.make_images(),
         }
         return self.get_config(), inputs
+
+    def make_images(self) -> dict[str, torch.Tensor]:
+        return {"pixel_values": floats_tensor((self.batch_size, 3, self.image_size, self.image_size))}
 
 
 class TiedGatedModelTester(LangBridgeModelTester):
@@ -95,6 +108,19 @@ class LinearModelTester(LangBridgeModelTester):
     adapter_type = "linear"
 
 
+class LangBridgeNextModelTester(LangBridgeModelTester):
+    config_class = LangBridgeNextConfig
+    config_fields = {"image_grid_pinpoints": [[16, 8], [8, 16]]}
+    num_image_tokens = 4 + 4 * 3  # the overview, and four rows of two patches with a newline
+    seq_length = num_image_tokens + 7
+
+    def make_images(self) -> dict[str, torch.Tensor]:
+        return {
+            "pixel_values": floats_tensor((self.batch_size, 3, 3, self.image_size, self.image_size)),
+            "image_sizes": torch.tensor([[16, 8]] * self.batch_size),
+        }
+
+
 class LangBridgeModelSuite(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):
     model_tester_class = LangBridgeModelTester
     all_model_classes = (LangBridgeModel, LangBridgeForConditionalGeneration)
@@ -105,7 +131,8 @@ class LangBridgeModelSuite(ModelTesterMixin, GenerationTesterMixin, unittest.Tes
 
     def setUp(self):
         self.model_tester = self.model_tester_class()
-        self.config_tester = ConfigTester(self, config_class=LangBridgeConfig, has_text_modality=False)
+        config_class = self.model_tester_class.config_class
+        self.config_tester = ConfigTester(self, config_class=config_class, has_text_modality=False)
 
     def test_config(self):
         self.config_tester.run_common_tests()
@@ -124,14 +151,15 @@ class LangBridgeModelSuite(ModelTesterMixin, GenerationTesterMixin, unittest.Tes
 
     def test_as_many_images_as_placeholders_are_asked_for(self):
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
-        one_image_short = {**inputs, "pixel_values": inputs["pixel_values"][1:]}
+        images = {name: inputs[name][1:] for name in self.additional_model_inputs}
+        one_image_short = {**inputs, **images}
         for model_class in self.all_model_classes:
             with self.assertRaisesRegex(ValueError, "Image features and image tokens do not match"):
                 model_class(config)(**one_image_short)
 
     def test_all_but_the_unread_end_of_the_tower_has_a_gradient(self):
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
-        model = LangBridgeForConditionalGeneration(config)
+        model = self.all_model_classes[1](config)
         model(**inputs, labels=inputs["input_ids"]).loss.backward()
         without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
         tower = "model.vision_tower."
@@ -139,12 +167,19 @@ class LangBridgeModelSuite(ModelTesterMixin, GenerationTesterMixin, unittest.Tes
         self.assertEqual(without, {name for name, _ in model.named_parameters() if name.startswith(unread)})
 
 
+class LangBridgeNextModelSuite(LangBridgeModelSuite):
+    model_tester_class = LangBridgeNextModelTester
+    all_model_classes = (LangBridgeNextModel, LangBridgeNextForConditionalGeneration)
+    additional_model_inputs = ["pixel_values", "image_sizes"]
+    skip_test_image_features_output_shape = True  # the tower's output is that of tiles, not of images
+
+
 class TiedGatedModelSuite(LangBridgeModelSuite):
     model_tester_class = TiedGatedModelTester
 
     def test_the_output_layer_is_the_embedding(self):
         # The suite compares only what `_tied_weights_keys` names, so it would not miss an empty one.
-        model = LangBridgeForConditionalGeneration(self.model_tester.get_config())
+        model = self.all_model_classes[1](self.model_tester.get_config())
         self.assertIs(model.lm_head.weight, model.get_input_embeddings().weight)
 
 
