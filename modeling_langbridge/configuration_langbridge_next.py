@@ -3,8 +3,13 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers import LlavaNextConfig
+from transformers.utils.versions import require_version
 
 from .configuration_langbridge import LangBridgeConfig
+
+
+# Earlier versions copy no code that is named by imported code alone.
+require_version("transformers>=5.10", "A LangBridge-NeXT needs it: pip install -U transformers")
 
 
 @strict

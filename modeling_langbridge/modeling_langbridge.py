@@ -213,7 +213,7 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         return self.mix(projector(image_features))
 
     def mix(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The visual tokens `(..., d)` of what the projector gives `(..., H)`, `(..., d)` in adapters without words."""
+        """The visual tokens `(..., d)` of what the projector gives, `(..., H)`, or `(..., d)` without words."""
         head = self.vocabulary_head
         return hidden_states if head is None else head(hidden_states, self.get_word_embeddings())
 

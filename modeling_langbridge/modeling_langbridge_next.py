@@ -125,6 +125,7 @@ class LangBridgeNextForConditionalGeneration(LangBridgeForConditionalGeneration,
     config: LangBridgeNextConfig
     model_class = LangBridgeNextModel
     processor_class = LangBridgeNextProcessor
+    get_image_features = LlavaNextForConditionalGeneration.get_image_features
 
 
 __all__ = ["LangBridgeNextForConditionalGeneration", "LangBridgeNextModel"]

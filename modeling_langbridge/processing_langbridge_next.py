@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0 (trf-ignore: TRF028)
 """LangBridge-NeXT processor: LangBridge's, with the tiles of LLaVA-NeXT's."""
 
-import math
-
 import torch
 from PIL import Image
 from transformers import LlavaNextImageProcessorPil, LlavaNextProcessor, PreTrainedModel, PreTrainedTokenizerBase
@@ -19,6 +17,8 @@ GRIDS = [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)]
 
 @auto_docstring
 class LangBridgeNextProcessor(LangBridgeProcessor, LlavaNextProcessor):
+    images_kwargs = {}  # LLaVA-NeXT's repeats a default of its image processor
+
     # LLaVA's own methods come before LLaVA-NeXT's in the order of the bases.
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         if self.words_per_image is not None:
@@ -34,13 +34,14 @@ class LangBridgeNextProcessor(LangBridgeProcessor, LlavaNextProcessor):
         )
 
     @property
-    def num_image_tokens(self) -> int:
-        """Number of visual tokens of an image as large as a tile; others have more or fewer."""
-        side = self.image_processor.crop_size["height"]
-        return self._get_num_multimodal_tokens([(side, side)]).num_image_tokens[0]
+    def num_image_tokens(self) -> int | None:
+        """Number of visual tokens per image, `words_per_image`; without it `None`: it depends on the image's size."""
+        return self.words_per_image
 
     def get_config_fields(self) -> dict:
-        return {**super().get_config_fields(), "image_grid_pinpoints": self.image_processor.image_grid_pinpoints}
+        tiles = self.image_processor
+        of_a_tile = {"image_seq_length": (tiles.crop_size["height"] // self.patch_size) ** 2}
+        return {**super().get_config_fields(), **of_a_tile, "image_grid_pinpoints": tiles.image_grid_pinpoints}
 
     @classmethod
     def from_vision_text_pretrained(
@@ -73,7 +74,9 @@ class LangBridgeNextProcessor(LangBridgeProcessor, LlavaNextProcessor):
         side = processor.image_processor.crop_size["height"]
         for resolution in processor.image_processor.image_grid_pinpoints:
             if any(length % side for length in resolution):
-                raise ValueError(f"`image_grid_pinpoints` holds {resolution}: the vision tower's tiles are {side} wide.")
+                raise ValueError(
+                    f"`image_grid_pinpoints` holds {resolution}: the vision tower's tiles are {side} wide."
+                )
         if processor.num_additional_image_tokens > 1:
             raise ValueError(
                 f"The vision tower has {processor.num_additional_image_tokens} tokens beside its patches: tiles are "

@@ -6,9 +6,9 @@ from unittest.mock import patch
 
 import pytest
 from tiny_parts import make_tokenizer
-from transformers import CLIPImageProcessorPil, ProcessorMixin
+from transformers import CLIPImageProcessorPil, LlavaNextImageProcessorPil, ProcessorMixin
 
-from modeling_langbridge import LangBridgeProcessor
+from modeling_langbridge import LangBridgeNextProcessor, LangBridgeProcessor
 from modeling_langbridge.processing_langbridge import add_missing_tokens
 
 
@@ -23,7 +23,7 @@ class LangBridgeProcessorSuite(ProcessorTesterMixin, unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         # A class that saves its own code notes so in the processor it saves, whose copy on disk then differs from it.
-        cls.enterClassContext(patch.object(LangBridgeProcessor, "_auto_class", None))
+        cls.enterClassContext(patch.object(cls.processor_class, "_auto_class", None))
         super().setUpClass()
 
     @staticmethod
@@ -49,3 +49,12 @@ class LangBridgeProcessorSuite(ProcessorTesterMixin, unittest.TestCase):
             "num_additional_image_tokens": 1,
             "chat_template": cls._setup_tokenizer().chat_template,
         }
+
+
+class LangBridgeNextProcessorSuite(LangBridgeProcessorSuite):
+    processor_class = LangBridgeNextProcessor
+
+    @classmethod
+    def _setup_image_processor(cls) -> LlavaNextImageProcessorPil:
+        side = {"height": 32, "width": 32}
+        return LlavaNextImageProcessorPil(size=side, crop_size=side, image_grid_pinpoints=[[32, 64], [64, 32]])
