@@ -34,7 +34,8 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mlinter --no-progress modeling_langbridge/modeling_langbridge.py modeling_langbridge/configuration_langbridge.py \
-		modeling_langbridge/processing_langbridge.py
+		modeling_langbridge/processing_langbridge.py modeling_langbridge/configuration_langbridge_next.py \
+		modeling_langbridge/modeling_langbridge_next.py modeling_langbridge/processing_langbridge_next.py
 
 .venv/installed: setup.py constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv

@@ -12,6 +12,7 @@ from .configuration_langbridge import LangBridgeConfig
 require_version("transformers>=5.10", "A LangBridge-NeXT needs it: pip install -U transformers")
 
 
+# trf-ignore: TRF057, since `auto_docstring` does not find the descriptions of LangBridgeConfig's own fields.
 @strict
 class LangBridgeNextConfig(LangBridgeConfig, LlavaNextConfig):
     r"""

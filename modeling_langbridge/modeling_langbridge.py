@@ -52,6 +52,7 @@ class LangBridgeMultiModalProjector(nn.Module):
         layers, adapter, bias = config.vision_feature_layer, config.adapter_type, config.multimodal_projector_bias
         self.feature_size = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
         width = config.projector_hidden_size if adapter == "langbridge" else config.text_config.hidden_size
+        self.width = width
         self.linear_1 = nn.Linear(self.feature_size, width, bias=bias)
         self.act = nn.Identity() if adapter == "linear" else ACT2FN[config.projector_hidden_act]
         self.linear_2 = nn.Identity() if adapter == "linear" else nn.Linear(width, width, bias=bias)

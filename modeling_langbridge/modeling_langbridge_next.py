@@ -31,10 +31,10 @@ class LangBridgeNextModel(LangBridgeModel, LlavaNextModel):
 
     def __init__(self, config: LangBridgeNextConfig):
         super().__init__(config)
-        width = config.projector_hidden_size if config.adapter_type == "langbridge" else config.text_config.hidden_size
-        # CODEPATH: with `words_per_image` an image has no rows that could end.
-        has_rows = config.words_per_image is None
-        self.image_newline = nn.Parameter(torch.randn(width, dtype=self.dtype) / width**0.5) if has_rows else None
+        newline = torch.randn(self.multi_modal_projector.width, dtype=self.dtype)
+        newline *= config.text_config.hidden_size**-0.5  # LLaVA-NeXT's
+        # CODEPATH: words of a whole image, `words_per_image`, have no rows that could end.
+        self.image_newline = nn.Parameter(newline) if config.words_per_image is None else None
 
     @can_return_tuple
     @auto_docstring(custom_intro="Encodes images into visual tokens, by default made of the language model's words.")

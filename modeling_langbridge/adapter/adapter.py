@@ -14,12 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..modeling_langbridge import LangBridgeForConditionalGeneration
+from ..modeling_langbridge_next import LangBridgeNextForConditionalGeneration
 from ..processing_langbridge import LangBridgeProcessor
 from ..utils.files import atomic_folder, find_folder, push_saved, read_safetensors
 from ..utils.weights import read_metadata, require_finite
 from ..vocabulary.shared_vocabulary import VOCABULARY_FILE, SharedVocabulary
 from ..vocabulary_head import pack_token_ids
-from .configuration import LangBridgeAdapterConfig, differences, read_config, shapes_of
+from .configuration import NEWLINE, LangBridgeAdapterConfig, differences, read_config, shapes_of
 from .kinds import check_language_model, check_vision_tower
 from .placeholder import placeholder_language_model
 
@@ -27,7 +28,7 @@ from .placeholder import placeholder_language_model
 WEIGHTS = "adapter.safetensors"
 CONFIGURATION = "config.json"
 FILES = (CONFIGURATION, VOCABULARY_FILE, WEIGHTS)
-PARTS = ("model.multi_modal_projector.", "model.vocabulary_head.")
+PARTS = ("model.multi_modal_projector.", "model.vocabulary_head.", f"model.{NEWLINE}")
 SHIPPED = Path(__file__).with_name("grounded_efficientnet_lite0")
 OF_THE_LANGUAGE_MODEL = (".token_ids", ".remainder_weight")
 WORDS = "vocabulary_sha256"  # in the metadata of the weights
@@ -43,7 +44,8 @@ class LangBridgeAdapter:
     Args:
         config ([`LangBridgeAdapterConfig`]): Its shape, and what it reads.
         vocabulary ([`SharedVocabulary`]): The V words, in the order of the coefficients.
-        weights (`dict[str, torch.Tensor]`): Of `multi_modal_projector` and `vocabulary_head`, by their names.
+        weights (`dict[str, torch.Tensor]`): Of `multi_modal_projector` and `vocabulary_head`, by their names, and
+            LangBridge-NeXT's `image_newline`.
         name (`str`, *optional*): Where it comes from, for error messages.
 
     Raises:
@@ -151,8 +153,8 @@ class LangBridgeAdapter:
             `FileExistsError`: the folder exists and is not empty; nothing in it is touched.
         """
         with atomic_folder(save_directory) as folder:
-            content = {"model_type": self.config.model_type, **self.config.to_shape()}
-            (folder / CONFIGURATION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
+            content = json.dumps(self.config.to_content(), indent=2) + "\n"
+            (folder / CONFIGURATION).write_text(content, encoding="utf-8", newline="\n")
             self.vocabulary.save(folder / VOCABULARY_FILE)
             weights = {name: weight.detach().cpu().contiguous() for name, weight in self.weights.items()}
             # One entry: safetensors writes several in a random order, and one adapter should be one file.
@@ -179,6 +181,7 @@ class LangBridgeAdapter:
         split_words: str | None = None,
         words_per_image: int | None = None,
         linear_remainder: bool = False,
+        model_class: type[LangBridgeForConditionalGeneration] | None = None,
     ) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
         """
         Joins the adapter with a vision tower and a language model, which may be another than it was trained with.
@@ -196,6 +199,9 @@ class LangBridgeAdapter:
                 [`LangBridgeConfig`]. When left out, such words raise an error.
             words_per_image (`int`, *optional*), linear_remainder (`bool`, *optional*, defaults to `False`):
                 As of [`LangBridgeConfig`].
+            model_class (`type`, *optional*):
+                [`LangBridgeForConditionalGeneration`], or [`LangBridgeNextForConditionalGeneration`] for images of any
+                resolution. The latter by default where the adapter has a newline; where it has none, that is random.
 
         Returns:
             `tuple(LangBridgeForConditionalGeneration, LangBridgeProcessor)`: the model in eval mode, in the language
@@ -211,13 +217,16 @@ class LangBridgeAdapter:
             check_language_model(text)
         if text is None:
             text, tokenizer = placeholder_language_model(self.vocabulary)
-        processor = LangBridgeProcessor.from_vision_text_pretrained(
+        if model_class is None:
+            is_next = self.config.image_newline
+            model_class = LangBridgeNextForConditionalGeneration if is_next else LangBridgeForConditionalGeneration
+        processor = model_class.processor_class.from_vision_text_pretrained(
             vision, text, image_processor, tokenizer, words_per_image
         )
         words = self.locate_words(processor.tokenizer, split_words)  # before a large language model is loaded
         given = ("bridge_vocab_size", "vision_feature_select_strategy", "vision_feature_size", "vision_model_type")
         shape = {name: value for name, value in self.config.to_shape().items() if name not in given}
-        model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        model = model_class.from_vision_text_pretrained(
             vision, text, words, processor, split_words=split_words, linear_remainder=linear_remainder, **shape
         )
         self.check_fits(model)
@@ -283,14 +292,18 @@ class LangBridgeAdapter:
                 f"{self.name} does not fit the model ({wrong}): an adapter keeps its shape, and works only with the "
                 "kind of vision tower that it was trained with."
             )
-        if wrong := differences(shapes_of(self.weights), shapes_of(adapter_weights(model.state_dict())), "the model"):
+        # Of the newline either may have none.
+        own, its = (
+            {**shapes_of(weights), NEWLINE: None} for weights in (self.weights, adapter_weights(model.state_dict()))
+        )
+        if wrong := differences(own, its, "the model"):
             raise ValueError(f"The model's adapter is quantised or wrapped ({wrong}): give a plain model.")
 
     def copy_weights(self, model: LangBridgeForConditionalGeneration) -> None:
         """Copies the weights into a model that they fit, outside of autograd."""
         targets = adapter_weights(model.state_dict())  # shares the parameters' memory
-        for name, weight in self.weights.items():
-            targets[name].copy_(weight)
+        for name in self.weights.keys() & targets.keys():
+            targets[name].copy_(self.weights[name])
         if model.model.vocabulary_head.remainder_weight is not None:
             model.model.vocabulary_head.remainder_weight.detach().zero_()  # it belonged to the adapter before
 

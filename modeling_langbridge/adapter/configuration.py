@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
 from ..configuration_langbridge import LangBridgeConfig
+from ..configuration_langbridge_next import LangBridgeNextConfig
 from ..modeling_langbridge import LangBridgeMultiModalProjector
 from ..utils.files import first_line, read_json
 from ..vocabulary_head import LangBridgeVocabularyHead
@@ -25,6 +26,7 @@ class LangBridgeAdapterConfig(PreTrainedConfig):
     Args:
         vision_feature_size (`int`): Width of the features that the projector reads, over all layers.
         vision_model_type (`str`): Type of the vision tower.
+        image_newline (`bool`, *optional*, defaults to `False`): Whether it has LangBridge-NeXT's newline.
     """
 
     model_type = "langbridge_adapter"
@@ -38,6 +40,7 @@ class LangBridgeAdapterConfig(PreTrainedConfig):
     vision_feature_select_strategy: str = "default"
     vision_feature_size: int = 1024
     vision_model_type: str = "clip_vision_model"
+    image_newline: bool = False
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
@@ -56,11 +59,19 @@ class LangBridgeAdapterConfig(PreTrainedConfig):
             "vision_feature_size": config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers)),
             "vision_model_type": config.vision_config.model_type,
         }
-        return cls(**of_the_tower, **{name: getattr(config, name) for name in SHAPE if name not in of_the_tower})
+        is_next = isinstance(config, LangBridgeNextConfig)
+        image_newline = is_next and config.words_per_image is None
+        shape = {name: getattr(config, name) for name in SHAPE if name not in of_the_tower}
+        return cls(**of_the_tower, **shape, image_newline=image_newline)
 
     def to_shape(self) -> dict[str, Any]:
-        """The fields that say the shape, without transformers' own; what `config.json` holds."""
+        """The fields in which a model and its adapter must agree, without transformers' own."""
         return {name: getattr(self, name) for name in SHAPE}
+
+    def to_content(self) -> dict[str, Any]:
+        """What `config.json` holds."""
+        newline = {NEWLINE: True} if self.image_newline else {}
+        return {"model_type": self.model_type, **self.to_shape(), **newline}
 
     def weight_shapes(self) -> dict[str, list[int]]:
         """The shapes of the weights, from modules on the meta device, without weights or work."""
@@ -78,10 +89,12 @@ class LangBridgeAdapterConfig(PreTrainedConfig):
                 }
         except RuntimeError as error:  # more bytes than a number can count
             raise ValueError(f"An adapter of these sizes cannot be made ({first_line(error)}).") from error
-        return shapes_of(dict(torch.nn.ModuleDict(parts).named_parameters()))
+        shapes = shapes_of(dict(torch.nn.ModuleDict(parts).named_parameters()))
+        return {**shapes, NEWLINE: [self.projector_hidden_size]} if self.image_newline else shapes
 
 
-SHAPE = tuple(name for name in LangBridgeAdapterConfig.__annotations__ if name != "model_type")
+NEWLINE = "image_newline"
+SHAPE = tuple(name for name in LangBridgeAdapterConfig.__annotations__ if name not in ("model_type", NEWLINE))
 
 
 def read_config(path: Path) -> LangBridgeAdapterConfig:
@@ -93,7 +106,7 @@ def read_config(path: Path) -> LangBridgeAdapterConfig:
         raise ValueError(f"{path} does not belong to an adapter alone: name the folder of an adapter.")
     if missing := [name for name in SHAPE if name not in content]:
         raise ValueError(f"{path} is damaged, it lacks the fields {', '.join(missing)}.")
-    if unknown := [name for name in content if name not in SHAPE]:
+    if unknown := [name for name in content if name not in (*SHAPE, NEWLINE)]:
         raise ValueError(f"{path} has fields unknown to this version, {', '.join(unknown)}: update LangBridge.")
     try:
         return LangBridgeAdapterConfig(**content)

@@ -8,10 +8,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.hub import cached_file
 
 from ..configuration_langbridge import LangBridgeConfig
+from ..configuration_langbridge_next import LangBridgeNextConfig
 from ..utils.files import find_folder, is_hub_id, read_json
 from .configuration import LangBridgeAdapterConfig
 
 
+LANGBRIDGES = (LangBridgeConfig.model_type, LangBridgeNextConfig.model_type)
+LLAVAS = ("llava", "llava_next")
 LORA_CONFIG = "adapter_config.json"  # PEFT's
 
 
@@ -60,11 +63,11 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
 def describe(config: dict[str, Any]) -> tuple[str, str]:
     """What a model is by its `config.json`, and what to do with it instead of giving it as something else."""
     model_type = config.get("model_type")
-    if model_type == LangBridgeConfig.model_type:
+    if model_type in LANGBRIDGES:
         return "a whole LangBridge", "give it as the model (--model)"
     if model_type == LangBridgeAdapterConfig.model_type:
         return "an adapter alone", "join it with a vision tower and a language model by scripts/transfer.py"
-    if model_type == "llava":
+    if model_type in LLAVAS:
         return "a stock LLaVA", "make a LangBridge of it first, with scripts/lift.py"
     if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return f"a language model of type {model_type}", "give it as the language model (--language_model)"
@@ -82,7 +85,7 @@ def check_language_model(name: str) -> None:
 def check_vision_tower(name: str) -> None:
     """Raises `ValueError` where a folder or Hub id, which is to be a vision tower, is something else."""
     config = read_model_config(name)
-    others = {LangBridgeConfig.model_type, LangBridgeAdapterConfig.model_type, "llava"}
+    others = {*LANGBRIDGES, LangBridgeAdapterConfig.model_type, *LLAVAS}
     if config.get("model_type") in others | MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys():
         what, advice = describe(config)
         raise ValueError(f"The vision tower {name} is {what}: {advice}.")

@@ -13,8 +13,14 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from ..configuration_langbridge import LangBridgeConfig
@@ -23,7 +29,7 @@ from ..processing_langbridge import LangBridgeProcessor
 from ..utils.files import first_line
 from ..utils.weights import find_weights, read_shapes, require_finite_files
 from .adapter import PARTS
-from .kinds import check_language_model, describe, read_model_config
+from .kinds import LANGBRIDGES, check_language_model, describe, read_model_config
 
 
 DAMAGED = (OSError, ValueError, TypeError, AttributeError, KeyError, StrictDataclassError)
@@ -44,7 +50,7 @@ def open_config(name: str, revision: str | None = None) -> LangBridgeConfig:
         content = read_model_config(name, revision)
     except OSError as error:
         raise not_a_checkpoint(name, error) from error
-    if content.get("model_type") != LangBridgeConfig.model_type:
+    if content.get("model_type") not in LANGBRIDGES:
         what, advice = describe(content)
         raise ValueError(f"{name} is {what}, not a LangBridge checkpoint: {advice}.")
     for part in ("text_config", "vision_config"):
@@ -58,7 +64,7 @@ def open_config(name: str, revision: str | None = None) -> LangBridgeConfig:
                 "save the model again, or update transformers."
             )
     try:
-        return LangBridgeConfig.from_pretrained(name, revision=revision)
+        return CONFIG_MAPPING[content["model_type"]].from_pretrained(name, revision=revision)
     except DAMAGED as error:
         cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
         raise ValueError(f"config.json in {name} is damaged ({first_line(cause or error)}): save it again.") from error
@@ -76,7 +82,7 @@ def open_processor(name: str, revision: str | None = None) -> tuple[LangBridgeCo
     """
     config = open_config(name, revision)
     try:
-        return config, LangBridgeProcessor.from_pretrained(name, revision=revision)
+        return config, PROCESSOR_MAPPING[type(config)].from_pretrained(name, revision=revision)
     except DAMAGED as error:
         raise ValueError(
             f"The processor in {name} cannot be loaded ({first_line(error)}): save it again, with "
@@ -113,7 +119,7 @@ def load_model(
     """[`open_model`] without the processor, of a configuration that [`open_config`] has read."""
     check_weights(name, config, revision)
     try:
-        model, info = LangBridgeForConditionalGeneration.from_pretrained(
+        model, info = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)].from_pretrained(
             name, revision=revision, output_loading_info=True, **options
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -184,7 +190,7 @@ def require_weights(name: str, revision: str | None = None) -> list[Path]:
 
 def check_shapes(name: str, config: LangBridgeConfig, shapes: Mapping[str, Sequence[int]]) -> None:
     """Raises `ValueError` where a configuration describes another model than the tensors of these shapes."""
-    model = build_empty(name, LangBridgeForConditionalGeneration, config, shapes)
+    model = build_empty(name, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)], config, shapes)
     expected = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
     if wrong := [key for key in expected if key in shapes and list(shapes[key]) != expected[key]]:
         raise ValueError(

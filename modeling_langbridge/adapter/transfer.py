@@ -53,4 +53,5 @@ def transfer(
         split_words=split_words,
         words_per_image=words_per_image or processor.words_per_image,
         linear_remainder=linear_remainder,
+        model_class=type(model),
     )

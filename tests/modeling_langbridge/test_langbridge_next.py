@@ -7,7 +7,8 @@ import pytest
 import torch
 from elsewhere import run_elsewhere
 from huggingface_hub.errors import StrictDataclassError
-from tiny_parts import make_image, save_vision_tower
+from safetensors.torch import load_file, save_file
+from tiny_parts import SENTENCES, make_image, save_other_language_model, save_vision_tower
 from transformers import (
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
@@ -17,20 +18,29 @@ from transformers import (
     pipeline,
 )
 
-from modeling_langbridge import LangBridgeNextForConditionalGeneration, LangBridgeNextProcessor
+from modeling_langbridge import (
+    LangBridgeAdapter,
+    LangBridgeForConditionalGeneration,
+    LangBridgeNextForConditionalGeneration,
+    LangBridgeNextProcessor,
+    LangBridgeProcessor,
+    SharedVocabulary,
+    transfer,
+)
+from modeling_langbridge.adapter.loading import open_model
 
 
 # Wide, high, square, smaller than a tile, one pixel wide, of an extreme aspect ratio. (width, height)
 SIZES = [(90, 60), (40, 160), (300, 300), (10, 12), (1, 50), (50, 1), (1000, 20)]
-WORDS = list(range(100, 160))
 GATED = {"coefficient_activation": "gated_softmax"}
 
 
 def compose(vision, text, words_per_image=None, **fields):
     processor = LangBridgeNextProcessor.from_vision_text_pretrained(vision, text, words_per_image=words_per_image)
     torch.manual_seed(0)
+    words = SharedVocabulary.build([processor.tokenizer], SENTENCES)
     model = LangBridgeNextForConditionalGeneration.from_vision_text_pretrained(
-        vision, text, WORDS, processor, projector_hidden_size=24, **fields
+        vision, text, words, processor, projector_hidden_size=24, **fields
     )
     return model, processor
 
@@ -114,7 +124,7 @@ def test_the_newline_is_made_of_words(model, processor):
     expected = coefficients @ model.model.get_word_embeddings()
     torch.testing.assert_close(tokens[-1], expected, rtol=1e-4, atol=1e-6)
     with torch.no_grad():
-        model.get_input_embeddings().weight[WORDS] *= 2
+        model.get_input_embeddings().weight[model.model.vocabulary_head.token_ids] *= 2
     (doubled,) = model.get_image_features(inputs["pixel_values"], inputs["image_sizes"]).pooler_output
     torch.testing.assert_close(doubled[-1], 2 * expected, rtol=1e-4, atol=1e-6)
 
@@ -252,3 +262,55 @@ def test_resolutions_that_are_none_are_refused(model):
     fields = model.config.to_dict()
     with pytest.raises(StrictDataclassError, match=r"`image_grid_pinpoints` holds \[336\]"):
         type(model.config)(**{**fields, "image_grid_pinpoints": [[336]]})
+
+
+def test_a_transfer_there_and_back_keeps_all(model, processor, text, tmp_path):
+    inputs = read(processor, SIZES[:3])
+    expected = model(**inputs).logits
+    other = save_other_language_model(tmp_path / "other")
+    moved, its_processor = transfer(model, processor, other)
+    assert type(moved) is LangBridgeNextForConditionalGeneration
+    its_inputs = read(its_processor, SIZES[:3])
+    (_, *_, tokens) = moved.get_image_features(its_inputs["pixel_values"], its_inputs["image_sizes"]).pooler_output
+    newline = moved.model.vocabulary_head(moved.model.image_newline)  # (V,)
+    torch.testing.assert_close(tokens[-1], newline @ moved.model.get_word_embeddings(), rtol=1e-4, atol=1e-6)
+    back, processor = transfer(moved, its_processor, text)
+    assert all(torch.equal(value, inputs[name]) for name, value in read(processor, SIZES[:3]).items())
+    torch.testing.assert_close(back(**inputs).logits, expected)
+
+
+def test_an_adapter_alone_keeps_its_newline(model, processor, vision, text, tmp_path):
+    LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(tmp_path / "adapter")
+    joined, its_processor = LangBridgeAdapter.from_pretrained(tmp_path / "adapter").join(vision, text)
+    assert type(joined) is LangBridgeNextForConditionalGeneration
+    inputs = read(processor, SIZES[:3])
+    assert all(torch.equal(value, inputs[name]) for name, value in read(its_processor, SIZES[:3]).items())
+    torch.testing.assert_close(joined(**inputs).logits, model(**inputs).logits)
+
+
+def test_an_adapter_of_single_images_reads_tiles(vision, text, tmp_path):
+    plain_processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text)
+    words = SharedVocabulary.build([plain_processor.tokenizer], SENTENCES)
+    plain = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, words, plain_processor, projector_hidden_size=24, **GATED
+    )
+    adapter = LangBridgeAdapter.from_model(plain, plain_processor.tokenizer)
+    model, processor = adapter.join(
+        vision, text, model_class=LangBridgeNextForConditionalGeneration, words_per_image=4
+    )
+    inputs = read(processor, SIZES[:3])
+    tiles = inputs["pixel_values"][:, 0]
+    overviews = plain.get_image_coefficients(tiles)
+    torch.testing.assert_close(model.get_image_coefficients(tiles), overviews)
+    model(**inputs)
+
+
+def test_the_loader_takes_it_for_what_it_is(model, processor, tmp_path):
+    for part in (model, processor):
+        part.save_pretrained(tmp_path)
+    loaded, its_processor = open_model(str(tmp_path), device_map=None)
+    assert type(loaded) is LangBridgeNextForConditionalGeneration and type(its_processor) is LangBridgeNextProcessor
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({name: weights[name] for name in weights if "newline" not in name}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="lacks 1 weights that its config.json describes, such as `model.image_newl"):
+        open_model(str(tmp_path), device_map=None)
