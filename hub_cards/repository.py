@@ -8,7 +8,12 @@ from typing import Literal
 from transformers.dynamic_module_utils import get_relative_imports
 
 import modeling_langbridge
-from modeling_langbridge import LangBridgeAdapter, LangBridgeAdapterConfig, LangBridgeConfig
+from modeling_langbridge import (
+    LangBridgeAdapter,
+    LangBridgeAdapterConfig,
+    LangBridgeConfig,
+    LangBridgeNextConfig,
+)
 from modeling_langbridge.adapter.adapter import FILES
 from modeling_langbridge.adapter.loading import check_weights, open_config
 from modeling_langbridge.utils.files import read_json
@@ -22,16 +27,21 @@ Kind = Literal["model", "adapter", "vocabulary", "llava"]
 
 OF_MODEL_TYPE: dict[str, Kind] = {
     LangBridgeConfig.model_type: "model",
+    LangBridgeNextConfig.model_type: "model",
     LangBridgeAdapterConfig.model_type: "adapter",
     "llava": "llava",
 }
 
 CODE = [
+    "composing.py",
     "configuration_langbridge.py",
+    "configuration_langbridge_next.py",
     "folded_adapter.py",
     "image_opening.py",
     "modeling_langbridge.py",
+    "modeling_langbridge_next.py",
     "processing_langbridge.py",
+    "processing_langbridge_next.py",
     "vocabulary_head.py",
 ]
 

@@ -194,6 +194,10 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         outputs.pooler_output = [visual_tokens[0, :0]] if no_images else list(visual_tokens)  # images x (tokens, d)
         return outputs
 
+    def get_patch_features(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        """What the adapter reads of each image, images x `(tokens, d_v)`."""
+        return list(self.get_vision_features(pixel_values).pooler_output)
+
     def get_image_coefficients(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Returns the coefficients `(images, tokens, V)` of `pixel_values` `(images, channels, height, width)`.
 
@@ -249,9 +253,9 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         self.lm_head.weight, self.lm_head.bias = new_embeddings.weight, new_embeddings.bias
         self.lm_head.out_features = new_embeddings.out_features
 
-    def get_image_coefficients(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Returns the coefficients `(images, tokens, V)`, see [`LangBridgeModel.get_image_coefficients`]."""
-        return self.model.get_image_coefficients(pixel_values)
+    def get_image_coefficients(self, pixel_values: torch.Tensor, **kwargs: Any) -> torch.Tensor | list[torch.Tensor]:
+        """Returns the coefficients of images, see [`LangBridgeModel.get_image_coefficients`]."""
+        return self.model.get_image_coefficients(pixel_values, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs):
         # transformers itself writes only the entry of the one Auto class that the class was registered for.

@@ -74,6 +74,20 @@ class LangBridgeNextModel(LangBridgeModel, LlavaNextModel):
         outputs.pooler_output = [images[0][:0]] if no_images else images  # images x (tokens, d)
         return outputs
 
+    def get_patch_features(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> list[torch.Tensor]:
+        """What the adapter reads of each image, images x `(patches, d_v)`, in the order of `pack`."""
+        tiles = self.split_into_tiles(pixel_values, image_sizes)
+        return self.pack(self.get_vision_features(tiles).pooler_output, image_sizes, tiles.shape[-1])
+
+    def get_image_coefficients(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the coefficients of each image's patches, images x `(patches, V)`, newlines left out.
+
+        See [`LangBridgeModel.get_image_coefficients`] and, for the order, [`LangBridgeNextModel.pack`].
+        """
+        self.config.require_words("`get_image_coefficients`")
+        images = self.get_patch_features(pixel_values, image_sizes)
+        return [self.vocabulary_head(self.multi_modal_projector(features)) for features in images]
+
     def split_into_tiles(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> torch.Tensor:
         """The overviews and tiles `(tiles, channels, height, width)` of all images, without what fills them up."""
         if pixel_values.dim() == 4:

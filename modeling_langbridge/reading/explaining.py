@@ -16,6 +16,7 @@ from .logit_lens import lacks_positions, read_layers
 from .patch_words import (
     NamedNumbers,
     crop_to_patches,
+    drop_newlines,
     lay_on_grid,
     list_patches,
     load_pixels,
@@ -175,7 +176,8 @@ def explain(
     names = name_words(processor.tokenizer, bridge.get_word_ids())
     asked = [find_word(word, names) for word in words]
     image = processor.open_image(image)
-    features = bridge.get_vision_features(load_pixels(model, processor, image)).pooler_output  # (1, tokens, d_v)
+    pixels = load_pixels(model, processor, image)
+    features = bridge.get_patch_features(**pixels)[0][None]  # (1, tokens, d_v)
     hidden_states = bridge.multi_modal_projector(features)  # (1, tokens, H)
     coefficients = bridge.vocabulary_head(hidden_states)[0].float().cpu()  # (tokens, V)
     magnitudes = coefficients.abs() if is_raw else coefficients
@@ -207,10 +209,12 @@ def explain(
         views.append(look("cosine", VIEWS["cosine"], cosines(visual_tokens, embeddings), False))
         # Checked before the language model runs, whose own forward would end with an IndexError.
         too_short = lacks_positions(model, processor, image) if num_layers else None
-        for number, probabilities in read_layers(
-            model, processor, image, visual_tokens, 0 if too_short else num_layers
-        ):
+        has_newlines = "image_sizes" in pixels
+        tokens = bridge.get_image_features(**pixels).pooler_output[0] if has_newlines else visual_tokens
+        for number, probabilities in read_layers(model, processor, image, tokens, 0 if too_short else num_layers):
             total = model.config.text_config.num_hidden_layers
+            if has_newlines:
+                probabilities = drop_newlines(probabilities, grid)
             views.append(look(f"layer {number} of {total}", VIEWS["layer"], probabilities, True))
     return Explanation(
         view=view,

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
 
 PICTURE = 960  # minimum width of a picture, in pixels
@@ -67,7 +68,7 @@ def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: An
         `ValueError`: the adapter (mlp, linear) is not made of words.
     """
     image = processor.open_image(image)
-    coefficients = model.get_image_coefficients(load_pixels(model, processor, image))[0].float().cpu()  # (tokens, V)
+    coefficients = model.get_image_coefficients(**load_pixels(model, processor, image))[0].float().cpu()  # (tokens, V)
     names = name_words(processor.tokenizer, model.model.get_word_ids())
     view, grid = crop_to_patches(processor, image)
     photo_words = strongest_of_photo(coefficients, names, model.config.words_per_image or 2 * top)
@@ -77,10 +78,10 @@ def strongest_words(model: PreTrainedModel, processor: ProcessorMixin, image: An
     return PatchWords(view=view, names=names, coefficients=coefficients, patches=patches, photo=photo_words)
 
 
-def load_pixels(model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image) -> torch.Tensor:
-    """The pixels `(1, channels, height, width)` of a photo, as and where the vision tower wants them."""
-    pixel_values = processor.image_processor(image, return_tensors="pt")["pixel_values"]
-    return pixel_values.to(model.model.vision_tower.device, model.model.vision_tower.dtype)
+def load_pixels(model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image) -> BatchFeature:
+    """The `pixel_values` of a photo, as and where the vision tower wants them, and its `image_sizes` for tiles."""
+    inputs = processor.image_processor(image, return_tensors="pt")
+    return inputs.to(model.model.vision_tower.device, model.model.vision_tower.dtype)
 
 
 def strongest_of_photo(coefficients: torch.Tensor, names: list[str], number: int) -> NamedNumbers:
@@ -105,19 +106,41 @@ def list_patches(numbers: torch.Tensor, words: torch.Tensor, names: list[str]) -
 
 
 def crop_to_patches(processor: ProcessorMixin, image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
-    """A photo as the vision tower sees it, cropped to its patches, and their numbers of rows and columns."""
+    """A photo as the vision tower sees it, cropped to its patches, and their numbers of rows and columns.
+
+    Raises:
+        `ValueError`: the photo is so narrow that none of its tiles' patches lies on it.
+    """
     unscaled = processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")
-    pixels = unscaled["pixel_values"][0]  # (3, height, width)
-    size = processor.patch_size
+    pixels = unscaled["pixel_values"][0]  # (3, height, width), or (tiles, 3, height, width)
+    size, side = processor.patch_size, pixels.shape[-1]
     rows, columns = (length // size for length in pixels.shape[-2:])
-    pixels = pixels[:, : rows * size, : columns * size].permute(1, 2, 0)  # (height, width, 3)
-    return Image.fromarray(pixels.clamp(0, 255).byte().numpy()), (rows, columns)
+    pixels = pixels[..., : rows * size, : columns * size]
+    if "image_sizes" in unscaled:
+        image_size, resolutions = unscaled["image_sizes"][0].tolist(), processor.image_processor.image_grid_pinpoints
+        tiles = get_anyres_image_grid_shape(image_size, resolutions, side)  # rows, columns of tiles
+        pixels = (
+            pixels[1:].unflatten(0, tiles).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+        )  # (3, height, width)
+        padded = tiles[0] * rows, tiles[1] * columns  # in patches
+        rows, columns = unpad_image(torch.empty(1, *padded), image_size).shape[1:]
+        if not rows * columns:
+            raise ValueError(f"An image of {image.width} x {image.height} pixels has no patch of its own: widen it.")
+        top, left = (size * ((whole - own) // 2) for whole, own in zip(padded, (rows, columns), strict=True))
+        pixels = pixels[:, top : top + rows * size, left : left + columns * size]
+    return Image.fromarray(pixels.permute(1, 2, 0).clamp(0, 255).byte().numpy()), (rows, columns)
 
 
 def lay_on_grid(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """Reshapes values of visual tokens `(tokens, ...)` to `(rows, columns, ...)`."""
-    # Registers, which some towers put before the patches, have no place in the photo.
+    # Registers and overviews, which come before the patches, have no place in the photo.
     return tokens[-grid[0] * grid[1] :].unflatten(0, grid)  # (rows, columns, ...)
+
+
+def drop_newlines(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """The values `(rows * columns, ...)` of the tiles' patches, of those of an image's tokens with their newlines."""
+    rows, columns = grid
+    return tokens[-rows * (columns + 1) :].unflatten(0, (rows, columns + 1))[:, :-1].flatten(0, 1)
 
 
 def name_words(tokenizer: PreTrainedTokenizerBase, word_ids: list[list[int]]) -> list[str]:

@@ -15,7 +15,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from ..modeling_langbridge import LangBridgeForConditionalGeneration
 from ..vocabulary_head import look_up
 from .explaining import MAPS, Explanation, View, explain
-from .patch_words import crop_to_patches, decode_words, lay_on_grid, list_patches, load_pixels, name_words
+from .patch_words import (
+    crop_to_patches,
+    decode_words,
+    drop_newlines,
+    lay_on_grid,
+    list_patches,
+    load_pixels,
+    name_words,
+)
 
 
 TOKENS_AT_ONCE = 64  # times the language model's words: 67 MB of cosines for Gemma's 262,144
@@ -72,11 +80,13 @@ def explain_stage(
         coefficients = replace(coefficients, views=coefficients.views[:1])
         if model.config.words_per_image is not None:
             return coefficients
-    pixel_values = load_pixels(model, processor, image)
-    visual_tokens = model.get_image_features(pixel_values).pooler_output[0].float()  # (tokens, d)
+    pixels = load_pixels(model, processor, image)
+    visual_tokens = model.get_image_features(**pixels).pooler_output[0].float()  # (tokens, d)
     if not visual_tokens.isfinite().all():
         raise ValueError("The model's visual tokens of this image are not finite: its weights are damaged.")
     view, grid = crop_to_patches(processor, image)
+    if "image_sizes" in pixels:
+        visual_tokens = drop_newlines(visual_tokens, grid)
     nearest = find_nearest(model, visual_tokens, tokens, grid, top)
     firsts = [patch[0][0] for row in nearest.patches for patch in row]
     shares = {word: firsts.count(word) / len(firsts) for word in nearest.maps}

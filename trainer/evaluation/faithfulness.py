@@ -150,9 +150,9 @@ def see(
 ) -> tuple[Tensor, Tensor]:
     """A photo's visual tokens `(tokens, d)`, and its coefficients `(tokens, V)` in float32 on the CPU."""
     bridge = model.model
-    features = bridge.get_vision_features(load_pixels(model, processor, open_image(photo.image))).pooler_output
-    coefficients = bridge.vocabulary_head(bridge.multi_modal_projector(features))[0]  # (tokens, V)
-    return bridge.adapt(features)[0], coefficients.float().cpu()
+    (features,) = bridge.get_patch_features(**load_pixels(model, processor, open_image(photo.image)))
+    coefficients = bridge.vocabulary_head(bridge.multi_modal_projector(features[None]))[0]  # (tokens, V)
+    return bridge.adapt(features[None])[0], coefficients.float().cpu()
 
 
 def count_uses(

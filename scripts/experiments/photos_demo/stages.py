@@ -85,7 +85,7 @@ def _caption(demo: Demo, name: str, folder: Path) -> None:
     alone, _ = demo.join()
     model, processor = demo.join(name)
     photos = [open_image(photo) for photo in demo.photos]
-    pixels = [load_pixels(model, processor, photo) for photo in photos]  # (1, channels, height, width) each
+    pixels = [load_pixels(model, processor, photo)["pixel_values"] for photo in photos]  # (1, 3, height, width) each
     with torch.no_grad():
         pairs = [(alone.get_image_coefficients(one), model.get_image_coefficients(one)) for one in pixels]
     content = {
