@@ -119,7 +119,7 @@ def collect_images(source: str, **rules: bool) -> list:
 
 def sample(photos: list) -> list:
     """At most as many photos as are measured, spread over all of them."""
-    return photos[:: -(-len(photos) // MEASURED_PHOTOS)]
+    return photos[:: max(1, -(-len(photos) // MEASURED_PHOTOS))]
 
 
 def change_language_model(
@@ -172,10 +172,11 @@ def main() -> None:
         old, new, processor = change_language_model(arguments, language_model)
         if images:
             check_distillable(new.config, images)
-        pixel_values = None
-        if photos:
-            pixel_values = torch.cat(list(pixel_batches(new.model, processor.image_processor, sample(photos))))
-        print(diagnose_transfer(old, new, pixel_values))
+        features = []
+        with torch.no_grad():
+            for pixels in pixel_batches(new.model, processor.image_processor, sample(photos)):
+                features += new.model.get_patch_features(**pixels)  # photos x (tokens, d_v)
+        print(diagnose_transfer(old, new, features))
         if images:
             old = None  # it may be large, and is needed no longer
             set_seed(0)

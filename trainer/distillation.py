@@ -19,7 +19,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration, LangBridgeProcessor
+from modeling_langbridge import (
+    LangBridgeConfig,
+    LangBridgeForConditionalGeneration,
+    LangBridgeNextConfig,
+    LangBridgeProcessor,
+)
 from modeling_langbridge.adapter.word_space import set_to_inverse
 from modeling_langbridge.modeling_langbridge import LangBridgeModel, LangBridgeMultiModalProjector
 from modeling_langbridge.utils.weights import require_finite
@@ -133,6 +138,8 @@ def check_distillable(config: LangBridgeConfig, images: Sequence[Any]) -> None:
             "`words_per_image` gives a visual token per word: distil an adapter alone without it, or a model that "
             "gives a visual token per patch."
         )
+    if isinstance(config, LangBridgeNextConfig):
+        raise ValueError("Distilling reads images of one size, not tiles: distil the adapter in a LangBridge.")
     if len(images) < HELD_OUT:
         raise ValueError(f"Distilling takes {HELD_OUT} images or more, but there are {len(images)}.")
 

@@ -14,6 +14,7 @@ It compares the word embeddings E (V, d) of the two language models and the adap
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -118,7 +119,7 @@ def number(value: float | None) -> str:
 def diagnose_transfer(
     old: LangBridgeForConditionalGeneration | None,
     new: LangBridgeForConditionalGeneration,
-    pixel_values: torch.Tensor | None = None,
+    features: Sequence[torch.Tensor] = (),
 ) -> TransferDiagnosis:
     """
     Predicts the quality of a transfer to another language model.
@@ -128,8 +129,9 @@ def diagnose_transfer(
             The model as it was trained; `None` for an adapter alone, of which less can be measured.
         new (`LangBridgeForConditionalGeneration`):
             The same adapter on the new language model.
-        pixel_values (`torch.Tensor` of shape `(images, channels, height, width)`, *optional*):
-            Photos to measure coefficients and visual tokens on.
+        features (`Sequence[torch.Tensor]`, *optional*):
+            Of photos to measure coefficients and visual tokens on, `(tokens, d_v)` each, from
+            [`~LangBridgeModel.get_patch_features`].
 
     Returns:
         [`TransferDiagnosis`]; measurements that need a missing argument are `None`.
@@ -142,10 +144,10 @@ def diagnose_transfer(
     lengths = words[in_use].norm(dim=-1)
 
     coefficients = token_length = few_words = told_apart = None
-    if pixel_values is not None:
-        hidden_states = bridge.multi_modal_projector(bridge.get_vision_features(pixel_values).pooler_output)
-        told_apart = tell_apart(head, hidden_states) if len(hidden_states) > 1 else None
-        hidden_states = hidden_states.flatten(0, 1)  # (patches, H)
+    if features:
+        photos = [bridge.multi_modal_projector(one) for one in features]  # photos x (tokens, H)
+        told_apart = tell_apart(head, photos) if len(photos) > 1 else None
+        hidden_states = torch.cat(photos)  # (patches, H)
         hidden_states = hidden_states[:: -(-len(hidden_states) // PATCHES)]
         coefficients = head.get_coefficients(hidden_states).float()  # (patches, V)
         token_length = ((coefficients @ words).norm(dim=-1).mean() / lengths.mean()).item()
@@ -177,16 +179,16 @@ def diagnose_transfer(
     )
 
 
-def tell_apart(head: LangBridgeVocabularyHead, hidden_states: torch.Tensor) -> float:
+def tell_apart(head: LangBridgeVocabularyHead, photos: Sequence[torch.Tensor]) -> float:
     """
     The Jensen-Shannon divergence of photos' words, in bits: the mutual information of a photo and a word of it.
 
     Args:
         head (`LangBridgeVocabularyHead`): The vocabulary head.
-        hidden_states (`torch.Tensor` of shape `(photos, tokens, H)`): Projected visual tokens.
+        photos (`Sequence[torch.Tensor]`): Projected visual tokens, `(tokens, H)` each.
     """
     # One photo at a time: (tokens, V) of all would not fit.
-    strengths = torch.stack([head.get_coefficients(one).float().mean(0).abs() for one in hidden_states])  # (photos, V)
+    strengths = torch.stack([head.get_coefficients(one).float().mean(0).abs() for one in photos])  # (photos, V)
     words = strengths / strengths.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     return (entropy(words.mean(0)) - entropy(words).mean()).item()
 

@@ -46,8 +46,13 @@ def add_tokens(photos: Sequence[tuple[int, Tensor]], texts: Sequence[tuple[int, 
         `torch.Tensor` of shape `(tokens, d)`.
 
     Raises:
-        `ValueError`: the terms cancel.
+        `ValueError`: the terms cancel, or the photos are of different numbers of visual tokens.
     """
+    if len({len(tokens) for _, tokens in photos}) > 1:
+        raise ValueError(
+            "The photos have different numbers of visual tokens, by their resolution, so that they cannot be added "
+            "patch by patch: give photos of one size, or use `words_per_image`."
+        )
     lengths = TEXT_WEIGHT * photos[0][1].norm(dim=-1, keepdim=True)  # (tokens, 1)
     total = sum(sign * tokens for sign, tokens in photos)  # (tokens, d)
     total = total + sum(sign * lengths * F.normalize(direction, dim=-1) for sign, direction in texts)
@@ -99,7 +104,7 @@ def read_tokens(
         visual tokens `(tokens, d)`.
     """
     batches = pixel_batches(model.model, processor.image_processor, [photo for _, photo in photos])
-    tokens = torch.cat([visual_tokens(model, pixel_values) for pixel_values in batches])  # (photos, tokens, d)
+    tokens = [tokens for pixels in batches for tokens in visual_tokens(model, pixels)]  # photos x (tokens, d)
     total = add_tokens(
         [(sign, one) for (sign, _), one in zip(photos, tokens, strict=True)],
         [(sign, embed_text(model, processor.tokenizer, text)) for sign, text in texts],

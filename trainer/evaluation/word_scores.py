@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
 from modeling_langbridge import (
@@ -78,9 +78,10 @@ def pool_photos(bridge: LangBridgeModel, image_processor: BaseImageProcessor, ph
         `torch.Tensor` of shape `(photos, V)`, float32 on the CPU; every row sums to 1.
     """
     pooled = []
-    for pixel_values in pixel_batches(bridge, image_processor, photos):
-        hidden_states = bridge.multi_modal_projector(bridge.get_vision_features(pixel_values).pooler_output)
-        pooled.append(bridge.vocabulary_head(hidden_states, pool=True).distribution.cpu())
+    for pixels in pixel_batches(bridge, image_processor, photos):
+        for features in bridge.get_patch_features(**pixels):  # (tokens, d_v)
+            hidden_states = bridge.multi_modal_projector(features[None])
+            pooled.append(bridge.vocabulary_head(hidden_states, pool=True).distribution.cpu())
     return torch.cat(pooled)
 
 
@@ -97,9 +98,9 @@ def photo_strengths(bridge: LangBridgeModel, image_processor: BaseImageProcessor
         `torch.Tensor` of shape `(photos, V)`, float32 on the CPU.
     """
     strengths = [
-        bridge.get_image_coefficients(pixel_values[None]).abs().float().sum((0, 1)).cpu()
-        for batch in pixel_batches(bridge, image_processor, photos)
-        for pixel_values in batch
+        bridge.vocabulary_head(bridge.multi_modal_projector(features)).abs().float().sum(0).cpu()
+        for pixels in pixel_batches(bridge, image_processor, photos)
+        for features in bridge.get_patch_features(**pixels)
     ]
     return torch.stack(strengths)
 
@@ -135,12 +136,12 @@ def mean_tokens(
         `torch.Tensor` of shape `(photos, d)`, float32 on the CPU.
     """
     batches = pixel_batches(model.model, image_processor, photos)
-    return torch.cat([visual_tokens(model, pixel_values).float().mean(1).cpu() for pixel_values in batches])
+    return torch.stack([tokens.float().mean(0).cpu() for pixels in batches for tokens in visual_tokens(model, pixels)])
 
 
-def visual_tokens(model: LangBridgeForConditionalGeneration, pixel_values: Tensor) -> Tensor:
-    """The language model's inputs for each photo, `(photos, tokens, d)`."""
-    return torch.stack(model.get_image_features(pixel_values).pooler_output)
+def visual_tokens(model: LangBridgeForConditionalGeneration, pixels: BatchFeature) -> list[Tensor]:
+    """The language model's inputs for each photo, photos x `(tokens, d)`."""
+    return model.get_image_features(**pixels).pooler_output
 
 
 def score_means(means: Tensor, embeddings: Tensor) -> Tensor:
@@ -183,11 +184,11 @@ def assign(scores: Tensor) -> Tensor:
 
 def pixel_batches(
     bridge: LangBridgeModel, image_processor: BaseImageProcessor, photos: Sequence[Any]
-) -> Iterator[Tensor]:
-    """The photos' pixels `(photos, channels, height, width)`, a few at a time, as and where the tower wants them."""
+) -> Iterator[BatchFeature]:
+    """The photos' `pixel_values`, a few at a time, as and where the tower wants them; `image_sizes` for tiles."""
     with tqdm(total=len(photos), desc="photos", unit=" photos", delay=1) as progress:
         for start in range(0, len(photos), PHOTOS_AT_ONCE):
             images = [open_image(photo) for photo in photos[start : start + PHOTOS_AT_ONCE]]
-            pixel_values = image_processor(images, return_tensors="pt")["pixel_values"]
-            yield pixel_values.to(bridge.vision_tower.device, bridge.vision_tower.dtype)
+            pixels = image_processor(images, return_tensors="pt")
+            yield pixels.to(bridge.vision_tower.device, bridge.vision_tower.dtype)
             progress.update(len(images))

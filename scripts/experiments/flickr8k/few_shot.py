@@ -44,7 +44,7 @@ def see_photos(
 ) -> list[Tensor]:
     """The visual tokens `(tokens, d)` of each photo, or its words where the adapter picks some."""
     batches = pixel_batches(model.model, processor.image_processor, [photo.image for photo in photos])
-    return [tokens for pixel_values in batches for tokens in visual_tokens(model, pixel_values)]
+    return [tokens for pixels in batches for tokens in visual_tokens(model, pixels)]
 
 
 class FewShot:

@@ -41,7 +41,7 @@ def pixel_values() -> torch.Tensor:
 def test_what_is_measured_on_photos_is_as_computed_by_hand(compose, processor, other_text, pixel_values, activation):
     old = compose(coefficient_activation=activation)
     new, _ = transfer(old, processor, other_text)
-    found = diagnose_transfer(old, new, pixel_values)
+    found = diagnose_transfer(old, new, old.model.get_patch_features(pixel_values))
     with torch.no_grad():
         coefficients = old.get_image_coefficients(pixel_values).flatten(0, 1)  # (patches, V)
         tokens = torch.cat(new.get_image_features(pixel_values).pooler_output)  # (patches, d)
@@ -76,8 +76,9 @@ def test_an_adapter_that_was_never_trained_is_not_usable(vision, text, processor
         vision, text, vocabulary, processor, projector_hidden_size=40, coefficient_activation="gated_softmax"
     )
     new, _ = transfer(fresh, processor, other_text, words_per_image=4)
-    assert diagnose_transfer(fresh, new, pixel_values).conclude().startswith("Not usable")
-    assert diagnose_transfer(fresh, new, pixel_values[:1]).told_apart is None  # from which other photo?
+    features = fresh.model.get_patch_features(pixel_values)
+    assert diagnose_transfer(fresh, new, features).conclude().startswith("Not usable")
+    assert diagnose_transfer(fresh, new, features[:1]).told_apart is None  # from which other photo?
 
 
 KNOWN = {

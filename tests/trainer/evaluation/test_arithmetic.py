@@ -126,9 +126,9 @@ def test_terms_that_cancel_are_an_error(add):
 def test_visual_tokens_in_a_photos_place_are_captioned_as_the_photo(gated, processor, question):
     captions = set()
     for colour in COLOURS:
-        pixel_values = processor.image_processor([make_image(colour)], return_tensors="pt")["pixel_values"]
+        pixels = processor.image_processor([make_image(colour)], return_tensors="pt")
         with torch.no_grad():
-            tokens = visual_tokens(gated, pixel_values)[0]
+            tokens = visual_tokens(gated, pixels)[0]
         captions.add(caption_tokens(gated, processor, tokens, question))
         assert caption_tokens(gated, processor, tokens, question) == usual_caption(
             gated, processor, make_image(colour), question
@@ -141,9 +141,9 @@ def test_a_tokenizer_that_begins_every_text_adds_nothing_to_the_prompt(gated, pr
     tokenizer, begin = processor.tokenizer, ("<|endoftext|>", processor.tokenizer.eos_token_id)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
     assert tokenizer("a")["input_ids"][0] == begin[1]
-    pixel_values = processor.image_processor([make_image()], return_tensors="pt")["pixel_values"]
+    pixels = processor.image_processor([make_image()], return_tensors="pt")
     with torch.no_grad():
-        caption = caption_tokens(gated, processor, visual_tokens(gated, pixel_values)[0], "what is it?")
+        caption = caption_tokens(gated, processor, visual_tokens(gated, pixels)[0], "what is it?")
     assert caption == usual_caption(gated, processor, make_image(), "what is it?")
 
 
