@@ -5,6 +5,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from trainer.command_line import run_script
@@ -28,7 +29,7 @@ EPILOG = """examples:
   Whether the words are true, as tables (docs/reading_words.md, "Is the explanation true?"):
     python scripts/explain.py --model my-langbridge --check --dataset flickr8k/captions.jsonl --split dev
 
-  A stock LLaVA, whose visual tokens are written as words (docs/lifting.md):
+  A LLaVA, stock or a LangBridge without words (mlp, linear), lifted into words (docs/lifting.md):
     python scripts/explain.py --model llava-hf/llava-1.5-7b-hf --images dog.jpg --output_dir explained
 
 docs/reading_words.md says what is shown. Images of a folder that cannot be opened are named, and the others are done.
@@ -58,7 +59,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--vocabulary", help="for a LLaVA: file of a shared vocabulary (default: Qwen 2's and Llama 3's)"
     )
-    parser.add_argument("--vocab_size", type=int, help="for a LLaVA: how many of its words (default: up to 19200)")
+    parser.add_argument(
+        "--vocab_size",
+        type=int,
+        help="for a LLaVA: how many of the words its tokenizer has (default: up to 19200)",
+    )
     add_check_options(parser)
     arguments = parser.parse_args()
     check_check_options(parser, arguments)
@@ -109,30 +114,17 @@ def check_check_options(parser: argparse.ArgumentParser, arguments: argparse.Nam
         raise ValueError("--adapter has no language model that could caption: leave out --cider.")
 
 
-def open_any(
+def open_named(
     name: str, vocabulary: str | None, vocab_size: int | None
 ) -> tuple["LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
-    """A LangBridge checkpoint, or a LLaVA as a LangBridge."""
-    from transformers import AutoConfig
+    """A LangBridge checkpoint, or a LLaVA that is lifted into words."""
+    from modeling_langbridge.conversion.opening import open_in_words
 
-    from modeling_langbridge import SharedVocabulary, lift
-    from modeling_langbridge.adapter.loading import open_model
-    from modeling_langbridge.conversion.from_llava import load_llava
-
-    try:
-        is_llava = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type == "llava"
-    except (OSError, ValueError):  # the loader says what is wrong
-        is_llava = False
-    if is_llava:
-        llava, processor = load_llava(name)
-        words = SharedVocabulary.load(vocabulary, vocab_size).restricted_to(processor.tokenizer)
-        model, processor, loss = lift(llava, processor, words)
+    model, processor, loss = open_in_words(name, vocabulary, vocab_size)
+    if loss is not None:
         print(f"{name}: {loss}")
-        return model, processor
-    if vocabulary is not None or vocab_size is not None:
+    elif vocabulary is not None or vocab_size is not None:
         raise ValueError(f"{name} is made of words of its own: leave out --vocabulary and --vocab_size.")
-    model, processor = open_model(name)
-    model.config.require_words(name)
     return model, processor
 
 
@@ -146,16 +138,15 @@ def open_models(
 
     if arguments.adapter is None:
         names = [arguments.model, *filter(None, [arguments.compare])]
-        return {name: open_any(name, arguments.vocabulary, arguments.vocab_size) for name in names}
+        return {name: open_named(name, arguments.vocabulary, arguments.vocab_size) for name in names}
     model, processor = LangBridgeAdapter.from_pretrained(arguments.adapter).join(arguments.vision_tower)
     return {arguments.adapter: (model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)}
 
 
 def write(folder: Path, image: Path, explanations: dict[str, "Explanation"]) -> None:
     """Writes a photo's page and, for each model, its picture and its numbers."""
-    from modeling_langbridge.reading.fonts import load_font
     from modeling_langbridge.reading.page import render_page
-    from modeling_langbridge.reading.patch_words import draw_words
+    from modeling_langbridge.reading.picture import draw_explanation
 
     stem = image.stem
     while (folder / f"{stem}.html").exists():  # of the same name, from another folder or with another suffix
@@ -166,7 +157,7 @@ def write(folder: Path, image: Path, explanations: dict[str, "Explanation"]) -> 
         path = folder / (f"{stem}.json" if number == 0 else f"{stem}.compared.json")
         content = {"image": title, "model": name, **explanation.to_dict()}
         path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-        draw_words(explanation, load_font).save(path.with_suffix(".png"))
+        draw_explanation(explanation).save(path.with_suffix(".png"))
 
 
 def print_check(arguments: argparse.Namespace) -> None:
@@ -202,6 +193,7 @@ def main() -> None:
     from modeling_langbridge.image_opening import ImageError
     from modeling_langbridge.reading.explaining import explain
     from modeling_langbridge.utils.files import atomic_folder
+    from modeling_langbridge.utils.forward_clock import ForwardClock
     from trainer.data.images import find_images
 
     images = find_images(arguments.images)
@@ -209,19 +201,28 @@ def main() -> None:
         models = open_models(arguments)
         options = {"top": arguments.top, "words": arguments.words, "num_layers": arguments.layers}
         options["has_language_model"] = arguments.adapter is None
-        failures = []
+        bridges = [model.model for model, _ in models.values()]
+        clock = ForwardClock(part for bridge in bridges for part in (bridge.vision_tower, bridge.language_model))
+        failures, seconds = [], 0.0
         for image in tqdm(images, desc="photos", unit=" photos", disable=len(images) == 1):
+            start = perf_counter()
             try:
-                found = {name: explain(*parts, image, **options) for name, parts in models.items()}
+                found = {name: explain(*model, image, **options) for name, model in models.items()}
             except ImageError as error:
                 failures.append(str(error))
             else:
                 write(unfinished, image, found)
+                seconds += perf_counter() - start
         if len(failures) == len(images):
             raise ValueError(failures[0])
     for failure in failures:
         print(f"left out: {failure}", file=sys.stderr)
-    print(f"{arguments.output_dir} holds the pages of {len(images) - len(failures)} of {len(images)} images.")
+    done = len(images) - len(failures)
+    own, beyond = clock.seconds / done, (seconds - clock.seconds) / done
+    print(
+        f"{arguments.output_dir} holds the pages of {done} of {len(images)} images. An image took {own:.2f} s of the "
+        f"vision tower and the language model, and {beyond:.2f} s beyond."
+    )
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ from trainer.command_line import run_script
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, ProcessorMixin
-
     from modeling_langbridge.reading.explaining import Explanation
 
 
@@ -117,31 +115,20 @@ def last_step(run: Path) -> int | None:
     return read_json(record)[-1]["steps"] if record.is_file() else None
 
 
-def open_stage(folder: Path) -> tuple["PreTrainedModel", "ProcessorMixin"]:
-    """A LangBridge of any adapter, or a stock LLaVA with the processor of a LangBridge."""
-    from modeling_langbridge.adapter.kinds import read_model_config
-    from modeling_langbridge.adapter.loading import open_model
-    from modeling_langbridge.conversion.from_llava import convert_processor, load_llava
-
-    if read_model_config(str(folder)).get("model_type") == "llava":
-        llava, processor = load_llava(str(folder))
-        return llava.eval(), convert_processor(processor, llava.config)
-    return open_model(str(folder))
-
-
 def explain_stages(
     stages: dict[str, Path], images: list[Path], top: int, all_tokens: bool
 ) -> tuple[dict[Path, dict[str, "Explanation"]], list[str]]:
     """What each image is at each stage, and what is wrong with images that cannot be opened. One model at a time."""
     from tqdm import tqdm
 
+    from modeling_langbridge.conversion.opening import open_any_adapter
     from modeling_langbridge.image_opening import ImageError
     from modeling_langbridge.reading.progress import choose_tokens, explain_stage
 
     found: dict[Path, dict[str, Explanation]] = {image: {} for image in images}
     failures: dict[Path, str] = {}
     for name, folder in tqdm(stages.items(), desc="checkpoints", unit=" checkpoints"):
-        model, processor = open_stage(folder)
+        model, processor = open_any_adapter(str(folder))
         tokens = choose_tokens(processor.tokenizer, all_tokens)
         for image in images:
             if image in failures:

@@ -1,18 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lifts a stock LLaVA into a LangBridge that computes the same function, so that it can be read and transferred."""
+"""Lifts a LLaVA into a LangBridge of words that computes the same function, so that it can be read and transferred."""
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trainer.command_line import DTYPES, run_script
 from trainer.number_arguments import at_least
-
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from modeling_langbridge import SharedVocabulary
 
 
 EPILOG = """examples:
@@ -28,26 +21,15 @@ written, loaded again, are from the LLaVA's for a picture and a question. See do
 """
 
 
-def choose_words(path: Path | None, size: int | None, tokenizer: "PreTrainedTokenizerBase") -> "SharedVocabulary":
-    """The first `size` words of a file, or of the vocabulary that ships, among those that the tokenizer has whole."""
-    from modeling_langbridge import SharedVocabulary
-
-    vocabulary = SharedVocabulary.qwen2_llama3(None) if path is None else SharedVocabulary.from_file(path)
-    known = vocabulary.restricted_to(tokenizer)
-    words = known.first(min(len(known), 19200) if size is None else size)
-    print(
-        f"{len(words)} words are used, the first of the {len(known)} that the tokenizer has as single tokens; the "
-        f"vocabulary has {len(vocabulary)}."
-    )
-    return words
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model", required=True, help="folder or Hub id of a LLaVA in transformers' format, as of LLaVA-1.5"
+        "--model",
+        required=True,
+        help="folder or Hub id of a LLaVA in transformers' format, as of LLaVA-1.5, or of a LangBridge without words "
+        "(mlp, linear)",
     )
     parser.add_argument(
         "--output_dir", type=Path, required=True, metavar="FOLDER", help="the folder to write; it must not exist yet"
@@ -78,11 +60,12 @@ def main() -> None:
     from modeling_langbridge import LangBridgeProcessor, lift
     from modeling_langbridge.conversion.from_llava import load_llava
     from modeling_langbridge.conversion.logit_probe import compare_logits, probe
+    from modeling_langbridge.conversion.opening import choose_words
     from modeling_langbridge.utils.files import atomic_folder
 
     with atomic_folder(arguments.output_dir) as unfinished:
         llava, llava_processor = load_llava(arguments.model, arguments.dtype)
-        words = choose_words(arguments.vocabulary, arguments.vocab_size, llava_processor.tokenizer)
+        words = choose_words(llava_processor.tokenizer, arguments.vocabulary, arguments.vocab_size)
         model, processor, loss = lift(llava, llava_processor, words, arguments.ridge)
         print(loss)
         expected = probe(llava, processor)

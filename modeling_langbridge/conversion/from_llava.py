@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lifting: converts a stock LLaVA into a LangBridge that computes the same function.
+"""Lifting: converts a LLaVA into a LangBridge of words that computes the same function.
 
 LLaVA's projector, whose output is as wide as the language model, is kept (so H = d). The vocabulary head is inserted
 between its visual tokens x `(d,)` and the language model, and is computed, not trained:
@@ -7,7 +7,8 @@ between its visual tokens x `(d,)` and the language model, and is computed, not 
     c = x E⁺    E⁺ (d, V): the pseudo-inverse of the language model's embeddings E (V, d) of the shared words
 
 Where the words span all d dimensions, c E = x, and c is the solution of smallest norm. Elsewhere c E is the projection
-of x onto the span of the words.
+of x onto the span of the words. A LLaVA is transformers' own, or a LangBridge whose adapter is a projector alone
+(`adapter_type` `"mlp"` or `"linear"`).
 """
 
 import math
@@ -15,10 +16,11 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedConfig
 
 from ..adapter.kinds import read_model_config
-from ..adapter.loading import build_empty, is_far_larger, require_weights
+from ..adapter.loading import build_empty, is_far_larger, open_model, require_weights
 from ..adapter.word_space import set_to_inverse
 from ..configuration_langbridge import LangBridgeConfig
 from ..modeling_langbridge import LangBridgeForConditionalGeneration
@@ -64,10 +66,11 @@ def lift(
 
     Args:
         llava (`LlavaForConditionalGeneration`):
-            The LLaVA, in floating point. The result shares its weights, they are not copied; it stays usable.
+            The LLaVA, in floating point; a [`LangBridgeForConditionalGeneration`] without words is one too. The result
+            shares its weights, they are not copied; it stays usable.
         processor (`LlavaProcessor`):
-            Its processor. The number of tokens per image is measured on the vision tower, since old processors lack
-            it.
+            Its processor. The number of tokens per image is measured on a stock LLaVA's vision tower, since old
+            processors lack it.
         vocabulary (`SharedVocabulary`):
             The V shared words, all of them single tokens of the tokenizer. Fewer words than the width of the language
             model cannot span its embedding space.
@@ -81,7 +84,7 @@ def lift(
         weights to that dtype.
 
     Raises:
-        `ValueError`: the model lacks the architecture of LLaVA 1.5, is quantised or is already a LangBridge; the
+        `ValueError`: the model lacks the architecture of LLaVA 1.5, is quantised or is made of words already; the
         processor has no chat template; a word is not in the tokenizer or has no embedding; or `ridge` is negative.
     """
     if not isinstance(llava, LlavaForConditionalGeneration):
@@ -96,7 +99,8 @@ def lift(
             f"The tokenizer keeps words under ids up to {max(token_ids)}, but the language model has {num_words} "
             "embeddings: the processor belongs to another model."
         )
-    processor = convert_processor(processor, llava.config)
+    if not isinstance(processor, LangBridgeProcessor):
+        processor = convert_processor(processor, llava.config)
     model = wrap_llava(llava, len(token_ids))
     model.generation_config = processor.complete_generation_config(llava.generation_config)
     head = model.model.vocabulary_head
@@ -115,6 +119,8 @@ def lift(
 
 def wrap_llava(llava: LlavaForConditionalGeneration, num_words: int) -> LangBridgeForConditionalGeneration:
     """A LangBridge around the LLaVA's own modules and weights. Its vocabulary head is not initialised."""
+    projector = llava.model.multi_modal_projector
+    is_linear = isinstance(projector.linear_2, nn.Identity)
     config = LangBridgeConfig(
         vision_config=llava.config.vision_config,
         text_config=llava.config.text_config,
@@ -122,27 +128,38 @@ def wrap_llava(llava: LlavaForConditionalGeneration, num_words: int) -> LangBrid
         image_seq_length=llava.config.image_seq_length,
         vision_feature_layer=llava.config.vision_feature_layer,
         vision_feature_select_strategy=llava.config.vision_feature_select_strategy,
-        projector_hidden_act=llava.config.projector_hidden_act,
+        projector_hidden_act="linear" if is_linear else llava.config.projector_hidden_act,
         multimodal_projector_bias=llava.config.multimodal_projector_bias,
         tie_word_embeddings=llava.config.tie_word_embeddings,
         projector_hidden_size=llava.config.text_config.hidden_size,
         bridge_vocab_size=num_words,
+        lm_head_bias=llava.lm_head.bias is not None,
         # The settings of the parts, whose configurations are shared with the LLaVA, stay as they are.
         attn_implementation={"": llava.config._attn_implementation},
     )
     with torch.device("meta"):
         model = LangBridgeForConditionalGeneration(config)
-    projector = llava.model.multi_modal_projector
     model.model.vision_tower = llava.model.vision_tower
     model.model.language_model = llava.model.language_model
-    model.model.multi_modal_projector.linear_1 = projector.linear_1
-    model.model.multi_modal_projector.linear_2 = projector.linear_2
-    model.model.vocabulary_head.to(projector.linear_2.weight.dtype).to_empty(device=projector.linear_2.weight.device)
-    model.lm_head.weight = llava.lm_head.weight
+    model.model.multi_modal_projector.linear_1 = first = projector.linear_1
+    model.model.multi_modal_projector.linear_2 = identity_after(first) if is_linear else projector.linear_2
+    model.model.vocabulary_head.to(first.weight.dtype).to_empty(device=first.weight.device)
+    model.lm_head.weight, model.lm_head.bias = llava.lm_head.weight, llava.lm_head.bias
     if model.lm_head.softcapping is not None:
-        # LLaVA's output layer leaves out Gemma 2's soft-capping.
-        config.text_config.final_logit_softcapping = model.lm_head.softcapping = None
+        # A stock LLaVA's output layer leaves out Gemma 2's soft-capping.
+        capping = getattr(llava.lm_head, "softcapping", None)
+        config.text_config.final_logit_softcapping = model.lm_head.softcapping = capping
     return model.eval()
+
+
+def identity_after(layer: nn.Linear) -> nn.Linear:
+    """A layer `(d, d)` that changes nothing of what a layer puts out, with a bias where that has one."""
+    width, place = layer.out_features, {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    identity = nn.Linear(width, width, bias=layer.bias is not None, **place)
+    nn.init.eye_(identity.weight)
+    if identity.bias is not None:
+        nn.init.zeros_(identity.bias)
+    return identity
 
 
 def convert_processor(processor: LlavaProcessor, config: PreTrainedConfig) -> LangBridgeProcessor:
@@ -168,7 +185,8 @@ def convert_processor(processor: LlavaProcessor, config: PreTrainedConfig) -> La
 
 def load_llava(name: str, dtype: torch.dtype | str = "auto") -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """
-    Loads a LLaVA and its processor from a folder or the Hub, and checks that the weights are whole and finite.
+    Loads a LLaVA, stock or a LangBridge without words, and its processor from a folder or the Hub, and checks that the
+    weights are whole and finite.
 
     Args:
         name (`str`): Folder or Hub id.
@@ -183,6 +201,8 @@ def load_llava(name: str, dtype: torch.dtype | str = "auto") -> tuple[LlavaForCo
     except (OSError, ValueError) as error:
         raise ValueError(f"No model can be found at {name} ({first_line(error)}): name a LLaVA checkpoint.") from error
     require_llava(config, name)
+    if isinstance(config, LangBridgeConfig):
+        return open_model(name, device_map=None, dtype=dtype)
     if lacking := [part for part in ("text_config", "vision_config") if not content.get(part)]:
         raise ValueError(f"config.json in {name} has no `{lacking[0]}`: give a whole checkpoint.")
     try:
@@ -208,14 +228,15 @@ def load_llava(name: str, dtype: torch.dtype | str = "auto") -> tuple[LlavaForCo
 
 def require_llava(config: PreTrainedConfig, name: str):
     """Raises `ValueError` where a model, called `name` in the message, cannot be lifted."""
-    if config.model_type == "langbridge":
-        raise ValueError(f"{name} is a LangBridge already: it needs no lifting.")
-    if config.model_type != "llava":
+    if isinstance(config, LangBridgeConfig):
+        if config.adapter_type == "langbridge":
+            raise ValueError(f"{name} is a LangBridge already: it needs no lifting.")
+    elif config.model_type != "llava":
         raise ValueError(
             f"{name} is a model of type {config.model_type}: only the architecture of LLaVA 1.5 (type llava), with "
             "nothing but a projector between vision tower and language model, can be lifted."
         )
-    if config.architectures not in (None, ["LlavaForConditionalGeneration"]):
+    elif config.architectures not in (None, ["LlavaForConditionalGeneration"]):
         # Checkpoints of the original LLaVA repository have the same type; transformers would initialise them randomly.
         raise ValueError(
             f"{name} holds a {config.architectures[0]}, not transformers' LlavaForConditionalGeneration: convert it "

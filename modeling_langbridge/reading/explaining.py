@@ -78,6 +78,8 @@ class Explanation:
             language model reads and s the sum of the listed words' embeddings times their coefficients, it is
             `‖p‖² / ‖x‖²`, where p is the projection of s on x, or 0 where s points away from x. All words together
             carry 1, where no linear remainder is added; raw coefficients that cancel out can carry more than 1.
+        is_identifiable (`bool`): Whether no other coefficients give the same visual tokens. Raw ones of more words
+            than the language model has dimensions are one solution of many.
         notes (`list[str]`): What must be known to read the numbers.
     """
 
@@ -87,6 +89,7 @@ class Explanation:
     entropy: torch.Tensor | None
     gate: torch.Tensor | None
     energy: torch.Tensor | None
+    is_identifiable: bool
     notes: list[str]
 
     @property
@@ -216,6 +219,8 @@ def explain(
             if has_newlines:
                 probabilities = drop_newlines(probabilities, grid)
             views.append(look(f"layer {number} of {total}", VIEWS["layer"], probabilities, True))
+    fits = has_language_model and model.config.bridge_vocab_size <= model.config.text_config.hidden_size
+    is_identifiable = fits or not is_raw
     return Explanation(
         view=view,
         views=views,
@@ -223,7 +228,8 @@ def explain(
         entropy=lay_on_grid(entropy, grid),
         gate=None if gate is None else lay_on_grid(gate, grid),
         energy=None if energy is None else lay_on_grid(energy, grid),
-        notes=[*take_notes(model, has_language_model), *filter(None, [too_short])],
+        is_identifiable=is_identifiable,
+        notes=[*take_notes(model, has_language_model, is_identifiable), *filter(None, [too_short])],
     )
 
 
@@ -251,7 +257,7 @@ def cosines(visual_tokens: torch.Tensor, embeddings: torch.Tensor) -> torch.Tens
     return (F.normalize(visual_tokens.float(), dim=-1) @ F.normalize(embeddings.float(), dim=-1).T).cpu()
 
 
-def take_notes(model: PreTrainedModel, has_language_model: bool) -> list[str]:
+def take_notes(model: PreTrainedModel, has_language_model: bool, is_identifiable: bool) -> list[str]:
     """What must be known to read a model's numbers, a sentence or two each."""
     config, notes = model.config, []
     num_words, width = config.bridge_vocab_size, config.text_config.hidden_size
@@ -265,7 +271,7 @@ def take_notes(model: PreTrainedModel, has_language_model: bool) -> list[str]:
             f"The language model reads the photo's {config.words_per_image} strongest words and no patches, so there "
             "are no cosines, no shares of energy and no layers."
         )
-    if config.coefficient_activation == "linear" and (num_words > width or not has_language_model):
+    if not is_identifiable:
         number = f"{num_words:,} words, and {f'only {width:,}' if has_language_model else 'mostly fewer'} dimensions"
         notes.append(
             f"The coefficients are not identifiable: there are {number} in the language model, so many other "

@@ -92,7 +92,9 @@ def explain_stage(
     shares = {word: firsts.count(word) / len(firsts) for word in nearest.maps}
     photo = list(shares.items())[: 2 * top]
     if coefficients is None:
-        return Explanation(view, [nearest], photo, entropy=None, gate=None, energy=None, notes=[])
+        return Explanation(
+            view, [nearest], photo, entropy=None, gate=None, energy=None, is_identifiable=True, notes=[]
+        )
     return replace(coefficients, views=[nearest, *coefficients.views], photo=photo)
 
 

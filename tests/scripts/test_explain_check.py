@@ -40,7 +40,10 @@ REFUSED = {
     "no json": ([*CHECK[:4], "notes.jsonl"], "notes.jsonl, line 1"),
     "several images a row": ([*CHECK[:4], "pairs.jsonl"], "has 2 images: .* takes one a row"),
     "an absent model": (["--model", "no/where", *CHECK[2:]], "^no/where must be the folder or Hub id"),
-    "an adapter without words": (["--model", "mlp", *CHECK[2:]], "^mlp needs an adapter made of words"),
+    "more words than there are": (
+        ["--model", "mlp", *CHECK[2:], "--vocab_size", "99999"],
+        "ask for 1 to .* not 99999",
+    ),
     "words for a model of words": ([*CHECK, "--vocab_size", "5"], "leave out --vocabulary and --vocab_size"),
 }
 

@@ -61,7 +61,10 @@ EXPLAIN = {
         "no .*vocabulary",
     ),
     "an absent adapter": (["--adapter", "nowhere", "--vision_tower", "tower", *IMAGES, *OUT], "no folder nowhere"),
-    "an adapter without words": (["--model", "mlp", *IMAGES, *OUT], "^mlp needs an adapter made of words"),
+    "more words than there are": (
+        ["--model", "mlp", *IMAGES, *OUT, "--vocabulary", "words.json", "--vocab_size", "99"],
+        "the vocabulary has 41 surfaces: ask for 1 to 41, not 99",
+    ),
     "damaged weights": (["--model", "damaged", *IMAGES, *OUT], "damaged/model.* holds values that are not finite"),
     "another tower compared": (
         [*MODEL, "--compare", "coarse", *IMAGES, *OUT],

@@ -48,6 +48,7 @@ def make_explanation(seed: int = 0, views=("coefficients", "cosine"), grid=(2, 3
         entropy=draw(*grid),
         gate=draw(*grid),
         energy=draw(*grid),
+        is_identifiable=True,
         notes=[f"A note with {CODE}."],
     )
 
