@@ -100,13 +100,15 @@ def measure_vision_tower(
         `ValueError`: the tower has other inputs than `pixel_values`.
     """
     inputs = image_processor(Image.new("RGB", (64, 64)), return_tensors="pt")
-    others = sorted(inputs.keys() - {"pixel_values", "image_sizes"})
+    pixel_values = inputs["pixel_values"]
+    has_tiles = len(pixel_values.shape) == 5
+    others = sorted(inputs.keys() - {"pixel_values"} - ({"image_sizes"} if has_tiles else set()))
     if others:
         raise ValueError(
             f"The vision tower `{vision_config.model_type}` needs {others} beside `pixel_values`: use a "
             "fixed-resolution checkpoint instead (for SigLIP 2, such as google/siglip2-base-patch16-224)."
         )
-    pixel_values = inputs["pixel_values"].flatten(0, -4)[:1]  # of the tiles of LLaVA-NeXT's the first
+    pixel_values = pixel_values[:, 0] if has_tiles else pixel_values  # (1, channels, height, width)
     with torch.device("meta"):
         tower = AutoModel.from_config(vision_config)
         return pixel_values.shape, tower(pixel_values.to("meta")).last_hidden_state.shape
