@@ -43,6 +43,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--vision_tower", help="for an adapter alone: folder or Hub id of the tower that it was trained with"
     )
+    parser.add_argument(
+        "--model_type",
+        choices=("langbridge", "langbridge_next"),
+        help="for an adapter alone: whether the model reads images of one size, or of any resolution in tiles "
+        "(default: as the adapter was trained)",
+    )
     parser.add_argument("--language_model", "--text", required=True, help="folder or Hub id of the new language model")
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder to write; it must not exist yet")
     parser.add_argument(
@@ -126,7 +132,12 @@ def change_language_model(
     arguments: argparse.Namespace, language_model: "PreTrainedModel"
 ) -> tuple["LangBridgeForConditionalGeneration | None", "LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
     """The model as it was, `None` of an adapter alone; the same adapter on the new language model; its processor."""
-    from modeling_langbridge import LangBridgeAdapter, transfer
+    from modeling_langbridge import (
+        LangBridgeAdapter,
+        LangBridgeForConditionalGeneration,
+        LangBridgeNextForConditionalGeneration,
+        transfer,
+    )
     from modeling_langbridge.adapter.kinds import is_adapter
     from modeling_langbridge.adapter.loading import open_model
     from modeling_langbridge.adapter.word_space import clean_null_space
@@ -138,9 +149,15 @@ def change_language_model(
         if arguments.clean_null_space:
             raise ValueError("--clean_null_space needs the old language model: give a whole checkpoint as --model.")
         adapter = LangBridgeAdapter.from_pretrained(arguments.model)
+        model_classes = {
+            "langbridge": LangBridgeForConditionalGeneration,
+            "langbridge_next": LangBridgeNextForConditionalGeneration,
+        }
+        options["model_class"] = model_classes.get(arguments.model_type)
         return None, *adapter.join(arguments.vision_tower, language_model, **options)
-    if arguments.vision_tower is not None:
-        raise ValueError(f"{arguments.model} is a whole checkpoint, which has its tower: leave out --vision_tower.")
+    for flag in ("vision_tower", "model_type"):
+        if getattr(arguments, flag) is not None:
+            raise ValueError(f"{arguments.model} is a whole checkpoint, which has its own: leave out --{flag}.")
     old, processor = open_model(arguments.model, device_map=None)
     if arguments.clean_null_space:
         clean_null_space(old)
