@@ -90,7 +90,7 @@ def make_card(folder: Path, facts: CardFacts) -> ModelCard:
         base_models=base_models,
         records=records,
         results=facts.results,
-        hub_results=read_eval_results(folder),
+        hub_results=read_eval_results(folder, *facts.evaluations),
         tested=find_tested_versions(folder) if kind == "model" else None,
         transfers=facts.transfers,
         language_model=next(filter(hub_id, [*facts.transfers, *trained_with]), None),

@@ -42,15 +42,21 @@ def write_eval_results(folder: Path, name: str, entries: Sequence[EvalResultEntr
     return path
 
 
-def read_eval_results(folder: Path) -> list[EvalResultEntry]:
+def find_eval_results(*folders: Path) -> dict[str, Path]:
+    """The `.eval_results/*.yaml` of folders, by their names in a repository; of two of one name the last."""
+    paths = (path for folder in folders for path in sorted((folder / EVAL_RESULTS).glob("*.yaml")))
+    return {f"{EVAL_RESULTS}/{path.name}": path for path in paths}
+
+
+def read_eval_results(*folders: Path) -> list[EvalResultEntry]:
     """
-    Reads a folder's `.eval_results/*.yaml`; none where there are none.
+    Reads the files of [`find_eval_results`]; none where there are none.
 
     Raises:
         `ValueError`: a file is not in the Hub's form; the message names it.
     """
     found = []
-    for path in sorted((folder / EVAL_RESULTS).glob("*.yaml")):
+    for path in find_eval_results(*folders).values():
         try:
             entries = parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
             for entry in entries:

@@ -52,6 +52,8 @@ class CardFacts:
         language (`list[str]`): ISO 639 codes, such as `en`.
         tags (`list[str]`): Further tags.
         results (`list[Result]`): Measured figures.
+        evaluations (`list[Path]`):
+            Folders of scripts/evaluate.py, whose `.eval_results/*.yaml` are published and shown like the folder's own.
         transfers (`list[str]`): Hub ids of language models that the adapter is known to work with.
     """
 
@@ -63,6 +65,7 @@ class CardFacts:
     language: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
+    evaluations: list[Path] = field(default_factory=list)
     transfers: list[str] = field(default_factory=list)
 
 

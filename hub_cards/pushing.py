@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from .cards import make_card
+from .eval_results import find_eval_results
 from .facts import CardFacts
 from .local_paths import find_local, require_nothing_local
 from .markdown import one_line
@@ -42,11 +43,11 @@ MADE_BY_THE_HUB = {".gitattributes"}
 
 @dataclass(frozen=True)
 class Publication:
-    """A folder that has passed every offline check: its kind, the files to upload, and a first card."""
+    """A folder that has passed every offline check: its kind, the files to upload by their names, and a first card."""
 
     folder: Path
     kind: Kind
-    files: list[str]
+    files: dict[str, Path]
     left_out: list[str]
     card: ModelCard
 
@@ -73,15 +74,16 @@ def prepare(folder: Path, repo_id: str, facts: CardFacts) -> Publication:
     except HFValidationError as error:
         raise ValueError(f"The Hub takes no repository called {repo_id!r}: {one_line(str(error))}") from None
     kind = kind_of(folder)
-    files = [name for name in files_to_push(folder, kind) if name != CARD]
-    require_nothing_local(folder, files)
+    names = [name for name in files_to_push(folder, kind) if name != CARD]
+    require_nothing_local(folder, names)
     require_usable(folder, kind)
     card = make_card(folder, replace(facts, repo_id=repo_id))
     if local := find_local(str(card)):
         raise ValueError(
             f"The card would say {local!r}, which is local to this machine: give a name that others can find."
         )
-    top = {name.split("/")[0] for name in files}
+    files = {name: folder / name for name in names} | find_eval_results(*facts.evaluations)
+    top = {name.split("/")[0] for name in names}
     left_out = sorted(path.name for path in folder.iterdir() if path.name not in {*top, CARD})
     return Publication(folder, kind, files, left_out, card)
 
@@ -143,7 +145,7 @@ def push_folder(
         stale = sorted(name for name in held - {*publication.files, CARD} if may_be_loaded(name))
         commit = api.create_commit(
             repo_id,
-            [CommitOperationAdd(name, folder / name) for name in publication.files]
+            [CommitOperationAdd(name, path) for name, path in publication.files.items()]
             + [CommitOperationDelete(name) for name in stale],
             commit_message=f"Upload a LangBridge {publication.kind}",
         )

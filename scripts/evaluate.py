@@ -60,6 +60,13 @@ def parse_arguments() -> argparse.Namespace:
         metavar="TEXT",
         help="for each task what is asked for a caption or follows a question (default: LLaVA's)",
     )
+    parser.add_argument("--num_fewshot", type=at_least(1), help="this many examples with answers before each question")
+    parser.add_argument(
+        "--fewshot_data",
+        nargs="+",
+        metavar="FILE",
+        help="for each task where examples are, its first rows of split `train` (default: the files of --data)",
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's)")
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="run the code that the model and its processor come with"
@@ -78,15 +85,18 @@ def parse_arguments() -> argparse.Namespace:
     if len(arguments.data) < len(arguments.tasks):
         task = arguments.tasks[len(arguments.data)]
         raise ValueError(f"The task {task} has no data: give --data a file for each task; {WHERE}.")
-    for option in ("data", "prompts", "hub_datasets"):
+    for option in ("data", "fewshot_data", "prompts", "hub_datasets"):
         given = getattr(arguments, option)
         if given is not None and len(given) != len(arguments.tasks):
             raise ValueError(
                 f"--{option} has {len(given)} entries for {len(arguments.tasks)} tasks: give one for each."
             )
-    for path in arguments.data:
-        if Path(path).suffix and not Path(path).exists():
-            raise ValueError(f"--data {path} does not exist: {WHERE}.")
+    if arguments.fewshot_data and not arguments.num_fewshot:
+        raise ValueError("--fewshot_data is for examples: give --num_fewshot, too, or leave it out.")
+    for option, paths in (("data", arguments.data), ("fewshot_data", arguments.fewshot_data or [])):
+        for path in paths:
+            if Path(path).suffix and not Path(path).exists():
+                raise ValueError(f"--{option} {path} does not exist: {WHERE}.")
     if arguments.output_dir is None:
         raise ValueError("--output_dir is missing: name the folder that the answers are written to.")
     if arguments.compare is not None and arguments.compare[0] == arguments.compare[1]:
@@ -96,7 +106,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def refuse_needless(arguments: argparse.Namespace) -> None:
     """Two folders of answers are compared as they are."""
-    for name in ("data", "output_dir", "controls", "max_samples", "prompts", "hub_datasets"):
+    counts, files = ("max_samples", "num_fewshot"), ("data", "fewshot_data", "output_dir")
+    for name in (*files, *counts, "controls", "prompts", "hub_datasets"):
         if getattr(arguments, name):
             raise ValueError(f"--{name} is for evaluating checkpoints: give --tasks too, or leave it out.")
 
@@ -131,9 +142,10 @@ def report(arguments: argparse.Namespace, model: str, plan: "Plan", found: dict[
     hub_datasets = dict(zip(plan.data, arguments.hub_datasets or [], strict=False))
     text, results = [f"{model}, {date}; in brackets 95 % intervals over pictures."], []
     for task, of in found.items():
-        split = plan.data[task].split + (f", the first {of.asked:,} of {of.of:,}" if of.asked < of.of else "")
+        after = f", num_fewshot {of.examples}" if of.examples else ""
+        split = plan.data[task].split + (f", the first {of.asked:,} of {of.of:,}" if of.asked < of.of else "") + after
         speed = f", {of.speed:.2f} images per second" if of.speed else ""
-        text.append(f"{of.asked:,} of {of.of:,} questions{speed}\n\n{evaluation_table(task, of.measures)}")
+        text.append(f"{of.asked:,} of {of.of:,} questions{after}{speed}\n\n{evaluation_table(task, of.measures)}")
         dataset = hub_datasets.get(task, Path(plan.data[task].path).name)
         results += [
             Result(
@@ -177,16 +189,20 @@ def evaluate(arguments: argparse.Namespace, model: str, folder: Path) -> bool:
     from trainer.evaluation.evaluating import Plan, evaluate
     from trainer.evaluation.questions import Data
 
+    def data_of(paths: list[str], split: str) -> dict[str, Data]:
+        return {
+            task: Data(path, arguments.image_folder, split) for task, path in zip(arguments.tasks, paths, strict=True)
+        }
+
     plan = Plan(
-        data={
-            task: Data(path, arguments.image_folder, arguments.split)
-            for task, path in zip(arguments.tasks, arguments.data, strict=True)
-        },
+        data=data_of(arguments.data, arguments.split),
         controls=arguments.controls,
         max_samples=arguments.max_samples,
         batch_size=arguments.batch_size,
         prompts=dict(zip(arguments.tasks, arguments.prompts or [], strict=False)),
         max_new_tokens=arguments.max_new_tokens,
+        num_fewshot=arguments.num_fewshot,
+        fewshot_data=data_of(arguments.fewshot_data or arguments.data, "train"),
         dtype=arguments.dtype,
         trust_remote_code=arguments.trust_remote_code,
     )

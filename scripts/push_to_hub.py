@@ -63,7 +63,7 @@ def refuse_another_picture(path: Path, picture: "Image") -> None:
 
 
 def describe(publication: "Publication") -> str:
-    sizes = {name: (publication.folder / name).stat().st_size for name in publication.files}
+    sizes = {name: path.stat().st_size for name, path in publication.files.items()}
     lines = [f"{size:>15,}  {name}" for name, size in sizes.items()]
     left_out = ", ".join(publication.left_out) or "nothing"
     head = f"{publication.folder} is a {publication.kind}. Its files, in bytes ({sum(sizes.values()):,} in all):"
@@ -91,7 +91,12 @@ def main() -> None:
     card.add_argument("--license", metavar="ID", help="such as apache-2.0")
     card.add_argument("--language", action="append", default=[], metavar="CODE", help="such as en; may be repeated")
     card.add_argument("--tag", action="append", default=[], metavar="TAG", help="may be repeated")
-    card.add_argument("--results", type=Path, metavar="FILE.json", help=f"what was measured: {RESULTS}")
+    card.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE.json",
+        help=f"what was measured: {RESULTS}; `.eval_results` beside it is published, too",
+    )
     card.add_argument(
         "--works_with",
         action="append",
@@ -121,6 +126,7 @@ def main() -> None:
         language=arguments.language,
         tags=arguments.tag,
         results=read_results(arguments.results) if arguments.results else [],
+        evaluations=[arguments.results.parent] if arguments.results else [],
         transfers=arguments.works_with,
     )
     publication = prepare(arguments.folder, arguments.repo_id, facts)

@@ -190,6 +190,7 @@ def test_evaluation(folder):
     assert "| yes share |" in of(left, "coco_pope_random.json")
     assert "Is it real?" in of(left, "--compare compared/A")
     assert (folder / "for-the-hub" / ".eval_results" / "caption.yaml").is_file()
+    assert ".eval_results/caption.yaml" in of(left, "for-the-hub/results.json")
 
 
 def test_lifting(folder):

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from hub_clients import CARD, OTHER_TOKEN, SCRIPT, TOKEN
 from hub_server import Repository, digest
+from huggingface_hub import EvalResultEntry
 from paths import ROOT
 from PIL import Image
+from refusals import contents_of
 
+from hub_cards.eval_results import write_eval_results
 from modeling_langbridge import SharedVocabulary
 
 
@@ -176,6 +179,25 @@ def test_pushing_over_an_earlier_push_leaves_none_of_its_files_to_be_loaded_inst
     assert b"words.png" in repository.files["README.md"] != b"old"
     width, height = Image.open(BytesIO(repository.files["words.png"])).size
     assert width == 2 * height  # two photos of square patches, side by side
+
+
+def test_results_are_published_with_the_hubs_form_of_them_beside_them(publisher, run_script, hub, copy, tmp_path):
+    measured = tmp_path / "evaluation"
+    for folder, value in ((measured, 0.7), (copy, 0.6)):
+        entry = EvalResultEntry(dataset_id="user/data", task_id="caption", value=value)
+        write_eval_results(folder, "caption", [entry])
+    (measured / "results.json").write_text("[]")
+    before = contents_of(copy)
+    options = [*CARD, "--results", measured / "results.json"]
+    printed = run_script("--folder", copy, "--repo_id", "user/measured", *options, "--dry_run")
+    assert printed.count(".eval_results/caption.yaml") == 1
+    result = publisher.push(copy, "user/measured", *options)
+    assert result.returncode == 0, result.stderr[-2000:]
+    files = hub.repositories["user/measured"].files
+    assert files[".eval_results/caption.yaml"] == (measured / ".eval_results" / "caption.yaml").read_bytes()
+    card = files["README.md"].decode()
+    assert "| `caption` | `0.7` |" in card and "0.6" not in card
+    assert "results.json" not in files and contents_of(copy) == before
 
 
 def without(name):

@@ -310,6 +310,48 @@ def test_a_second_run_of_the_same_folder_is_kept_out(world, tmp_path):
     assert result.returncode == 1 and "Another run is writing to" in result.stderr
 
 
+@pytest.fixture(scope="module")
+def examples(world) -> Path:
+    """Answered questions about two further pictures, which nothing else asks about."""
+    rows = []
+    for name in ("white", "purple"):
+        make_image(name).save(world / "images" / f"{name}.png")
+        rows.append({"image": f"{name}.png", "question": "which colour?", "answer": name, "split": "train"})
+    path = world / "examples.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def test_examples_change_the_answers_and_are_part_of_what_is_asked(world, evaluated, examples, tmp_path):
+    few = ["--num_fewshot", 2, "--fewshot_data", examples]
+    result = run(world, tmp_path / "run", *few, tasks="vqa")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "12 of 12 questions, num_fewshot 2, " in result.stdout
+    (found, *_) = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert found["split"] == "test, num_fewshot 2"
+    before, after = (scored(folder, "vqa") for folder in (evaluated[0], tmp_path / "run"))
+    assert [row["prompt"] for row in before] == [row["prompt"] for row in after]
+    assert [row["answer"] for row in before] != [row["answer"] for row in after]
+    assert run(world, tmp_path / "run", *few, tasks="vqa").returncode == 0
+    fewer = run(world, tmp_path / "run", "--num_fewshot", 1, "--fewshot_data", examples, tasks="vqa")
+    assert fewer.returncode == 1 and "holds answers of a run whose `questions` is" in fewer.stderr
+
+
+def test_examples_are_of_the_split_train_of_the_same_file(world, tmp_path):
+    rows = [json.loads(line) for line in (world / "captions.jsonl").read_text().splitlines()]
+    rows = [{**row, "split": "train" if place in (1, 4) else "test"} for place, row in enumerate(rows)]
+    path = world / "splits.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    command = ["--model", world / "model", "--tasks", "caption,retrieval", "--data", path, path, "--max_new_tokens", 3]
+    results = [
+        run_script_here(SCRIPT, *command, "--output_dir", tmp_path / name, "--num_fewshot", count)
+        for name, count in (("two", 2), ("three", 3))
+    ]
+    assert results[0].returncode == 0 and "4 of 4 questions, num_fewshot 2" in results[0].stdout
+    assert "4 of 4 questions\n\n| retrieval" in results[0].stdout  # it asks nothing
+    assert results[1].returncode == 1 and "--num_fewshot is 3, but" in results[1].stderr
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_questions_and_measure_what_one_measures(world, evaluated, tmp_path):
     command = [

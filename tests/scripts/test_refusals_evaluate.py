@@ -35,6 +35,12 @@ OPTIONS = [
     (f"{ALL} --split nowhere", "no sample in split 'nowhere', only in test"),
     (f"{ALL} --hub_datasets a/b c/d", "--hub_datasets has 2 entries for 1 tasks"),
     (f"{ALL} --prompts one two", "--prompts has 2 entries for 1 tasks"),
+    (f"{ALL} --num_fewshot 0", "--num_fewshot: must be a whole number of 1 or more"),
+    (f"{ALL} --num_fewshot 1", "no sample in split 'train', only in test: name one of these, or another file"),
+    (f"{ALL} --fewshot_data {{captions_json}}", "--fewshot_data is for examples: give --num_fewshot, too"),
+    (f"{ALL} --num_fewshot 1 --fewshot_data gone.json", "--fewshot_data gone.json does not exist"),
+    (f"{ALL} --num_fewshot 1 --fewshot_data a.json b.json", "--fewshot_data has 2 entries for 1 tasks"),
+    ("--compare taken taken --num_fewshot 1", "--num_fewshot is for evaluating checkpoints"),
     (f"{ALL} --hub_datasets my/data/set", "'my/data/set' is not a valid Hub id"),
     (f"{ALL} --image_folder empty", "2 of the 2 images of .*captions.json cannot be opened .*--image_folder"),
     ("--compare taken absent", "taken and absent have no task in common"),
@@ -62,7 +68,7 @@ PLACES = [
 QUESTION = {"image": "red.png", "question": "is it red?", "answers": ["yes"], "label": "yes"}
 ROWS = [
     ("vqa", [], "has no question in split 'test': it is empty"),
-    ("vqa", [{**QUESTION, "split": "dev"}] * 2, "no question in split 'test', only in dev: name one as --split"),
+    ("vqa", [{**QUESTION, "split": "dev"}] * 2, "no question in split 'test', only in dev: name one of these"),
     ("vqa", ["not a row"], r"line 1: a str, not a json object"),
     ("vqa", [QUESTION, {**QUESTION, "question": " "}], r"line 2: the question is ' ', expected a text"),
     ("vqa", [{**QUESTION, "question": None}], "line 1: the question is None"),
@@ -102,6 +108,13 @@ def test_controls_need_two_pictures(refuse, tmp_path):
     (tmp_path / "rows.jsonl").write_text(f"{json.dumps(QUESTION)}\n" * 2)
     command = "--model {raw} --tasks vqa --data rows.jsonl --output_dir out"
     refuse(f"{command} --controls", "--controls show another picture, but there are 1")
+
+
+def test_examples_are_not_asked(refuse, tmp_path):
+    make_image().save(tmp_path / "red.png")
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(QUESTION)}\n" * 2)
+    command = "--model {raw} --tasks vqa --data rows.jsonl --output_dir out --num_fewshot 1"
+    refuse(command, "The example .*red.png of rows.jsonl is asked about, too: give --fewshot_data")
 
 
 def test_an_interval_needs_two_pictures(refuse, tmp_path):

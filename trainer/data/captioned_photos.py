@@ -84,7 +84,7 @@ def read_samples_of_split(path: str, image_folder: str | None, split: str) -> It
         except SampleError as error:
             raise ValueError(f"{path}, line {line}: {error}.") from error
     if not found:
-        others = f", only in {', '.join(sorted(splits))}: name one as `split`" if splits else ""
+        others = f", only in {', '.join(sorted(splits))}: name one of these, or another file" if splits else ""
         raise ValueError(f"{path} has no sample in split {split!r}{others}.")
 
 

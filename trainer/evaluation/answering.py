@@ -34,27 +34,29 @@ def answer(
 
 
 def prepare_questions(processor: ProcessorMixin, questions: Sequence[Question]) -> BatchFeature:
-    """A batch of the model's inputs, which end where the answers begin; each question's images come before it."""
-    messages = [
-        [
-            {
-                "role": "user",
-                "content": [
-                    *({"type": "image", "image": open_image(image)} for image in question.images),
-                    {"type": "text", "text": question.prompt},
-                ],
-            }
-        ]
-        for question in questions
-    ]
+    """A batch of the model's inputs, which end where the answers begin; examples are the turns before a question."""
     return processor.apply_chat_template(
-        messages,
+        [
+            [turn for example in question.examples for turn in (ask_turn(example), answer_turn(example))]
+            + [ask_turn(question)]
+            for question in questions
+        ],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
         processor_kwargs={"padding": True},
     )
+
+
+def ask_turn(question: Question) -> dict[str, Any]:
+    """A turn of the user's, in which a question's images come before it."""
+    images = [{"type": "image", "image": open_image(image)} for image in question.images]
+    return {"role": "user", "content": [*images, {"type": "text", "text": question.prompt}]}
+
+
+def answer_turn(question: Question) -> dict[str, Any]:
+    return {"role": "assistant", "content": [{"type": "text", "text": question.right_answer}]}
 
 
 def answer_all(

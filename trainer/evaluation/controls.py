@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does it look at the picture at all? The same questions without it, with another one, and with its words as text."""
+"""
+Does it look at the picture at all? The same questions without it, with another one, and with its words as text.
+
+Examples before a question lose their pictures with it, or have them as words, too; another picture leaves them theirs.
+"""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -33,7 +37,7 @@ def find_others(questions: Iterable[Question]) -> dict[str, Any]:
 
 
 def without_images(question: Question) -> Question:
-    return replace(question, images=[])
+    return replace(question, images=[], examples=tuple(map(without_images, question.examples)))
 
 
 def with_other_images(question: Question, others: dict[str, Any]) -> Question:
@@ -43,13 +47,16 @@ def with_other_images(question: Question, others: dict[str, Any]) -> Question:
 def with_words(questions: Sequence[Question], model: PreTrainedModel, processor: ProcessorMixin) -> list[Question]:
     """Questions with each image's strongest words in its place: those that the language model reads, or ten."""
     told: dict[str, str] = {}
-    for image in (image for question in questions for image in question.images):
-        if name_image(image) not in told:
+
+    def tell(image: Any) -> str:
+        name = name_image(image)
+        if name not in told:
             words = strongest_words(model, processor, image).photo
-            told[name_image(image)] = f"The picture shows: {', '.join(word.strip() for word, _ in words)}.\n"
-    return [
-        replace(
-            question, images=[], prompt="".join(told[name_image(image)] for image in question.images) + question.prompt
-        )
-        for question in questions
-    ]
+            told[name] = f"The picture shows: {', '.join(word.strip() for word, _ in words)}.\n"
+        return told[name]
+
+    def in_words(question: Question) -> Question:
+        prompt = "".join(map(tell, question.images)) + question.prompt
+        return replace(question, images=[], prompt=prompt, examples=tuple(map(in_words, question.examples)))
+
+    return list(map(in_words, questions))

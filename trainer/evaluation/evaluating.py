@@ -20,6 +20,7 @@ from modeling_langbridge.utils.outputs import locked
 from .answer_files import SETTINGS, AnswerFiles, claim, digest_checkpoint, digest_questions, require_own
 from .answering import answer_all
 from .controls import ANOTHER, NONE, OWN, SHOWN, WORDS, find_others, with_other_images, with_words, without_images
+from .examples import with_examples
 from .intervals import Measure
 from .questions import Data, Question, check_pictures
 from .retrieval_task import require_langbridge, retrieve
@@ -38,6 +39,8 @@ class Plan:
         batch_size (`int`, *optional*, defaults to 16): how many questions at a time.
         prompts (`dict[str, str]`, *optional*): by task, what is asked in the place of the task's own prompt.
         max_new_tokens (`int`, *optional*): length at which answers are cut; by default the task's.
+        num_fewshot (`int`, *optional*): how many examples come before each question.
+        fewshot_data (`dict[str, Data]`, *optional*): by task, where the examples are; the first rows are taken.
         dtype (`str`, *optional*): of the weights; the checkpoint's by default.
         trust_remote_code (`bool`, *optional*): whether the model and the processor may bring their own code.
     """
@@ -48,19 +51,27 @@ class Plan:
     batch_size: int = 16
     prompts: dict[str, str] = field(default_factory=dict)
     max_new_tokens: int | None = None
+    num_fewshot: int | None = None
+    fewshot_data: dict[str, Data] = field(default_factory=dict)
     dtype: str | None = None
     trust_remote_code: bool = False
 
     def read(self, task: str) -> list[Question]:
-        """A task's questions, all that the data have."""
-        return TASKS[task].read(self.data[task], self.prompts.get(task, TASKS[task].prompt))
+        """A task's questions, all that the data have, each with the examples; retrieval, which asks none, has none."""
+        read, prompt = TASKS[task].read, self.prompts.get(task, TASKS[task].prompt)
+        questions = read(self.data[task], prompt)
+        if self.num_fewshot is None or task == "retrieval":
+            return questions
+        source = self.fewshot_data[task]
+        return with_examples(questions, read(source, prompt), self.num_fewshot, source.path)
 
     def describe(self, task: str, questions: list[Question]) -> dict[str, Any]:
         """What later runs must ask as well, to go on with the answers."""
         fixed = questions[: self.max_samples] if task == "retrieval" else questions  # photos compete with one another
         return {
             "data": self.data[task].path,
-            "questions": digest_questions(fixed),
+            "questions": digest_questions([*fixed[0].examples, *fixed]),
+            "num_fewshot": len(fixed[0].examples) or None,
             "max_new_tokens": self.length(task),
         }
 
@@ -70,11 +81,15 @@ class Plan:
 
 @dataclass
 class Found:
-    """What one task found: measures by what was shown, how many questions of how many, and images per second."""
+    """
+    What one task found: measures by what was shown, how many questions of how many, each after how many examples, and
+    images per second.
+    """
 
     measures: dict[str, dict[str, Measure]]
     asked: int
     of: int
+    examples: int
     speed: float = field(default=0.0)
 
 
@@ -106,7 +121,7 @@ def evaluate(model_name: str, plan: Plan, output_dir: Path) -> dict[str, Found]:
     if state.is_main_process:
         for task, asked in questions.items():
             shown = [with_other_images(question, others[task]) for question in asked] if plan.controls else []
-            check_pictures([*asked, *shown], plan.data[task].path)
+            check_pictures([*asked, *shown, *asked[0].examples], plan.data[task].path)
             if len({question.picture for question in asked}) < 2:
                 raise ValueError(f"{plan.data[task].path} has 1 picture: intervals need questions about two or more.")
     model, processor = open_evaluated(model_name, plan, state.device)
@@ -127,7 +142,8 @@ def evaluate(model_name: str, plan: Plan, output_dir: Path) -> dict[str, Found]:
             state.wait_for_everyone()
             if state.is_main_process:
                 files = AnswerFiles(output_dir / task)
-                found[task] = Found(measure(task, asked, files), len(asked), len(everything[task]), speed)
+                measures, examples = measure(task, asked, files), len(asked[0].examples)
+                found[task] = Found(measures, len(asked), len(everything[task]), examples, speed)
     return found
 
 

@@ -31,12 +31,19 @@ class Question:
         images (`list`): what [`~trainer.data.images.open_image`] opens.
         prompt (`str`): what the model is asked about them.
         references (`list[str]`): the right answers, at least one.
+        examples (`tuple[Question, ...]`, *optional*): asked before it, with their right answers.
     """
 
     key: int
     images: list[Any]
     prompt: str
     references: list[str]
+    examples: tuple["Question", ...] = ()
+
+    @property
+    def right_answer(self) -> str:
+        """What most people answer, and the first of these."""
+        return max(self.references, key=self.references.count)
 
     @property
     def picture(self) -> str:
@@ -126,7 +133,9 @@ def read_rows(data: Data, read_row: Callable[[dict[str, Any]], tuple[Any, list[s
         except SampleError as error:
             raise ValueError(f"{data.path}, line {line}: {error}.") from error
     if not questions:
-        others = f", only in {', '.join(sorted(splits))}: name one as --split" if splits else ": it is empty"
+        others = (
+            f", only in {', '.join(sorted(splits))}: name one of these, or another file" if splits else ": it is empty"
+        )
         raise ValueError(f"{data.path} has no question in split {data.split!r}{others}.")
     return questions
 
