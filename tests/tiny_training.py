@@ -15,6 +15,8 @@ from trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer
 
 
 COLOURS = ["red", "blue", "green", "yellow"]
+ONE_SIZE = [(48, 40)] * 4
+SIZES = [(90, 60), (40, 160), (60, 60), (10, 12)]  # width, height: tiles of 32 pixels in several grids
 OPTIONS = {
     "use_cpu": True,
     "bf16": False,
@@ -28,10 +30,12 @@ OPTIONS = {
 }
 
 
-def write_samples(folder: Path, number: int = 12, text_only=lambda index: index % 5 == 4) -> Path:
+def write_samples(
+    folder: Path, number: int = 12, text_only=lambda index: index % 5 == 4, sizes: list[tuple[int, int]] = ONE_SIZE
+) -> Path:
     """A LLaVA json of one- and two-turn conversations, some about two pictures, some about none."""
-    for colour in COLOURS:
-        make_image(colour).save(folder / f"{colour}.png")
+    for colour, size in zip(COLOURS, sizes, strict=True):
+        make_image(colour, size).save(folder / f"{colour}.png")
     samples = []
     for index in range(number):
         images = [] if text_only(index) else [f"{COLOURS[index % 4]}.png"] * (2 if index % 6 == 5 else 1)
@@ -54,10 +58,12 @@ def losses(trainer) -> list[float]:
     return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
 
 
-def save_langbridge(vision: str, text: str, processor, folder: Path, **config_fields) -> str:
+def save_langbridge(
+    vision: str, text: str, processor, folder: Path, model_class=LangBridgeForConditionalGeneration, **config_fields
+) -> str:
     """Saves a tiny LangBridge whose shared words are words of its tokenizer."""
     vocabulary = SharedVocabulary.build([processor.tokenizer], SENTENCES, 60)
-    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+    model = model_class.from_vision_text_pretrained(
         vision, text, vocabulary, processor, projector_hidden_size=40, **config_fields
     )
     model.save_pretrained(folder)

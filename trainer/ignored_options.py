@@ -28,7 +28,10 @@ def find_ignored(model: Any, data: Any, config: LangBridgeSFTConfig) -> Iterator
     shape = {"projector_hidden_size", "coefficient_activation"}
     words = {"vocabulary", "vocab_size"}
     objective = {"assignment_targets", "assignment_temperature"}
-    yield model.model is not None, shape | {"adapter_type", "words_per_image"}, "--model has an adapter of its own"
+    tiles = {"image_grid_pinpoints"}
+    of_the_model = shape | tiles | {"model_type", "adapter_type", "words_per_image"}
+    yield model.model is not None, of_the_model, "--model has an adapter of its own"
+    yield model.model_type != "langbridge_next", tiles, "it needs --model_type langbridge_next"
     yield model.adapter is not None, shape | words, "--adapter has a shape and words of its own"
     yield model.adapter_type != "langbridge", shape | {"words_per_image"}, "the adapter is not made of words"
     yield (

@@ -2,6 +2,7 @@
 """The model that a training script trains: a LangBridge that exists, or a new one made of two parts."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -27,6 +28,20 @@ class ModelArguments:
     adapter: str | None = field(
         default=None,
         metadata={"help": "An adapter alone (folder or Hub id), trained with any language model, to start from."},
+    )
+    model_type: Literal["langbridge", "langbridge_next"] | None = field(
+        default=None,
+        metadata={
+            "help": "Whether a new model reads images of one size, langbridge, or of any resolution in tiles, as "
+            "LLaVA-NeXT does, langbridge_next; default: langbridge, or what --adapter was trained in."
+        },
+    )
+    image_grid_pinpoints: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "With langbridge_next: the resolutions, HEIGHTxWIDTH in pixels, that an image may be brought to, "
+            "such as 336x672 672x336 672x672; default: LLaVA-NeXT's five, of two to four tiles."
+        },
     )
     adapter_type: Literal["langbridge", "mlp", "linear"] = field(
         default="langbridge",
@@ -86,6 +101,18 @@ class ModelArguments:
 
     def __post_init__(self):
         check_values(self)
+        self.resolutions()
+
+    def resolutions(self) -> list[list[int]] | None:
+        """`image_grid_pinpoints` as a configuration holds them, `[height, width]`."""
+        if self.image_grid_pinpoints is None:
+            return None
+        for resolution in self.image_grid_pinpoints:
+            if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", resolution):
+                raise ValueError(
+                    f"`image_grid_pinpoints` holds {resolution!r}: give heights and widths in pixels, such as 336x672."
+                )
+        return [list(map(int, resolution.split("x"))) for resolution in self.image_grid_pinpoints]
 
 
 # What a new model is made of.
@@ -93,6 +120,8 @@ COMPOSING = (
     "vision_tower",
     "language_model",
     "adapter",
+    "model_type",
+    "image_grid_pinpoints",
     "adapter_type",
     "vocabulary",
     "vocab_size",
@@ -168,11 +197,14 @@ def compose_once(arguments: ModelArguments, base: Path) -> None:
             for part in compose(arguments):
                 part.save_pretrained(unfinished)
             (unfinished / record.name).write_text(json.dumps(options, indent=2), encoding="utf-8")
-    elif record.is_file() and (before := read_json(record)) != options:
-        name = next(name for name in COMPOSING if options[name] != before.get(name))
-        raise ValueError(
-            f"{base} was composed with --{name} {before.get(name)}, not {options[name]}: name another --output_dir."
-        )
+    elif record.is_file():
+        before = read_json(record)
+        for name in COMPOSING:
+            if options[name] != before.get(name):
+                raise ValueError(
+                    f"{base} was composed with --{name} {before.get(name)}, not {options[name]}: name another "
+                    "--output_dir."
+                )
 
 
 def compose(arguments: ModelArguments) -> tuple["LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
@@ -182,7 +214,7 @@ def compose(arguments: ModelArguments) -> tuple["LangBridgeForConditionalGenerat
     from modeling_langbridge import (
         LangBridgeAdapter,
         LangBridgeForConditionalGeneration,
-        LangBridgeProcessor,
+        LangBridgeNextForConditionalGeneration,
         SharedVocabulary,
     )
 
@@ -190,19 +222,29 @@ def compose(arguments: ModelArguments) -> tuple["LangBridgeForConditionalGenerat
         raise ValueError("Say what to train: --model, or --vision_tower and --language_model.")
     language_model = AutoModelForCausalLM.from_pretrained(arguments.language_model, dtype=arguments.dtype)
     parts = arguments.vision_tower, language_model
-    if arguments.adapter is not None:
+    adapter = None if arguments.adapter is None else LangBridgeAdapter.from_pretrained(arguments.adapter)
+    model_type = arguments.model_type
+    if model_type is None:
+        model_type = "langbridge_next" if adapter is not None and adapter.config.image_newline else "langbridge"
+    model_class, tiles = LangBridgeForConditionalGeneration, {}
+    if model_type == "langbridge_next":
+        model_class, tiles = LangBridgeNextForConditionalGeneration, {"image_grid_pinpoints": arguments.resolutions()}
+    processor = model_class.processor_class.from_vision_text_pretrained(
+        *parts, words_per_image=arguments.words_per_image, **tiles
+    )
+    if adapter is not None:
         if arguments.adapter_type != "langbridge":
             raise ValueError(
                 f"--adapter is made of words, --adapter_type {arguments.adapter_type} is not: leave one of them out."
             )
-        adapter = LangBridgeAdapter.from_pretrained(arguments.adapter)
-        model, processor = adapter.join(*parts, words_per_image=arguments.words_per_image)
+        model, processor = adapter.join(
+            *parts, processor.image_processor, words_per_image=arguments.words_per_image, model_class=model_class
+        )
     else:
-        processor = LangBridgeProcessor.from_vision_text_pretrained(*parts, words_per_image=arguments.words_per_image)
         vocabulary = None
         if arguments.adapter_type == "langbridge":
             vocabulary = SharedVocabulary.load(arguments.vocabulary, arguments.vocab_size)
-        model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        model = model_class.from_vision_text_pretrained(
             *parts,
             vocabulary,
             processor=processor,

@@ -27,6 +27,7 @@ KINDS = {
     str: "text",
     Path: "a path",
     list: "a list",
+    list[str]: "a list of text",
     dict: "a mapping",
 }
 
@@ -147,5 +148,5 @@ def describe(hint: Any, value: Any) -> str:
         quoted = ", in quotes" if value is False and "no" in choices else ""
         return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]])) + quoted
     members = [hint] if get_origin(hint) in (None, list, dict) else get_args(hint)
-    kinds = [KINDS.get(get_origin(member) or member) for member in members if member is not NoneType]
+    kinds = [KINDS.get(member) or KINDS.get(get_origin(member)) for member in members if member is not NoneType]
     return " or ".join(dict.fromkeys(filter(None, kinds)))

@@ -17,11 +17,11 @@ from .option_values import AT_LEAST_0, AT_LEAST_1, FROM_0_TO_BELOW_1
 
 logger = logging.get_logger(__name__)
 
-# The modules of each part, by name. A model whose adapter is not made of words has no vocabulary head; the arguments
-# for that part then have no effect.
+# The modules of each part, by name, and LangBridge-NeXT's newline, which lies where the projector's output is. A model
+# whose adapter is not made of words has no vocabulary head; the arguments for that part then have no effect.
 PARTS = {
     "vision_tower": ["vision_tower"],
-    "projector": ["multi_modal_projector"],
+    "projector": ["multi_modal_projector", "image_newline"],
     "vocabulary_head": ["vocabulary_head"],
     "language_model": ["language_model", "lm_head"],
 }
@@ -134,7 +134,10 @@ def prepare_parts(model: PreTrainedModel, arguments: PartArguments) -> LoraConfi
     with_lora = [part for part, mode in modes.items() if mode == "lora"]
     if not with_lora:
         return None
-    full = [module for part, mode in modes.items() if mode == "full" for module in PARTS[part]]
+    for parameter in model.model.parameters(recurse=False):  # the newline: PEFT keeps no parameter without a module
+        parameter.requires_grad_(False)
+    modules = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    full = [name for part, mode in modes.items() if mode == "full" for name in PARTS[part] if name in modules]
     return LoraConfig(
         r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,

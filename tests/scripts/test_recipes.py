@@ -11,6 +11,7 @@ import trainer.device
 from hub_cards.training_record import TRAINING_RECORD, read_training_records
 from modeling_langbridge import LangBridgeAdapter, SharedVocabulary
 from trainer import LangBridgeSFTConfig
+from trainer.device import has_bfloat16
 from trainer.grounding import GroundingConfig
 from trainer.model_loading import ModelArguments
 from trainer.recipes import RecipeParser, read_recipe
@@ -19,7 +20,8 @@ from trainer.recipes import RecipeParser, read_recipe
 FOLDER = SCRIPTS / "recipes"
 GROUNDING = ["ground", "words_efficientnet_lite0"]
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in GROUNDING)
-PAPER = [name for name in RECIPES if name.startswith(("pretrain", "finetune", "transfer"))]
+NEXT = [name for name in RECIPES if "_next_" in name]
+PAPER = [name for name in RECIPES if name.startswith(("pretrain", "finetune", "transfer")) and name not in NEXT]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,27 @@ def test_the_papers_runs_have_the_published_hyperparameters(parse, name):
         # Where the paper's H, 5120, is more than the language model is wide, the adapter could not be exported.
         widths = {"qwen2_0.5b": 896, "qwen2_7b": 3584, "llama3_8b": 4096, "qwen2.5_14b": 5120}
         assert model.projector_hidden_size == widths[name.removeprefix("pretrain_")]
+
+
+@pytest.mark.parametrize("name", NEXT)
+def test_the_papers_next_runs_have_the_published_hyperparameters(parse, name):
+    """First whole images, 2e-5, 16 a process, length 8192; then tiles, all parts, 1e-5, the tower 2e-6, 4, 32768."""
+    model, data, config = parse(FOLDER / f"{name}.yaml")
+    assert (config.weight_decay, config.num_train_epochs, config.gradient_accumulation_steps) == (0, 1, 1)
+    assert (config.lr_scheduler_type, config.warmup_steps, config.bf16) == ("cosine", 0.03, has_bfloat16())
+    if name.startswith("pretrain"):
+        assert model.model_type is None and config.plain_captions
+        assert {part for part, mode in config.modes().items() if mode == "full"} == {"projector", "vocabulary_head"}
+        assert (config.learning_rate, config.per_device_train_batch_size, config.max_length) == (2e-5, 16, 8192)
+        return
+    assert (model.model, model.adapter) == (None, "runs/pretrain_next_qwen2_0.5b/adapter")
+    assert model.model_type == "langbridge_next" and not config.plain_captions
+    assert model.resolutions() == [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+    assert set(config.modes().values()) == {"full"}
+    rates = {**dict.fromkeys(config.modes()), "vision_tower": 2e-6}
+    assert (config.learning_rate, config.learning_rates()) == (1e-5, rates)
+    assert (config.per_device_train_batch_size, config.max_length) == (4, 32768)
+    assert config.train_sampling_strategy == "group_by_length"
 
 
 def test_vlaps_recipe_is_vlaps(parse):

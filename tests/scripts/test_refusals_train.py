@@ -64,7 +64,7 @@ READ = [
     ("max_steps", True, "`max_steps` is True: give a whole number"),
     ("output_dir", 3, "`output_dir` is 3: give text"),
     ("lr_scheduler_kwargs", [1], r"`lr_scheduler_kwargs` is \[1\]: give a mapping or text"),
-    ("include_for_metrics", "loss", "`include_for_metrics` is 'loss': give a list"),
+    ("include_for_metrics", "loss", "`include_for_metrics` is 'loss': give a list of text"),
 ]
 
 OPTIONS = {
@@ -76,6 +76,12 @@ OPTIONS = {
         "`coefficient_activation` is 'relu': give linear, softmax or gated_softmax",
     ),
     "an adapter type": (["--adapter_type", "mpl"], "`adapter_type` is 'mpl': give langbridge, mlp or linear"),
+    "a model type": (["--model_type", "llava"], "`model_type` is 'llava': give langbridge or langbridge_next"),
+    "a resolution": (
+        ["--image_grid_pinpoints", "336x672", "672"],
+        "`image_grid_pinpoints` holds '672': give heights and widths in pixels, such as 336x672",
+    ),
+    "a model type beside a model": (["--model_type", "langbridge_next"], "--model_type would have no effect: --model"),
     "a dtype": (["--dtype", "half"], "`dtype` is 'half': give auto, bfloat16, float16 or float32"),
     "no steps between previews": (["--preview_steps", "0"], "`preview_steps` is 0: give a whole number of at least 1"),
     "a slip": (["--learning_rte", "1"], r"There is no option learning_rte: do you mean learning_rate\?"),

@@ -152,7 +152,9 @@ def check_file(
                     one.faults += find_token_faults(one, encoder, max_length)
             image_faults.update(zip(images, decoding, strict=True))
             for one in checked:
-                one.faults += [image_faults[key] for key in one.images if image_faults[key] is not None]
+                found = {str(fault) for fault in one.faults}  # counting tiles meets an image without a header, too
+                faults = [image_faults[key] for key in one.images if image_faults[key] is not None]
+                one.faults += [fault for fault in faults if str(fault) not in found]
                 one.faults += find_repeats(one, contents, ids, report)
                 add_to_report(report, one, num_examples)
             report.num_rows += len(batch)
@@ -231,12 +233,14 @@ def find_token_faults(one: CheckedSample, encoder: ConversationEncoder, max_leng
     if not one.sample:
         return []
     try:
-        length = encoder.length(one.sample)
+        encoded = encoder.encode(one.sample)
     except SampleError as error:
-        return [error]
-    if max_length is None or length <= max_length:
+        return [SampleError(error.fault, str(error))]  # a new one, since the caught one holds on to an image
+    num_tokens = len(encoded["input_ids"])
+    if max_length is None or num_tokens <= max_length:
         return []
-    return [SampleError("too long", f"{length} tokens, more than {max_length}")]
+    advice = encoder.advise(sum(encoded["num_image_tokens"]))
+    return [SampleError("too long", f"{num_tokens} tokens, more than {max_length}{advice}")]
 
 
 def find_repeats(

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .conversations import ConversationEncoder
 from .faults import SampleError
 from .images import open_image
-from .samples import naming
+from .samples import naming, read_sample
 
 
 @dataclass
@@ -31,7 +31,9 @@ class ConversationCollator:
     Returns, when called with a list of rows:
         `dict` with `input_ids`, `attention_mask` and `labels`, `(batch, sequence)`; `pixel_values`
         `(images, channels, height, width)`, with no image where the batch is text alone, which keeps several processes
-        in step (see `LangBridgeModel.get_image_features`); `sample_ids`, their names; and the `columns`.
+        in step (see `LangBridgeModel.get_image_features`); for LangBridge-NeXT, `pixel_values` are `(images, tiles,
+        channels, height, width)` and `image_sizes` `(images, 2)` belong to them; `sample_ids`, their names; and the
+        `columns`.
 
     Raises:
         `ValueError`: names the sample and what is wrong with it.
@@ -43,22 +45,26 @@ class ConversationCollator:
 
     def __post_init__(self):
         blank = Image.new("RGB", (64, 64))
-        self.no_images = self.process_images([blank])[:0]  # (0, channels, height, width)
+        self.no_images = {name: values[:0] for name, values in self.process_images([blank]).items()}
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         samples, images = [], []
         for row in rows:
             with naming(row):
-                sample = self.encoder.encode(row)
+                sample = read_sample(row)
+            with naming(sample):
+                # Opened first: the size of an image may say how many tokens it has.
+                sample["images"] = [open_image(image) for image in sample["images"]]
+                sample = self.encoder.encode(sample)
             num_tokens = len(sample["input_ids"])
             if self.context is not None and num_tokens > self.context:
                 raise SampleError(
                     "too long",
                     f"sample {sample['id']} has {num_tokens} tokens, more than the language model's context of "
-                    f"{self.context}: set `max_length` {self.context} and `too_long` drop, which counts them first.",
+                    f"{self.context}: set `max_length` {self.context} and `too_long` drop, which counts them first"
+                    f"{self.encoder.advise(sum(sample['num_image_tokens']))}.",
                 )
-            with naming(sample):
-                images += [open_image(image) for image in sample["images"]]
+            images += sample["images"]
             samples.append(sample)
         input_ids = [torch.tensor(sample["input_ids"]) for sample in samples]
         labels = [torch.tensor(sample["labels"]) for sample in samples]
@@ -67,10 +73,10 @@ class ConversationCollator:
             "input_ids": pad_sequence(input_ids, batch_first=True, padding_value=pad_token_id),  # (batch, sequence)
             "attention_mask": pad_sequence([torch.ones_like(ids) for ids in input_ids], batch_first=True),
             "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
-            "pixel_values": self.process_images(images) if images else self.no_images,
             "sample_ids": [sample["id"] for sample in samples],
         }
+        batch |= self.process_images(images) if images else self.no_images
         return batch | {name: make_column(samples) for name, make_column in self.columns.items()}
 
-    def process_images(self, images: list[Image.Image]) -> torch.Tensor:
-        return self.encoder.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+    def process_images(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
+        return dict(self.encoder.processor.image_processor(images, return_tensors="pt"))

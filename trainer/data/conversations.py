@@ -13,6 +13,7 @@ from transformers import ProcessorMixin
 from modeling_langbridge.processing_langbridge import STAND_IN, begins_with_bos, find_end_of_turn
 
 from .faults import SampleError
+from .images import image_size
 from .samples import read_sample, text_of
 
 
@@ -89,7 +90,7 @@ class ConversationEncoder:
         Encodes a row of any form that [`~trainer.data.samples.read_sample`] knows.
 
         Returns:
-            The sample, with `input_ids` and `labels`, lists of equal length.
+            The sample, with `input_ids` and `labels`, lists of equal length, and `num_image_tokens`, those of each.
 
         Raises:
             [`SampleError`]: the sample is faulty, or the chat template refuses it.
@@ -110,20 +111,39 @@ class ConversationEncoder:
                 "placeholder mismatch",
                 f"the chat template writes {num_placeholders} image placeholders for {len(sample['images'])} images",
             )
-        input_ids, labels = [], []
+        num_image_tokens = self.count_image_tokens(sample["images"])
+        input_ids, labels, counts = [], [], iter(num_image_tokens)
         for token_id, start, end in tokens:
             if token_id == image_token_id:
-                input_ids += [token_id] * self.num_image_tokens
-                labels += [-100] * self.num_image_tokens
+                count = next(counts)
+                input_ids += [token_id] * count
+                labels += [-100] * count
                 continue
             is_target = any(start < span_end and end > span_start for span_start, span_end in spans)
             input_ids.append(token_id)
             labels.append(token_id if is_target else -100)
-        return {**sample, "input_ids": input_ids, "labels": labels}
+        return {**sample, "input_ids": input_ids, "labels": labels, "num_image_tokens": num_image_tokens}
 
     def length(self, row: dict[str, Any]) -> int:
         """Tokens of the whole conversation, those of its images counted."""
         return len(self.encode(row)["input_ids"])
+
+    def count_image_tokens(self, images: list[Any]) -> list[int]:
+        """The visual tokens of each image; where they are tiles, by its size."""
+        if self.num_image_tokens is not None:
+            return [self.num_image_tokens] * len(images)
+        if not images:
+            return []
+        return self.processor._get_num_multimodal_tokens(list(map(image_size, images))).num_image_tokens
+
+    def advise(self, num_image_tokens: int) -> str:
+        """What makes a sample of tiles shorter, as the end of a sentence; empty where images have no tiles."""
+        if self.num_image_tokens is not None or not num_image_tokens:
+            return ""
+        return (
+            f"; {num_image_tokens} of them are its images', which smaller resolutions in `image_grid_pinpoints` or "
+            "`words_per_image` make fewer"
+        )
 
     def render(self, messages: list[dict], answers_from: int = 0) -> tuple[str, list[tuple[int, int]]]:
         """The conversation as text, and where in it each answer to be trained on begins and ends, in characters."""

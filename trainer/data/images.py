@@ -2,15 +2,20 @@
 """Images from wherever a dataset keeps them, opened whole, or refused by name."""
 
 import os
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from modeling_langbridge import image_opening
 
 from .faults import SampleError
-from .image_places import is_image_file
+from .image_places import file_of, is_image_file
+
+
+ON_THEIR_SIDE = (5, 6, 7, 8)  # EXIF's orientations that swap height and width
 
 
 def list_images(folder: str | os.PathLike) -> list[str]:
@@ -46,3 +51,25 @@ def open_image(image: Any) -> Image.Image:
         return image_opening.open_image(image, public_only=True)
     except image_opening.ImageError as error:
         raise SampleError(error.fault, error.reason) from error
+
+
+def image_size(image: Any) -> tuple[int, int]:
+    """
+    Height and width in pixels of an image as [`open_image`] opens it, upright. Of a file and of bytes only the header
+    is read.
+
+    Raises:
+        [`SampleError`]: as [`open_image`].
+    """
+    content = image.get("bytes") if isinstance(image, dict) else image
+    source = BytesIO(content) if isinstance(content, bytes) else file_of(image)
+    if isinstance(source, BytesIO) or (source is not None and os.path.isfile(source)):
+        with suppress(Exception), Image.open(source, formats=image_opening.FORMATS) as header:
+            image_opening.check_size(header, "")
+            # Not PNG's own method, which decodes the picture to look behind it.
+            orientation = Image.Image.getexif(header).get(ExifTags.Base.Orientation)
+            width, height = header.size
+            swaps = orientation in ON_THEIR_SIDE and header.format != "TIFF"  # whose size is already the upright one's
+            return (width, height) if swaps else (height, width)
+    width, height = open_image(image).size  # or an error that names the image
+    return height, width

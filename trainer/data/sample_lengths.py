@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def count_tokens(dataset: Dataset, encoder: ConversationEncoder, num_proc: int | None = None) -> Dataset:
-    """The name of each sample, `sample`, and its number of tokens, `num_tokens`."""
+    """The name of each sample, `sample`, its number of tokens, `num_tokens`, and those of its images among them."""
 
     def count(row: dict[str, Any]) -> dict[str, Any]:
         return count_row(row, encoder)
@@ -27,7 +27,8 @@ def count_tokens(dataset: Dataset, encoder: ConversationEncoder, num_proc: int |
 def count_row(row: dict[str, Any], encoder: ConversationEncoder) -> dict[str, Any]:
     with naming(row):
         sample = encoder.encode(row)
-    return {"sample": sample["id"], "num_tokens": len(sample["input_ids"])}
+    num_tokens, num_image_tokens = len(sample["input_ids"]), sum(sample["num_image_tokens"])
+    return {"sample": sample["id"], "num_tokens": num_tokens, "num_image_tokens": num_image_tokens}
 
 
 def without_too_long(
@@ -51,12 +52,12 @@ def without_too_long(
         [`SampleError`]: with `"error"`, names a sample that is too long.
     """
 
-    def refuse(sample: str, num_tokens: int, more: int) -> None:
+    def refuse(sample: str, num_tokens: int, num_image_tokens: int, more: int) -> None:
         others = f", and {more} more samples are too long" if more else ""
         raise SampleError(
             "too long",
             f"sample {sample} has {num_tokens} tokens, more than `max_length` {max_length}{others}: set `too_long` to "
-            "drop, or raise `max_length`.",
+            f"drop, or raise `max_length`{encoder.advise(num_image_tokens)}.",
         )
 
     num_dropped = 0

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from tiny_parts import make_image
 
 from modeling_langbridge import image_opening
-from trainer.data.images import open_image
+from trainer.data.images import image_size, open_image
 from trainer.data.samples import SampleError
 
 
@@ -165,3 +165,27 @@ def test_data_may_not_name_an_address_of_the_machines_own_network():
     with pytest.raises(SampleError, match=r"localhost has a private address") as caught:
         open_image("http://localhost:9/gone.jpg")
     assert caught.value.fault == "missing image"
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "GIF"])
+def test_a_size_is_that_of_the_opened_image(tmp_path, kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"image.{kind.lower()}"
+    Image.new("RGB", (40, 20)).save(path, **({} if kind == "GIF" else {"exif": exif}))
+    opened = open_image(str(path))
+    for image in (str(path), path.read_bytes(), {"bytes": path.read_bytes()}, {"path": str(path)}, opened):
+        assert image_size(image) == (opened.height, opened.width)
+
+
+def test_a_size_that_cannot_be_read_is_refused_as_the_image_is(tmp_path):
+    for name, content in (("text.png", b"no picture"), ("absent.png", None)):
+        if content:
+            (tmp_path / name).write_bytes(content)
+        messages = []
+        for function in (open_image, image_size):
+            with pytest.raises(SampleError) as error:
+                function(str(tmp_path / name))
+            messages.append((error.value.fault, str(error.value)))
+        assert messages[0] == messages[1]
