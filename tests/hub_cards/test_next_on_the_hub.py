@@ -86,6 +86,13 @@ def test_the_range_of_visual_tokens_is_that_of_photos_of_all_shapes(kind, next_f
     assert min(counts) >= 16
 
 
+def test_no_card_is_made_without_what_cuts_the_tiles(next_folders, tmp_path):
+    folder = shutil.copytree(next_folders["model"], tmp_path / "copy")
+    (folder / "processor_config.json").unlink()
+    with pytest.raises(ValueError, match=f"There is no image processor in {folder}: `processor.save_pretrained`"):
+        card_of(folder, "model")
+
+
 def test_words_per_image_are_its_visual_tokens(vision, text, tmp_path):
     fields = {"coefficient_activation": "softmax", "words_per_image": 3}
     model_class = LangBridgeNextForConditionalGeneration
