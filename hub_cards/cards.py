@@ -9,9 +9,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import StrictDataclassError
-from transformers import LlavaConfig
+from transformers import CONFIG_MAPPING, LlavaNextConfig
 
-from modeling_langbridge import LangBridgeAdapter, LangBridgeAdapterConfig, LangBridgeConfig, SharedVocabulary
+from modeling_langbridge import LangBridgeAdapter, LangBridgeAdapterConfig, SharedVocabulary
 from modeling_langbridge.utils.files import read_json
 
 from .eval_results import read_eval_results
@@ -19,6 +19,7 @@ from .facts import CardFacts, check_facts
 from .markdown import one_line, render
 from .repository import kind_of
 from .tested_versions import find_tested_versions
+from .tiles import read_tiles
 from .training_record import (
     TRAINING_RECORD,
     TrainingRecord,
@@ -139,11 +140,11 @@ def read_folder(folder: Path, kind: str) -> dict[str, Any]:
     try:
         if kind == "adapter":
             return {"config": LangBridgeAdapter.from_pretrained(folder).config}
-        config_class = LangBridgeConfig if kind == "model" else LlavaConfig
-        return {"config": config_class.from_pretrained(folder)}
+        config = CONFIG_MAPPING[read_json(folder / "config.json")["model_type"]].from_pretrained(folder)
     except (StrictDataclassError, AttributeError, TypeError) as error:
         reason = one_line(str(error.__cause__ or error))
         raise ValueError(f"{folder / 'config.json'} is damaged ({reason}): save it again.") from error
+    return {"config": config, "tiles": read_tiles(folder, config) if isinstance(config, LlavaNextConfig) else None}
 
 
 def make_metadata(kind: str, facts: CardFacts, base_models: list[str], records: list[TrainingRecord]) -> ModelCardData:

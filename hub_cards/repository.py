@@ -8,13 +8,9 @@ from typing import Literal
 from transformers.dynamic_module_utils import get_relative_imports
 
 import modeling_langbridge
-from modeling_langbridge import (
-    LangBridgeAdapter,
-    LangBridgeAdapterConfig,
-    LangBridgeConfig,
-    LangBridgeNextConfig,
-)
+from modeling_langbridge import LangBridgeAdapter, LangBridgeAdapterConfig, LangBridgeNextConfig
 from modeling_langbridge.adapter.adapter import FILES
+from modeling_langbridge.adapter.kinds import LANGBRIDGES, LLAVAS
 from modeling_langbridge.adapter.loading import check_weights, open_config
 from modeling_langbridge.utils.files import read_json
 from modeling_langbridge.utils.weights import find_weights, require_finite_files
@@ -26,24 +22,22 @@ from .eval_results import EVAL_RESULTS
 Kind = Literal["model", "adapter", "vocabulary", "llava"]
 
 OF_MODEL_TYPE: dict[str, Kind] = {
-    LangBridgeConfig.model_type: "model",
-    LangBridgeNextConfig.model_type: "model",
+    **dict.fromkeys(LANGBRIDGES, "model"),
     LangBridgeAdapterConfig.model_type: "adapter",
-    "llava": "llava",
+    **dict.fromkeys(LLAVAS, "llava"),
 }
 
+# The files that are saved with every LangBridge, and those that a LangBridge-NeXT has beside them.
 CODE = [
     "composing.py",
     "configuration_langbridge.py",
-    "configuration_langbridge_next.py",
     "folded_adapter.py",
     "image_opening.py",
     "modeling_langbridge.py",
-    "modeling_langbridge_next.py",
     "processing_langbridge.py",
-    "processing_langbridge_next.py",
     "vocabulary_head.py",
 ]
+NEXT_CODE = ["configuration_langbridge_next.py", "modeling_langbridge_next.py", "processing_langbridge_next.py"]
 
 # An allowlist of names: nothing else is uploaded.
 CARD_AND_ITS_SOURCES = ["README.md", "LICENSE", "training_record.json", "words.png", f"{EVAL_RESULTS}/*.yaml"]
@@ -63,7 +57,7 @@ PROCESSOR = [
 ]
 LLAVA = ["config.json", "generation_config.json", *WEIGHTS, *PROCESSOR]
 BELONGS: dict[Kind, list[str]] = {
-    "model": [*CARD_AND_ITS_SOURCES, *LLAVA, *CODE],
+    "model": [*CARD_AND_ITS_SOURCES, *LLAVA, *CODE, *NEXT_CODE],
     "adapter": [*CARD_AND_ITS_SOURCES, *FILES],
     "vocabulary": [*CARD_AND_ITS_SOURCES, VOCABULARY_FILE],
     "llava": [*CARD_AND_ITS_SOURCES, *LLAVA],
@@ -82,11 +76,16 @@ NEEDED: dict[Kind, dict[str, str]] = {
     "vocabulary": {},
     "llava": dict.fromkeys(("processor_config.json", "tokenizer.json"), "scripts/export.py"),
 }
+NEEDED_BY_NEXT = {
+    "modeling_langbridge_next.py": "`model.save_pretrained`",
+    "processing_langbridge_next.py": "`processor.save_pretrained`",
+}
 
 
 def kind_of(folder: Path) -> Kind:
     """
-    The kind of a folder: a whole `"model"`, an `"adapter"` alone, a shared `"vocabulary"`, or a stock `"llava"`.
+    The kind of a folder: a whole `"model"`, an `"adapter"` alone, a shared `"vocabulary"`, or a stock `"llava"`. A
+    LangBridge-NeXT is a model, a LLaVA-NeXT a LLaVA.
 
     Args:
         folder (`Path`):
@@ -143,16 +142,19 @@ def files_to_push(folder: Path, kind: Kind) -> list[str]:
         for path in folder.glob(pattern)
         if path.is_file()
     }
-    for name, writer in NEEDED[kind].items():
+    needed = NEEDED[kind]
+    if kind == "model" and read_json(folder / "config.json")["model_type"] == LangBridgeNextConfig.model_type:
+        needed = {**needed, **NEEDED_BY_NEXT}
+    for name, writer in needed.items():
         if name not in files:
             raise ValueError(f"There is no {name} in {folder}, without which it cannot be loaded: {writer} writes it.")
-    if kind == "model":
-        for name in ("modeling_langbridge.py", "processing_langbridge.py"):
-            for module in get_relative_imports(folder / name):
-                if f"{module}.py" not in files:
-                    raise ValueError(
-                        f"There is no {module}.py in {folder}, which {name} imports: {NEEDED[kind][name]} writes it."
-                    )
+    for name in sorted(files & {*CODE, *NEXT_CODE}):
+        for module in get_relative_imports(folder / name):
+            if f"{module}.py" not in files:
+                raise ValueError(
+                    f"There is no {module}.py in {folder}, which {name} imports: load model and processor, and save "
+                    "them again."
+                )
     if kind in ("model", "llava"):
         require_weights(folder, files)
     return sorted(files)
@@ -185,7 +187,7 @@ def require_usable(folder: Path, kind: Kind) -> None:
     if kind != "model":
         return
     package = Path(modeling_langbridge.__file__).parent
-    for name in CODE:
+    for name in [*CODE, *NEXT_CODE]:
         if (folder / name).is_file() and (folder / name).read_bytes() != (package / name).read_bytes():
             raise ValueError(
                 f"{folder / name} is not the {name} of this LangBridge: load model and processor, and save them again."

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from modeling_langbridge.utils.files import atomic_file, read_json
 
-from .repository import CODE
+from .repository import CODE, NEXT_CODE
 
 
 RECORD = Path(__file__).with_name("tested_versions.json")
@@ -97,7 +97,7 @@ class VersionTable:
 
 
 def hash_code(folder: Path) -> str:
-    """The SHA-256 of the code files that travel with a checkpoint, as they are in a folder."""
+    """The SHA-256 of the code files that travel with every LangBridge, as they are in a folder."""
     found = hashlib.sha256()
     for name in CODE:
         path = folder / name
@@ -106,6 +106,10 @@ def hash_code(folder: Path) -> str:
 
 
 def find_tested_versions(folder: Path) -> VersionTable | None:
-    """The versions that a folder's code was tried with; `None` where it is other code than what was tried."""
+    """The versions that a folder's code was tried with; `None` where it is other code than what was tried.
+
+    LangBridge-NeXT's is: a LangBridge is what is tried.
+    """
     tested = VersionTable.load()
-    return tested if tested.code == hash_code(folder) else None
+    is_next = any((folder / name).is_file() for name in NEXT_CODE)
+    return tested if tested.code == hash_code(folder) and not is_next else None

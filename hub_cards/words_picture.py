@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+from modeling_langbridge.adapter.loading import open_model
 from modeling_langbridge.reading.fonts import load_font
 from modeling_langbridge.reading.patch_words import draw_words, strongest_words
 
@@ -24,11 +24,9 @@ def draw_words_picture(folder: Path, photos: list[Path]) -> Image.Image:
         `Image.Image`: the photos side by side.
 
     Raises:
-        `OSError`: the model cannot be read.
-        `ValueError`: a photo cannot be opened, or the model's adapter is not made of words.
+        `ValueError`: the model cannot be read, a photo cannot be opened, or the model's adapter is not made of words.
     """
-    model = LangBridgeForConditionalGeneration.from_pretrained(folder)
-    processor = LangBridgeProcessor.from_pretrained(folder)
+    model, processor = open_model(str(folder), device_map=None)
     drawn = [draw_words(strongest_words(model, processor, photo), load_font) for photo in photos]
     picture = Image.new("RGB", (sum(one.width for one in drawn), max(one.height for one in drawn)), "white")
     left = 0

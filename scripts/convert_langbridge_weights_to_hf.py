@@ -22,7 +22,8 @@ EPILOG = """examples:
 
 The original multiplies by a copy of the words' embeddings from before the training, the vocabulary matrix; the model
 written here reads the language model's own. Where finetuning has moved these, the vocabulary head is corrected so that
-the visual tokens stay the same: give --vocab_matrix. More: docs/conversion.md.
+the visual tokens stay the same: give --vocab_matrix. A checkpoint whose images are tiles (mm_patch_merge_type
+spatial_unpad) becomes a LangBridge-NeXT. More: docs/conversion.md.
 """
 
 
@@ -66,7 +67,7 @@ def main() -> None:
     from modeling_langbridge.utils.files import atomic_folder
 
     with atomic_folder(arguments.output_dir) as unfinished:
-        model, processor, shift, unnamed = convert_langbridge(
+        model, processor, shift, unnamed, newline_error = convert_langbridge(
             arguments.model,
             arguments.vocabulary,
             arguments.vocab_matrix,
@@ -82,6 +83,11 @@ def main() -> None:
         )
     else:
         print(shift)
+    if newline_error is not None:
+        print(
+            "The newline, a vector of the language model's space in the original, is made of words with a relative "
+            f"error of {newline_error:.1e}."
+        )
     if unnamed:
         print(
             f"{len(unnamed)} of the words are special tokens, parts of a character or second spellings, such as "

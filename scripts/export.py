@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports a LangBridge as a stock LLaVA, which loads with transformers alone and is served wherever LLaVA is."""
+"""Exports a LangBridge as a stock LLaVA, which loads with transformers alone and is served wherever LLaVA is.
+
+A LangBridge-NeXT becomes a stock LLaVA-NeXT.
+"""
 
 import argparse
 from pathlib import Path

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lifts a LLaVA into a LangBridge of words that computes the same function, so that it can be read and transferred."""
+"""Lifts a LLaVA into a LangBridge of words that computes the same function, so that it can be read and transferred.
+
+A LLaVA-NeXT becomes a LangBridge-NeXT.
+"""
 
 import argparse
 from pathlib import Path
@@ -28,8 +31,8 @@ def main() -> None:
     parser.add_argument(
         "--model",
         required=True,
-        help="folder or Hub id of a LLaVA in transformers' format, as of LLaVA-1.5, or of a LangBridge without words "
-        "(mlp, linear)",
+        help="folder or Hub id of a LLaVA 1.5 or a LLaVA-NeXT in transformers' format, or of a LangBridge without "
+        "words (mlp, linear)",
     )
     parser.add_argument(
         "--output_dir", type=Path, required=True, metavar="FOLDER", help="the folder to write; it must not exist yet"
@@ -57,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     from transformers import AutoModelForImageTextToText
 
-    from modeling_langbridge import LangBridgeProcessor, lift
+    from modeling_langbridge import lift
     from modeling_langbridge.conversion.from_llava import load_llava
     from modeling_langbridge.conversion.logit_probe import compare_logits, probe
     from modeling_langbridge.conversion.opening import choose_words
@@ -73,7 +76,7 @@ def main() -> None:
         processor.save_pretrained(unfinished)
         del llava, model  # a second copy of the weights comes now
         written = AutoModelForImageTextToText.from_pretrained(unfinished)
-        logits = compare_logits(probe(written, LangBridgeProcessor.from_pretrained(unfinished)), expected)
+        logits = compare_logits(probe(written, type(processor).from_pretrained(unfinished)), expected)
     print(
         f"{arguments.output_dir} holds the LangBridge. Loaded again, its logits for a picture and a question differ "
         f"from the LLaVA's by at most {logits.difference:.2g} (the largest is {logits.largest:.3g})."

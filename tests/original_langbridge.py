@@ -1,17 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The published LangBridge code once more, for tests: its forward pass in plain torch, its files as its training left
-them (LLaVA-1.5 on transformers 4.37). Shares no code with modeling_langbridge.
+them (LLaVA-1.5 and LLaVA-NeXT on transformers 4.37). Shares no code with modeling_langbridge.
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from tiny_parts import make_tokenizer
 from torch.nn import functional as F
-from transformers import CLIPVisionModel, LlamaForCausalLM, PreTrainedTokenizerBase, Qwen2ForCausalLM
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionModel,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    Qwen2ForCausalLM,
+)
 
 
 IMAGE = -200  # what the original puts into `input_ids` where an image stands
@@ -61,7 +69,6 @@ FAMILIES = {
 LLAVA_CONFIG = {
     "freeze_mm_mlp_adapter": False,
     "image_aspect_ratio": "square",
-    "mlp_hidden_size": HIDDEN,
     "mm_patch_merge_type": "flat",
     "mm_projector_lr": None,
     "mm_projector_type": "mm_vocab",
@@ -74,6 +81,19 @@ LLAVA_CONFIG = {
     "tune_mm_mlp_adapter": False,
     "use_mm_proj": True,
 }
+# Widths and heights. A wide picture may have three tiles, a high one may not.
+RESOLUTIONS = [[32, 64], [64, 32], [64, 64], [96, 32]]
+LLAVA_NEXT_CONFIG = {
+    "image_aspect_ratio": "anyres",
+    "image_crop_resolution": 224,
+    "image_grid_pinpoints": RESOLUTIONS,
+    "image_split_resolution": 224,
+    "mm_newline_position": "one_token",
+    "mm_patch_merge_type": "spatial_unpad",
+    "mm_resampler_type": None,
+    "mm_tunable_parts": "mm_vision_tower,mm_mlp_adapter,mm_language_model",
+    "mm_vision_tower_lr": 2e-6,
+}
 
 
 class OriginalLangBridge:
@@ -84,9 +104,17 @@ class OriginalLangBridge:
         vision_folder (`str`): A saved CLIP tower. The model's own has the same sizes and other weights.
         num_words (`int`): How many ordinary words the vocabulary has.
         strange_words (`list[str]`): Other tokens that it has, too.
+        hidden (`int`): The projector's width.
     """
 
-    def __init__(self, family: str, vision_folder: str, num_words: int = 60, strange_words: list[str] | None = None):
+    def __init__(
+        self,
+        family: str,
+        vision_folder: str,
+        num_words: int = 60,
+        strange_words: list[str] | None = None,
+        hidden: int = HIDDEN,
+    ):
         torch.manual_seed(1)
         self.tokenizer = make_tokenizer()
         self.words = choose_words(self.tokenizer, num_words, strange_words or [])
@@ -96,6 +124,7 @@ class OriginalLangBridge:
         self.config = {
             **text_config,
             **LLAVA_CONFIG,
+            "mlp_hidden_size": hidden,
             "mm_hidden_size": self.vision_tower.config.hidden_size,
             "mm_vision_tower": vision_folder,
             "mm_vocab_matrix": "./embeddings/absent.pt",
@@ -105,11 +134,11 @@ class OriginalLangBridge:
         self.language_model = randomise(language_model_class(language_model_class.config_class(**known)))
         d_v, V = self.vision_tower.config.hidden_size, len(self.words)
         self.projector = {
-            "0.weight": torch.randn(HIDDEN, d_v) / 5,
-            "0.bias": torch.randn(HIDDEN),
-            "2.weight": torch.randn(HIDDEN, HIDDEN) / 4,
-            "2.bias": torch.randn(HIDDEN),
-            "3.weight": torch.randn(V, HIDDEN) / V,
+            "0.weight": torch.randn(hidden, d_v) / 5,
+            "0.bias": torch.randn(hidden),
+            "2.weight": torch.randn(hidden, hidden) / 4,
+            "2.bias": torch.randn(hidden),
+            "3.weight": torch.randn(V, hidden) / V,
             "3.bias": torch.randn(V) / V,
         }
         self.matrix = self.embed(list(self.words.values())).clone()  # (V, d)
@@ -186,6 +215,64 @@ class OriginalLangBridge:
         # Rows chosen out of a parameter still ask for a gradient, and the original saves them so.
         torch.save(self.matrix.clone().requires_grad_() * 1, path)
         return path
+
+
+class OriginalLangBridgeNext(OriginalLangBridge):
+    """The same in the LLaVA-NeXT tree, which reads pictures of all sizes. Its newline is `(d,)`, as wide as words."""
+
+    def __init__(self, family: str, vision_folder: str, hidden: int = 40, **options):
+        super().__init__(family, vision_folder, hidden=hidden, **options)
+        self.config |= LLAVA_NEXT_CONFIG
+        self.newline = self.matrix.std() * torch.randn(self.matrix.shape[1])
+        self.image_processor = CLIPImageProcessorPil.from_pretrained(vision_folder)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {**super().weights(), "model.image_newline": self.newline}
+
+    def cut(self, picture: Image.Image) -> tuple[torch.Tensor, tuple[int, int]]:
+        """The pixels `(tiles, 3, side, side)` of a picture, squeezed and then in tiles, and their columns and rows."""
+        side = self.vision_tower.config.image_size
+        width, height = choose_resolution(picture.size)
+        scale = min(width / picture.width, height / picture.height)
+        size = min(math.ceil(picture.width * scale), width), min(math.ceil(picture.height * scale), height)
+        canvas = Image.new("RGB", (width, height), (0, 0, 0))
+        canvas.paste(picture.resize(size), ((width - size[0]) // 2, (height - size[1]) // 2))
+        tiles = [picture.resize((side, side))]
+        for top in range(0, height, side):
+            tiles += [canvas.crop((left, top, left + side, top + side)) for left in range(0, width, side)]
+        pixels = [self.image_processor(tile, return_tensors="pt").pixel_values[0] for tile in tiles]
+        return torch.stack(pixels), (width // side, height // side)
+
+    @torch.no_grad()
+    def encode_images(self, picture: Image.Image) -> torch.Tensor:
+        """Visual tokens `(1, tokens, d)` of a picture: those of all of it, then row by row those of its tiles."""
+        pixels, (columns, rows) = self.cut(picture)
+        overview, *tiles = super().encode_images(pixels)  # tiles x (patches, d)
+        length = math.isqrt(len(overview))  # patches of a tile's row
+        across, down = columns * length, rows * length
+        left = top = 0
+        if picture.width / picture.height > across / down:  # padding above and below
+            top = (down - int(picture.height * (across / picture.width))) // 2
+        else:
+            left = (across - int(picture.width * (down / picture.height))) // 2
+        tokens = list(overview)
+        for y in range(top, down - top):
+            for x in range(left, across - left):
+                tile = tiles[(y // length) * columns + x // length]
+                tokens.append(tile[(y % length) * length + x % length])
+            tokens.append(self.newline)
+        return torch.stack(tokens)[None]
+
+
+def choose_resolution(size: tuple[int, int]) -> tuple[int, int]:
+    """The width and height that keep most of a picture's pixels and then waste least; of equals the first."""
+
+    def rate(resolution: list[int]) -> tuple[int, int]:
+        scale = min(resolution[0] / size[0], resolution[1] / size[1])
+        kept = min(int(size[0] * scale) * int(size[1] * scale), size[0] * size[1])
+        return kept, kept - resolution[0] * resolution[1]
+
+    return tuple(max(RESOLUTIONS, key=rate))
 
 
 def choose_words(tokenizer: PreTrainedTokenizerBase, number: int, strange_words: list[str]) -> dict[str, int]:

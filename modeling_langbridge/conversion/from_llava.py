@@ -8,7 +8,7 @@ between its visual tokens x `(d,)` and the language model, and is computed, not 
 
 Where the words span all d dimensions, c E = x, and c is the solution of smallest norm. Elsewhere c E is the projection
 of x onto the span of the words. A LLaVA is transformers' own, or a LangBridge whose adapter is a projector alone
-(`adapter_type` `"mlp"` or `"linear"`).
+(`adapter_type` `"mlp"` or `"linear"`). LLaVA-NeXT's newline is such an x, too.
 """
 
 import math
@@ -17,9 +17,16 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
+    LlavaProcessor,
+    PreTrainedConfig,
+)
 
-from ..adapter.kinds import read_model_config
+from ..adapter.kinds import LLAVAS, read_model_config
 from ..adapter.loading import build_empty, is_far_larger, open_model, require_weights
 from ..adapter.word_space import set_to_inverse
 from ..configuration_langbridge import LangBridgeConfig
@@ -28,6 +35,7 @@ from ..processing_langbridge import LangBridgeProcessor, measure_vision_tower
 from ..utils.files import first_line
 from ..utils.weights import read_shapes, require_finite, require_finite_files
 from ..vocabulary.shared_vocabulary import SharedVocabulary
+from .variants import VARIANTS, check_tiles, shared_fields
 
 
 class LiftingLoss(NamedTuple):
@@ -38,18 +46,22 @@ class LiftingLoss(NamedTuple):
         rank (`int`): How many dimensions the words span.
         width (`int`): d, the width of the language model.
         error (`float`): Relative error `‖x - c E‖ / ‖x‖` over the columns x of the projector's last layer, `[W2 b2]`.
+        newline_error (`float`, *optional*): The same of LLaVA-NeXT's newline.
     """
 
     words: int
     rank: int
     width: int
     error: float
+    newline_error: float | None = None
 
     def __str__(self) -> str:
         sentence = (
             f"The {self.words} words span {self.rank} of the {self.width} dimensions of the language model's "
             f"embeddings; visual tokens made of them have a relative error of {self.error:.2g}"
         )
+        if self.newline_error is not None:
+            sentence += f", the newline one of {self.newline_error:.2g}"
         if self.rank == self.width:
             return f"{sentence}."
         advice = f"at least {self.width}" if self.words < self.width else "others or more"
@@ -58,17 +70,20 @@ class LiftingLoss(NamedTuple):
 
 @torch.no_grad()
 def lift(
-    llava: LlavaForConditionalGeneration, processor: LlavaProcessor, vocabulary: SharedVocabulary, ridge: float = 0.0
+    llava: LlavaForConditionalGeneration | LlavaNextForConditionalGeneration,
+    processor: LlavaProcessor | LlavaNextProcessor,
+    vocabulary: SharedVocabulary,
+    ridge: float = 0.0,
 ) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor, LiftingLoss]:
     """
-    Converts a LLaVA into a LangBridge with linear coefficients, which has the same logits where the words span the
-    language model's embedding space.
+    Converts a LLaVA into a LangBridge with linear coefficients, and a LLaVA-NeXT into a LangBridge-NeXT. It has the
+    same logits where the words span the language model's embedding space.
 
     Args:
-        llava (`LlavaForConditionalGeneration`):
+        llava (`LlavaForConditionalGeneration` or `LlavaNextForConditionalGeneration`):
             The LLaVA, in floating point; a [`LangBridgeForConditionalGeneration`] without words is one too. The result
             shares its weights, they are not copied; it stays usable.
-        processor (`LlavaProcessor`):
+        processor (`LlavaProcessor` or `LlavaNextProcessor`):
             Its processor. The number of tokens per image is measured on a stock LLaVA's vision tower, since old
             processors lack it.
         vocabulary (`SharedVocabulary`):
@@ -84,10 +99,11 @@ def lift(
         weights to that dtype.
 
     Raises:
-        `ValueError`: the model lacks the architecture of LLaVA 1.5, is quantised or is made of words already; the
-        processor has no chat template; a word is not in the tokenizer or has no embedding; or `ridge` is negative.
+        `ValueError`: the model lacks the architecture of LLaVA 1.5 or LLaVA-NeXT, is quantised or is made of words
+        already; the processor has no chat template, or makes tiles of another size than the vision tower's; a word is
+        not in the tokenizer or has no embedding; or `ridge` is negative.
     """
-    if not isinstance(llava, LlavaForConditionalGeneration):
+    if not isinstance(llava, LlavaForConditionalGeneration | LlavaNextForConditionalGeneration):
         raise ValueError(f"The model is a {type(llava).__name__}: give a whole LlavaForConditionalGeneration.")
     require_llava(llava.config, "The model")
     if not 0 <= ridge < math.inf:
@@ -111,23 +127,27 @@ def lift(
 
     last = model.model.multi_modal_projector.linear_2
     columns = last.weight if last.bias is None else torch.cat([last.weight, last.bias[:, None]], dim=1)  # (d, d + 1)
-    columns = columns.cpu().double()
-    made_of_words = embeddings.double().T @ (head.weight.cpu().double() @ columns)  # (d, d + 1)
-    error = (made_of_words - columns).norm() / columns.norm()
-    return model, processor, LiftingLoss(len(token_ids), rank, embeddings.shape[1], error.item())
+
+    def lose(tokens: torch.Tensor) -> float:
+        """The relative error of visual tokens `(d, tokens)`."""
+        tokens = tokens.cpu().double()
+        made_of_words = embeddings.double().T @ (head.weight.cpu().double() @ tokens)  # (d, tokens)
+        return ((made_of_words - tokens).norm() / tokens.norm()).item()
+
+    newline = lose(model.model.image_newline[:, None]) if VARIANTS[llava.config.model_type].is_next else None
+    return model, processor, LiftingLoss(len(token_ids), rank, embeddings.shape[1], lose(columns), newline)
 
 
-def wrap_llava(llava: LlavaForConditionalGeneration, num_words: int) -> LangBridgeForConditionalGeneration:
+def wrap_llava(
+    llava: LlavaForConditionalGeneration | LlavaNextForConditionalGeneration, num_words: int
+) -> LangBridgeForConditionalGeneration:
     """A LangBridge around the LLaVA's own modules and weights. Its vocabulary head is not initialised."""
-    projector = llava.model.multi_modal_projector
+    variant, projector = VARIANTS[llava.config.model_type], llava.model.multi_modal_projector
     is_linear = isinstance(projector.linear_2, nn.Identity)
-    config = LangBridgeConfig(
+    config = variant.config(
         vision_config=llava.config.vision_config,
         text_config=llava.config.text_config,
-        image_token_index=llava.config.image_token_index,
-        image_seq_length=llava.config.image_seq_length,
-        vision_feature_layer=llava.config.vision_feature_layer,
-        vision_feature_select_strategy=llava.config.vision_feature_select_strategy,
+        **shared_fields(llava.config),
         projector_hidden_act="linear" if is_linear else llava.config.projector_hidden_act,
         multimodal_projector_bias=llava.config.multimodal_projector_bias,
         tie_word_embeddings=llava.config.tie_word_embeddings,
@@ -138,12 +158,14 @@ def wrap_llava(llava: LlavaForConditionalGeneration, num_words: int) -> LangBrid
         attn_implementation={"": llava.config._attn_implementation},
     )
     with torch.device("meta"):
-        model = LangBridgeForConditionalGeneration(config)
+        model = variant.model(config)
     model.model.vision_tower = llava.model.vision_tower
     model.model.language_model = llava.model.language_model
     model.model.multi_modal_projector.linear_1 = first = projector.linear_1
     model.model.multi_modal_projector.linear_2 = identity_after(first) if is_linear else projector.linear_2
     model.model.vocabulary_head.to(first.weight.dtype).to_empty(device=first.weight.device)
+    if variant.is_next:
+        model.model.image_newline = llava.model.image_newline  # as wide as the projector's output
     model.lm_head.weight, model.lm_head.bias = llava.lm_head.weight, llava.lm_head.bias
     if model.lm_head.softcapping is not None:
         # A stock LLaVA's output layer leaves out Gemma 2's soft-capping.
@@ -162,7 +184,7 @@ def identity_after(layer: nn.Linear) -> nn.Linear:
     return identity
 
 
-def convert_processor(processor: LlavaProcessor, config: PreTrainedConfig) -> LangBridgeProcessor:
+def convert_processor(processor: LlavaProcessor | LlavaNextProcessor, config: PreTrainedConfig) -> LangBridgeProcessor:
     """A LangBridge processor from the LLaVA's image processor, tokenizer and chat template."""
     chat_template = processor.chat_template or processor.tokenizer.chat_template
     if chat_template is None:
@@ -170,9 +192,18 @@ def convert_processor(processor: LlavaProcessor, config: PreTrainedConfig) -> La
             "The LLaVA's processor has no chat template: set `processor.chat_template` to the one that the model was "
             "trained with, or put it into a file chat_template.jinja beside the processor's others."
         )
-    (*_, height, width), (_, num_tokens, _) = measure_vision_tower(config.vision_config, processor.image_processor)
+    variant, image_processor = VARIANTS[config.model_type], processor.image_processor
+    pixels, features = measure_vision_tower(config.vision_config, image_processor)
+    if ("image_sizes" in image_processor.model_input_names) != variant.is_next:
+        raise ValueError(
+            f"The processor's {type(image_processor).__name__} does not make images for a model of type "
+            f"{config.model_type}: give the model's own processor."
+        )
+    if variant.is_next:
+        check_tiles(config, pixels, features)
+    (*_, height, width), (_, num_tokens, _) = pixels, features
     patch_size = config.vision_config.patch_size
-    return LangBridgeProcessor(
+    return variant.processor(
         processor.image_processor,
         processor.tokenizer,
         patch_size=patch_size,
@@ -183,10 +214,12 @@ def convert_processor(processor: LlavaProcessor, config: PreTrainedConfig) -> La
     )
 
 
-def load_llava(name: str, dtype: torch.dtype | str = "auto") -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+def load_llava(
+    name: str, dtype: torch.dtype | str = "auto"
+) -> tuple[LlavaForConditionalGeneration | LlavaNextForConditionalGeneration, LlavaProcessor | LlavaNextProcessor]:
     """
-    Loads a LLaVA, stock or a LangBridge without words, and its processor from a folder or the Hub, and checks that the
-    weights are whole and finite.
+    Loads a LLaVA or a LLaVA-NeXT, stock or a LangBridge without words, and its processor from a folder or the Hub, and
+    checks that the weights are whole and finite.
 
     Args:
         name (`str`): Folder or Hub id.
@@ -205,8 +238,9 @@ def load_llava(name: str, dtype: torch.dtype | str = "auto") -> tuple[LlavaForCo
         return open_model(name, device_map=None, dtype=dtype)
     if lacking := [part for part in ("text_config", "vision_config") if not content.get(part)]:
         raise ValueError(f"config.json in {name} has no `{lacking[0]}`: give a whole checkpoint.")
+    variant = VARIANTS[config.model_type]
     try:
-        processor = LlavaProcessor.from_pretrained(name)
+        processor = variant.llava_processor.from_pretrained(name)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"There is no LLaVA processor in {name} ({first_line(error)}): put the image processor's and the "
@@ -214,11 +248,11 @@ def load_llava(name: str, dtype: torch.dtype | str = "auto") -> tuple[LlavaForCo
         ) from error
     files = require_weights(name)
     shapes = read_shapes(files)
-    if is_far_larger(build_empty(name, LlavaForConditionalGeneration, config, shapes), shapes):
+    if is_far_larger(build_empty(name, variant.llava, config, shapes), shapes):
         raise ValueError(f"{name} lacks most weights that its config.json describes: give a whole checkpoint.")
     require_finite_files(files)
     try:
-        llava, info = LlavaForConditionalGeneration.from_pretrained(name, dtype=dtype, output_loading_info=True)
+        llava, info = variant.llava.from_pretrained(name, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{name} cannot be loaded ({first_line(error)}): give a whole checkpoint.") from error
     if missing := sorted(info["missing_keys"]):
@@ -231,16 +265,17 @@ def require_llava(config: PreTrainedConfig, name: str):
     if isinstance(config, LangBridgeConfig):
         if config.adapter_type == "langbridge":
             raise ValueError(f"{name} is a LangBridge already: it needs no lifting.")
-    elif config.model_type != "llava":
+    elif config.model_type not in LLAVAS:
         raise ValueError(
-            f"{name} is a model of type {config.model_type}: only the architecture of LLaVA 1.5 (type llava), with "
-            "nothing but a projector between vision tower and language model, can be lifted."
+            f"{name} is a model of type {config.model_type}: only the architectures of LLaVA 1.5 (type llava) and "
+            "LLaVA-NeXT (llava_next), with nothing but a projector between vision tower and language model, can be "
+            "lifted."
         )
-    elif config.architectures not in (None, ["LlavaForConditionalGeneration"]):
+    elif config.architectures not in (None, [expected := VARIANTS[config.model_type].llava.__name__]):
         # Checkpoints of the original LLaVA repository have the same type; transformers would initialise them randomly.
         raise ValueError(
-            f"{name} holds a {config.architectures[0]}, not transformers' LlavaForConditionalGeneration: convert it "
-            "first, or use a converted one, such as llava-hf/llava-1.5-7b-hf."
+            f"{name} holds a {config.architectures[0]}, not transformers' {expected}: convert it first, or use a "
+            "converted one, such as llava-hf/llava-1.5-7b-hf."
         )
     if "quantization_config" in config.to_dict():
         raise ValueError(f"{name} is quantised: give the same LLaVA in floating point.")

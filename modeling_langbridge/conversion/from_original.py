@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Converts a checkpoint of the published LangBridge code into a model of this package with the same outputs.
 
-The original is LLaVA-1.5 with another projector. For the features v of an image's patches it computes
+The original is LLaVA-1.5, or LLaVA-NeXT, with another projector. For the features v of an image's patches it computes
 
     c = W3 (W2 gelu(W1 v + b1) + b2) + b3    the layers 0, 2 and 3 of `model.mm_projector`
     x = c M                                  M (V, d): the file `mm_vocab_matrix`, which no checkpoint holds
 
 M is a copy of the word embeddings from before the training; a model of this package reads the current ones, E. Where
 training has changed them, the head is corrected so that its coefficients c' give the same visual tokens: c' E = c M.
+
+In LLaVA-NeXT's tree the newline is a visual token t `(d,)` of its own. Here it is made of words: t = E^T (W3 n + b3).
 """
 
 from pathlib import Path
@@ -26,8 +28,8 @@ from transformers import (
 )
 
 from ..adapter.word_space import invert_words
-from ..modeling_langbridge import LangBridgeForConditionalGeneration, load_vision_tower
-from ..processing_langbridge import LangBridgeProcessor, find_vision_config
+from ..modeling_langbridge import LangBridgeForConditionalGeneration
+from ..processing_langbridge import LangBridgeProcessor, find_vision_config, load_vision_tower
 from ..utils.files import first_line
 from ..vocabulary.shared_vocabulary import SharedVocabulary
 from ..vocabulary_head import LangBridgeVocabularyHead
@@ -35,10 +37,13 @@ from .original_checkpoint import (
     LANGUAGE_MODELS,
     read_config,
     read_matrix,
+    read_resolutions,
     read_text_config,
     read_vocabulary,
     read_weights,
+    reads_tiles,
 )
+from .variants import SINGLE_IMAGES, TILES
 
 
 LAYERS = {"0": "multi_modal_projector.linear_1", "2": "multi_modal_projector.linear_2", "3": "vocabulary_head"}
@@ -73,16 +78,18 @@ class ConvertedLangBridge(NamedTuple):
     """What [`convert_langbridge`] returns.
 
     Args:
-        model (`LangBridgeForConditionalGeneration`): The model.
+        model (`LangBridgeForConditionalGeneration`): The model; a LangBridge-NeXT of the LLaVA-NeXT tree.
         processor (`LangBridgeProcessor`): Its processor.
         shift ([`EmbeddingShift`], *optional*): How the head was corrected; `None` where no matrix was given.
         unnamed (`list[str]`): Spellings of the words that no shared vocabulary can hold, such as special tokens.
+        newline_error (`float`, *optional*): Relative error of the newline's visual token, in a LangBridge-NeXT.
     """
 
     model: LangBridgeForConditionalGeneration
     processor: LangBridgeProcessor
     shift: EmbeddingShift | None
     unnamed: list[str]
+    newline_error: float | None
 
 
 @torch.no_grad()
@@ -138,6 +145,8 @@ def convert_langbridge(
     matrix = None if vocab_matrix is None else read_matrix(Path(vocab_matrix), len(words), text_config.hidden_size)
 
     image_processor = load(AutoImageProcessor, tower, "--vision_tower")
+    variant = TILES if reads_tiles(config) else SINGLE_IMAGES
+    tiles = {"image_grid_pinpoints": read_resolutions(config, folder / "config.json")} if variant.is_next else {}
     if config.get("image_aspect_ratio") == "pad":
         image_processor = LlavaImageProcessorPil.from_dict({**image_processor.to_dict(), "do_pad": True})
     if weights.vision_tower:
@@ -153,8 +162,8 @@ def convert_langbridge(
         )
     else:
         text = load(AutoModelForCausalLM, base, "--language_model")
-    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text, image_processor, tokenizer)
-    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+    processor = variant.processor.from_vision_text_pretrained(vision, text, image_processor, tokenizer, **tiles)
+    model = variant.model.from_vision_text_pretrained(
         vision,
         text,
         list(words.values()),
@@ -176,9 +185,10 @@ def convert_langbridge(
         embeddings = model.model.get_word_embeddings()
         check_order(matrix, embeddings, list(words), f"{vocab_matrix} and {vocabulary}")
         shift = correct_head(model.model.vocabulary_head, matrix, embeddings)
+    newline_error = set_newline(model, weights.newline["newline"]) if variant.is_next else None
     nameable = set(SharedVocabulary.build([tokenizer], []).token_ids(tokenizer))
     unnamed = [word for word, token_id in words.items() if token_id not in nameable]
-    return ConvertedLangBridge(model, processor, shift, unnamed)
+    return ConvertedLangBridge(model, processor, shift, unnamed, newline_error)
 
 
 def load(auto_class, source: str | Path | None, flag: str, **options):
@@ -236,3 +246,23 @@ def correct_head(head: LangBridgeVocabularyHead, matrix: torch.Tensor, embedding
     made = E.T @ torch.cat([head.weight, head.bias[:, None]], dim=1).double()  # (d, H + 1)
     distance, error = ((E - M).norm() / M.norm()).item(), ((made - wanted).norm() / wanted.norm()).item()
     return EmbeddingShift(distance, rank, width, error)
+
+
+def set_newline(model: LangBridgeForConditionalGeneration, token: torch.Tensor) -> float:
+    """
+    Sets a LangBridge-NeXT's newline to the shortest n whose visual token, E^T (W3 n + b3), is nearest to a given one.
+
+    Args:
+        model (`LangBridgeNextForConditionalGeneration`): Its projector and its head are not changed.
+        token (`torch.Tensor` of shape `(d,)`): The original's newline, a vector of the language model's space.
+
+    Returns:
+        `float`: The relative error of the newline's visual token; rounding where H is d or more.
+    """
+    head, embeddings = model.model.vocabulary_head, model.model.get_word_embeddings()  # (V, d)
+    tokens = head.weight.double().T @ embeddings.double()  # (H, d): what each of n's H numbers adds
+    inverse, _ = invert_words(tokens.to(head.weight.dtype))  # (H, d)
+    newline = inverse @ (token.double() - head.bias.double() @ embeddings.double())  # (H,)
+    model.model.image_newline.copy_(newline)
+    made = model.model.mix(model.model.image_newline).double()  # (d,)
+    return ((made - token).norm() / token.norm()).item()

@@ -3,9 +3,9 @@
 
 from os import PathLike
 
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration, PreTrainedTokenizerBase
 
-from ..adapter.kinds import read_model_config
+from ..adapter.kinds import LLAVAS, read_model_config
 from ..adapter.loading import open_model
 from ..configuration_langbridge import LangBridgeConfig
 from ..modeling_langbridge import LangBridgeForConditionalGeneration
@@ -17,22 +17,24 @@ from .from_llava import LiftingLoss, convert_processor, lift, load_llava
 MOST_WORDS = 19200  # the paper's number
 
 
-def open_any_adapter(name: str) -> tuple[LlavaForConditionalGeneration, LangBridgeProcessor]:
+def open_any_adapter(
+    name: str,
+) -> tuple[LlavaForConditionalGeneration | LlavaNextForConditionalGeneration, LangBridgeProcessor]:
     """
-    Opens a LangBridge of any `adapter_type`, or a stock LLaVA.
+    Opens a LangBridge of any `adapter_type`, or a stock LLaVA or LLaVA-NeXT.
 
     Args:
         name (`str`): Hub id or folder.
 
     Returns:
-        `tuple(LlavaForConditionalGeneration, LangBridgeProcessor)`: the model in eval mode, of which a LangBridge is a
-        subclass, and its processor, which for a stock LLaVA is converted.
+        `tuple(LlavaForConditionalGeneration, LangBridgeProcessor)`, or LLaVA-NeXT's: the model in eval mode, of which
+        a LangBridge is a subclass, and its processor, which for a stock LLaVA is converted.
 
     Raises:
         `ValueError`: as [`~modeling_langbridge.adapter.loading.open_model`] and [`load_llava`].
     """
     try:
-        is_llava = read_model_config(name).get("model_type") == "llava"
+        is_llava = read_model_config(name).get("model_type") in LLAVAS
     except OSError:  # open_model says what is wrong
         is_llava = False
     if not is_llava:

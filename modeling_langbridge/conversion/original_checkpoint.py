@@ -4,6 +4,7 @@
 Each is checked to be complete and to fit the others. No code inside a file is run.
 """
 
+import ast
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple
@@ -31,10 +32,12 @@ LANGUAGE_MODELS = {
 SUPPORTED = {
     "mm_projector_type": ["mm_vocab"],
     "mm_vision_select_feature": ["patch"],
-    "mm_patch_merge_type": ["flat"],
+    "mm_resampler_type": [None],
     "mm_use_im_start_end": [False],
-    "image_aspect_ratio": ["square", "pad", None],
 }
+# `mm_patch_merge_type` and `image_aspect_ratio`: LLaVA-1.5's, and LLaVA-NeXT's.
+FLAT, SPATIAL = "flat", "spatial_unpad"
+IMAGES = {FLAT: ["square", "pad", None], SPATIAL: ["anyres"]}
 SIZES = ("mm_hidden_size", "mlp_hidden_size", "mm_vocab_size", "mm_vision_select_layer")
 WEIGHTS = (
     "model.safetensors.index.json",
@@ -53,11 +56,12 @@ class OriginalWeights(NamedTuple):
     """The tensors of a checkpoint by part, under the part's own names; empty for a part that it does not hold."""
 
     projector: dict[str, torch.Tensor]
+    newline: dict[str, torch.Tensor]
     vision_tower: dict[str, torch.Tensor]
     language_model: dict[str, torch.Tensor]
 
 
-PREFIXES = OriginalWeights("model.mm_projector.", "model.vision_tower.vision_tower.vision_model.", "")
+PREFIXES = OriginalWeights("model.mm_projector.", "model.image_", "model.vision_tower.vision_tower.vision_model.", "")
 
 
 def read_config(path: Path) -> dict:
@@ -73,9 +77,33 @@ def read_config(path: Path) -> dict:
             raise ValueError(
                 f"`{field}` is {config[field]!r} in {path}: only checkpoints with {values[0]!r} can be converted."
             )
+    merge_type, aspect_ratio = config.get("mm_patch_merge_type", FLAT), config.get("image_aspect_ratio", "square")
+    if aspect_ratio not in IMAGES.get(merge_type, []):
+        raise ValueError(
+            f"`mm_patch_merge_type` is {merge_type!r} and `image_aspect_ratio` {aspect_ratio!r} in {path}: only "
+            f"checkpoints with {FLAT!r} and 'square' or 'pad', or with {SPATIAL!r} and 'anyres', can be converted."
+        )
     if lacking := [field for field in SIZES if type(config.get(field)) is not int]:
         raise ValueError(f"{path} must give {', '.join(lacking)} as whole numbers: name a whole checkpoint.")
     return config
+
+
+def reads_tiles(config: dict) -> bool:
+    """Whether a checkpoint is of the original's LLaVA-NeXT tree."""
+    return config.get("mm_patch_merge_type") == SPATIAL
+
+
+def read_resolutions(config: dict, path: Path) -> list[list[int]]:
+    """The resolutions `[height, width]` of a checkpoint whose images are tiles, in its order, which decides ties."""
+    pairs = config.get("image_grid_pinpoints")
+    try:
+        pairs = ast.literal_eval(pairs) if isinstance(pairs, str) else pairs
+        return [[int(height), int(width)] for width, height in pairs]
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise ValueError(
+            f"`image_grid_pinpoints` in {path} is {pairs!r}, but must list pairs of a width and a height: name a "
+            "folder that the training wrote."
+        ) from error
 
 
 def read_text_config(config: dict) -> PreTrainedConfig:
@@ -119,7 +147,7 @@ def read_weights(
     folder: Path, config: dict, vision_config: PreTrainedConfig, text_config: PreTrainedConfig
 ) -> OriginalWeights:
     """Reads a checkpoint's tensors; raises `ValueError` where one is missing, unknown or of another shape."""
-    weights = OriginalWeights({}, {}, {})
+    weights = OriginalWeights({}, {}, {}, {})
     for name, tensor in read_shards(folder).items():
         if not name.endswith(CONSTANTS):
             index = next(index for index, prefix in enumerate(PREFIXES) if name.startswith(prefix))
@@ -132,12 +160,13 @@ def read_weights(
     with torch.device("meta"):
         models = OriginalWeights(
             nn.Sequential(nn.Linear(d_v, H), nn.GELU(), nn.Linear(H, H), nn.Linear(H, V)),
+            nn.ParameterDict({"newline": torch.empty(text_config.hidden_size)} if reads_tiles(config) else {}),
             CLIPVisionModel(vision_config),
             LANGUAGE_MODELS[config["model_type"]](text_config),
         )
     wrong = []
     for prefix, tensors, model in zip(PREFIXES, weights, models, strict=True):
-        if not tensors and tensors is not weights.projector:
+        if not tensors and (tensors is weights.vision_tower or tensors is weights.language_model):
             continue
         expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
         for name in {**expected, **tensors}:

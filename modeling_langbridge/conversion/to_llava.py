@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export: converts a LangBridge into a stock LLaVA, which needs none of this project's code.
+"""Export: converts a LangBridge into a stock LLaVA, or LLaVA-NeXT, which needs none of this project's code.
 
 After the projector's activation everything is affine, so the second layer, the vocabulary head and the word embeddings
 fold into one map, which fits into LLaVA's two-layer projector:
@@ -7,14 +7,21 @@ fold into one map, which fits into LLaVA's two-layer projector:
     x = E^T (W3 (W2 a + b2) + b3) = A a + b    a = act(W1 v + b1), H wide
 
 LLaVA's layers are as wide as the language model, d. W1 and b1 are padded with d - H rows of zeros, and A with d - H
-columns of zeros, so that the activation of the padding has no effect.
+columns of zeros, so that the activation of the padding has no effect. LLaVA-NeXT's newline is a visual token.
 """
 
 import copy
 
 import torch
 from torch.nn import functional as F
-from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import (
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
+    LlavaProcessor,
+)
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from ..configuration_langbridge import LangBridgeConfig
@@ -22,25 +29,27 @@ from ..folded_adapter import FoldedAdapter
 from ..modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeLMHead
 from ..processing_langbridge import LangBridgeProcessor, measure_vision_tower
 from ..utils.weights import require_finite
+from .variants import VARIANTS, check_tiles, shared_fields
 
 
 @torch.no_grad()
 def to_llava(
     model: LangBridgeForConditionalGeneration, processor: LangBridgeProcessor
-) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+) -> tuple[LlavaForConditionalGeneration | LlavaNextForConditionalGeneration, LlavaProcessor | LlavaNextProcessor]:
     """
-    Converts a LangBridge into a stock LLaVA with the same logits. The projector is folded in float64 and rounded once,
-    to the model's dtype; the vision tower and the language model are shared with the LangBridge.
+    Converts a LangBridge into a stock LLaVA with the same logits, a LangBridge-NeXT into a LLaVA-NeXT. The projector
+    is folded in float64 and rounded once, to the model's dtype; the vision tower and the language model are shared
+    with the LangBridge.
 
     Args:
-        model (`LangBridgeForConditionalGeneration`):
+        model (`LangBridgeForConditionalGeneration` or `LangBridgeNextForConditionalGeneration`):
             A model with an adapter of any `adapter_type` that stock LLaVA can hold, see [`check_fits_llava`].
         processor (`LangBridgeProcessor`):
             Its processor.
 
     Returns:
-        `tuple(LlavaForConditionalGeneration, LlavaProcessor)`: the LLaVA in eval mode, in the model's dtype and on its
-        device, and its processor.
+        `tuple(LlavaForConditionalGeneration, LlavaProcessor)`, or the same of LLaVA-NeXT: the LLaVA in eval mode, in
+        the model's dtype and on its device, and its processor.
 
     Raises:
         `ValueError`: the model has a LoRA or is wrapped otherwise, stock LLaVA cannot compute it (see
@@ -48,14 +57,16 @@ def to_llava(
     """
     check_is_plain(model)
     check_fits_llava(model.config, processor)
-    config = make_llava_config(model)
+    variant, config = VARIANTS[model.config.model_type], make_llava_config(model)
     with torch.device("meta"):
-        llava = LlavaForConditionalGeneration(config)
+        llava = variant.llava(config)
     llava.model.vision_tower = model.model.vision_tower
     llava.model.language_model = model.model.language_model
     projector = fold_projector(model)
     require_finite(projector.items(), f"the folded projector, in {model.dtype},")
     llava.model.multi_modal_projector.load_state_dict(projector, assign=True)
+    if variant.is_next:
+        llava.model.image_newline = torch.nn.Parameter(model.model.mix(model.model.image_newline))  # (d,)
     llava.lm_head.weight = model.lm_head.weight
     if model.config.tie_word_embeddings and not config.tie_word_embeddings:
         # Only weights that the class lists as tied may share memory when saved.
@@ -63,13 +74,13 @@ def to_llava(
     llava.generation_config = copy.deepcopy(model.generation_config)
     # Without it, the names of the tower's weights lack the `vision_model.` of published LLaVAs, which vLLM expects.
     llava._weight_conversions = get_model_conversion_mapping(llava, add_legacy=False)
-    return llava.eval(), make_llava_processor(processor)
+    return llava.eval(), make_llava_processor(processor, variant.llava_processor)
 
 
 def check_is_plain(model: LangBridgeForConditionalGeneration) -> None:
     """Raises `ValueError` where PEFT, a parametrization or another wrapper holds weights that a LangBridge has not."""
     with torch.device("meta"):
-        expected = LangBridgeForConditionalGeneration(copy.deepcopy(model.config)).state_dict()
+        expected = VARIANTS[model.config.model_type].model(copy.deepcopy(model.config)).state_dict()
     if added := [name for name in model.state_dict() if name not in expected]:
         raise ValueError(
             f"The model has a LoRA or another wrapper, whose `{added[0]}` stock LLaVA does not know: merge it first, "
@@ -89,8 +100,8 @@ def check_fits_llava(config: LangBridgeConfig, processor: LangBridgeProcessor) -
 
     Raises:
         `ValueError`: the model is quantised, its coefficients are distributions, its projector is wider than the
-        language model, its output layer has a bias or caps its logits, or its vision tower returns a feature map. The
-        message names the solution.
+        language model, its output layer has a bias or caps its logits, its vision tower returns a feature map, or its
+        tiles are not those that LLaVA-NeXT puts together. The message names the solution.
     """
     if "quantization_config" in config.to_dict():
         raise ValueError(
@@ -107,12 +118,14 @@ def check_fits_llava(config: LangBridgeConfig, processor: LangBridgeProcessor) -
             f"The language model, of type `{config.text_config.model_type}`, {what}, which stock LLaVA does not: "
             "serve the model as a LangBridge, with trust_remote_code=True."
         )
-    _, features = measure_vision_tower(config.vision_config, processor.image_processor)
+    pixels, features = measure_vision_tower(config.vision_config, processor.image_processor)
     if len(features) == 4:
         raise ValueError(
             f"The vision tower, of type `{config.vision_config.model_type}`, returns a feature map, which stock LLaVA "
             "cannot read: serve the model as a LangBridge, with trust_remote_code=True."
         )
+    if VARIANTS[config.model_type].is_next:
+        check_tiles(config, pixels, features)
 
 
 def check_adapter_fits(config: LangBridgeConfig) -> None:
@@ -131,19 +144,16 @@ def check_adapter_fits(config: LangBridgeConfig) -> None:
         )
 
 
-def make_llava_config(model: LangBridgeForConditionalGeneration) -> LlavaConfig:
+def make_llava_config(model: LangBridgeForConditionalGeneration) -> LlavaConfig | LlavaNextConfig:
     config, text_config = model.config, copy.deepcopy(model.config.text_config)
     # Stock LLaVA ties to an `embed_tokens`: a language model with GPT-2's `wte` needs an output layer of its own.
     has_embed_tokens = model._tied_weights_keys == LlavaForConditionalGeneration._tied_weights_keys
     text_config.tie_word_embeddings = config.tie_word_embeddings and has_embed_tokens
-    return LlavaConfig(
+    return VARIANTS[config.model_type].llava_config(
         vision_config=copy.deepcopy(config.vision_config),
         text_config=text_config,
-        image_token_index=config.image_token_index,
-        image_seq_length=config.image_seq_length,
+        **shared_fields(config),
         projector_hidden_act="linear" if config.adapter_type == "linear" else config.projector_hidden_act,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        vision_feature_layer=config.vision_feature_layer,
         # One flag for both layers, and the folded one always needs its bias.
         multimodal_projector_bias=True,
         tie_word_embeddings=text_config.tie_word_embeddings,
@@ -171,12 +181,14 @@ def fold_projector(model: LangBridgeForConditionalGeneration) -> dict[str, torch
     }
 
 
-def make_llava_processor(processor: LangBridgeProcessor) -> LlavaProcessor:
+def make_llava_processor(
+    processor: LangBridgeProcessor, llava_processor: type[LlavaProcessor] | type[LlavaNextProcessor]
+) -> LlavaProcessor | LlavaNextProcessor:
     image_processor, tokenizer = copy.deepcopy(processor.image_processor), copy.deepcopy(processor.tokenizer)
     # Loaded from a LangBridge, both would still name its code.
     vars(image_processor).pop("auto_map", None)
     tokenizer.init_kwargs.pop("auto_map", None)
-    return LlavaProcessor(
+    return llava_processor(
         image_processor,
         tokenizer,
         patch_size=processor.patch_size,

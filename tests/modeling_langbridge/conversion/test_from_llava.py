@@ -13,18 +13,15 @@ from elsewhere import logits_elsewhere
 from in_process import run_script_here
 from paths import ROOT
 from safetensors.torch import load_file, save_file
+from tiny_llava import TEMPLATE, all_words, make_llava
 from tiny_parts import ask, make_image, save_language_model, save_vision_tower
 from transformers import (
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
     BitsAndBytesConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessorPil,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     LlavaProcessor,
@@ -41,46 +38,6 @@ from modeling_langbridge.conversion.from_llava import lift, load_llava
 
 
 SCRIPT = ROOT / "scripts" / "lift.py"
-TEMPLATE = (
-    "{% for message in messages %}{{ message.role | upper }}: {% for block in message.content %}"
-    "{% if block.type == 'image' %}<image>\n{% else %}{{ block.text }}{% endif %}{% endfor %} {% endfor %}ASSISTANT:"
-)
-
-
-def make_llava(
-    vision: str, text: str, seed: int = 0, **fields
-) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """A LLaVA with the given tower, whose language model and projector are far from zero everywhere, biases too."""
-    tower, language_model = AutoModel.from_pretrained(vision), AutoModelForCausalLM.from_pretrained(text)
-    tokenizer = AutoTokenizer.from_pretrained(text)
-    tokenizer.add_tokens(["<image>"], special_tokens=True)
-    has_cls = tower.config.model_type == "clip_vision_model"
-    fields = {"vision_feature_select_strategy": "default" if has_cls else "full", **fields}
-    config = LlavaConfig(
-        vision_config=tower.config,
-        text_config=language_model.config,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=16 + (has_cls and fields["vision_feature_select_strategy"] == "full"),
-        **fields,
-    )
-    llava = LlavaForConditionalGeneration(config).eval()
-    torch.manual_seed(0)
-    for parameter in llava.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    llava.model.vision_tower.load_state_dict(tower.state_dict())
-    processor = LlavaProcessor(
-        AutoImageProcessor.from_pretrained(vision),
-        tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy=fields["vision_feature_select_strategy"],
-        chat_template=TEMPLATE,
-        num_additional_image_tokens=int(has_cls),
-    )
-    return llava, processor
-
-
-def all_words(processor: LlavaProcessor) -> SharedVocabulary:
-    return SharedVocabulary.build([processor.tokenizer], [])
 
 
 def prepare(processor, colour: str = "red"):
@@ -383,7 +340,7 @@ def no_folder(copy, request):
 
 
 def a_language_model(copy, request):
-    return request.getfixturevalue("text"), "is a model of type qwen2: only the architecture of LLaVA 1.5"
+    return request.getfixturevalue("text"), "is a model of type qwen2: only the architectures of LLaVA 1.5"
 
 
 def tiny_of(config_class, model_class, folder: Path, checkpoint: Path) -> Path:
@@ -393,14 +350,9 @@ def tiny_of(config_class, model_class, folder: Path, checkpoint: Path) -> Path:
     return folder
 
 
-def a_llava_next(copy, request):
-    folder = tiny_of(LlavaNextConfig, LlavaNextForConditionalGeneration, copy.parent / "next", copy)
-    return folder, "is a model of type llava_next: only the architecture of LLaVA 1.5"
-
-
 def a_llava_onevision(copy, request):
     folder = tiny_of(LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, copy.parent / "one", copy)
-    return folder, "is a model of type llava_onevision: only the architecture of LLaVA 1.5"
+    return folder, "is a model of type llava_onevision: only the architectures of LLaVA 1.5"
 
 
 def a_langbridge_already(copy, request):
@@ -443,6 +395,13 @@ def a_processor_of_many_image_sizes(copy, request):
     return copy, r"needs \['image_sizes'\] beside `pixel_values`"
 
 
+def a_processor_of_tiles(copy, request):
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    images = LlavaNextImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    LlavaProcessor(images, tokenizer, chat_template=TEMPLATE).save_pretrained(copy)
+    return copy, "LlavaNextImageProcessorPil does not make images for a model of type llava: give the model's own"
+
+
 def a_tokenizer_larger_than_the_model(copy, request):
     processor = LlavaProcessor.from_pretrained(copy)
     llava = LlavaForConditionalGeneration.from_pretrained(copy)
@@ -473,7 +432,6 @@ def edit(path: Path, **fields) -> None:
     [
         no_folder,
         a_language_model,
-        a_llava_next,
         a_llava_onevision,
         a_langbridge_already,
         a_checkpoint_of_the_first_llava_project,
@@ -482,6 +440,7 @@ def edit(path: Path, **fields) -> None:
         no_tokenizer,
         no_chat_template,
         a_processor_of_many_image_sizes,
+        a_processor_of_tiles,
         a_tokenizer_larger_than_the_model,
         damaged_weights,
         a_missing_weight,

@@ -69,7 +69,7 @@ def assert_same_logits(model, processor, original: OriginalLangBridge) -> None:
 @pytest.mark.parametrize("layout", ["safetensors shards", "safetensors", "bin", "bin shards"])
 def test_logits_are_the_originals_in_every_layout_of_the_weights(family, layout, vision, tmp_path):
     original = OriginalLangBridge(family, vision)
-    model, processor, shift, unnamed = convert(original, tmp_path, layout)
+    model, processor, shift, unnamed, _ = convert(original, tmp_path, layout)
     assert_same_logits(model, processor, original)
     assert (shift.distance, unnamed) == (0, [])
     assert str(shift).endswith("the head was copied unchanged.")
@@ -92,7 +92,7 @@ def test_embeddings_that_training_moved_are_made_up_for(vision, tmp_path):
         before = original.matrix.clone()
         original.finetune(0.2)
         moved = original.embed(list(original.words.values()))
-        model, processor, shift, _ = convert(original, tmp_path / family)
+        model, processor, shift, *_ = convert(original, tmp_path / family)
         assert_same_logits(model, processor, original)
         assert shift.distance == pytest.approx(((moved - before).norm() / before.norm()).item(), rel=1e-4)
         assert 0.1 < shift.distance < 0.4
@@ -113,7 +113,7 @@ def test_the_correction_is_the_smallest_that_keeps_the_visual_tokens(finetuned, 
 def test_words_that_cannot_span_the_space_lose_what_is_told(vision, tmp_path):
     original = OriginalLangBridge("qwen", vision, num_words=20)
     original.finetune(0.2)
-    model, processor, shift, _ = convert(original, tmp_path)
+    model, processor, shift, *_ = convert(original, tmp_path)
     inputs = prompt_of(processor)
     with torch.no_grad():
         tokens = torch.stack(model.model.get_image_features(inputs.pixel_values).pooler_output)  # (1, tokens, d)
@@ -128,7 +128,7 @@ def test_words_that_cannot_span_the_space_lose_what_is_told(vision, tmp_path):
 
 def test_without_a_matrix_the_live_embeddings_stand_for_it(vision, finetuned, tmp_path):
     untouched = OriginalLangBridge("qwen", vision)
-    model, processor, shift, _ = convert(untouched, tmp_path / "untouched", with_matrix=False)
+    model, processor, shift, *_ = convert(untouched, tmp_path / "untouched", with_matrix=False)
     assert shift is None
     assert_same_logits(model, processor, untouched)
     model, processor, *_ = convert(finetuned, tmp_path / "finetuned", with_matrix=False)
@@ -158,7 +158,7 @@ def test_weights_in_bfloat16_stay_in_bfloat16(finetuned, tmp_path):
     weights = load_file(checkpoint / "model.safetensors")
     save_file({name: tensor.bfloat16() for name, tensor in weights.items()}, checkpoint / "model.safetensors")
     matrix = finetuned.save_matrix(tmp_path / "matrix.pt")
-    model, _, shift, _ = convert_langbridge(checkpoint, finetuned.save_vocabulary(tmp_path / "words.json"), matrix)
+    model, _, shift, *_ = convert_langbridge(checkpoint, finetuned.save_vocabulary(tmp_path / "words.json"), matrix)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert 1e-4 < shift.error < 0.02
 
@@ -169,7 +169,7 @@ def test_a_matrix_that_rounds_to_the_live_embeddings_is_the_same(vision, tmp_pat
     weights = load_file(checkpoint / "model.safetensors")
     save_file({name: tensor.bfloat16() for name, tensor in weights.items()}, checkpoint / "model.safetensors")
     matrix = original.save_matrix(tmp_path / "matrix.pt")
-    model, _, shift, _ = convert_langbridge(checkpoint, original.save_vocabulary(tmp_path / "words.json"), matrix)
+    model, _, shift, *_ = convert_langbridge(checkpoint, original.save_vocabulary(tmp_path / "words.json"), matrix)
     assert shift.distance == 0
     expected = original.projector["3.weight"].bfloat16()
     torch.testing.assert_close(model.model.vocabulary_head.weight, expected, rtol=0, atol=0)
@@ -187,7 +187,7 @@ def test_parts_that_the_checkpoint_lacks_come_from_where_its_config_says(vision,
     )
     for path in checkpoint.glob("tokenizer*"):
         path.unlink()
-    model, processor, shift, _ = convert_langbridge(checkpoint, vocabulary, matrix, str(tmp_path / "base"))
+    model, processor, shift, *_ = convert_langbridge(checkpoint, vocabulary, matrix, str(tmp_path / "base"))
     assert shift.distance == 0
     assert_same_logits(model, processor, original)
 
@@ -217,7 +217,7 @@ def test_words_that_cannot_be_named_are_converted_and_told(vision, tmp_path):
     strange = ["<|endoftext|>", "Ã"]  # the second is half of a character
     original = OriginalLangBridge("qwen", vision, 60, strange)
     original.finetune(0.2)
-    model, processor, shift, unnamed = convert(original, tmp_path)
+    model, processor, shift, unnamed, _ = convert(original, tmp_path)
     assert unnamed == strange and shift.error < 1e-6
     assert_same_logits(model, processor, original)
     with pytest.raises(ValueError, match="2 of the 62 token ids are not ordinary words"):

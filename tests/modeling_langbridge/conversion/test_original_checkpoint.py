@@ -251,7 +251,7 @@ def another_projector(sources):
 
 def images_in_tiles(sources):
     set_config(sources["--model"], image_aspect_ratio="anyres")
-    return "`image_aspect_ratio` is 'anyres'"
+    return "`mm_patch_merge_type` is 'flat' and `image_aspect_ratio` 'anyres' in .*: only checkpoints with 'flat' and"
 
 
 def another_kind_of_model(sources):

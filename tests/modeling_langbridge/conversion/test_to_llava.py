@@ -14,68 +14,22 @@ from in_process import run_script_here
 from paths import SCRIPTS
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from tiny_parts import SENTENCES, ask, make_image, save_language_model, save_vision_tower
+from tiny_parts import make_image, save_language_model, save_vision_tower
 from tiny_training import make_trainer, write_samples
+from trained_langbridge import D, H, open_folder, save_trained, see
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
     BitsAndBytesConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
 )
 
 from hub_cards.training_record import TRAINING_RECORD
-from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
 from modeling_langbridge.conversion.to_llava import to_llava
 from trainer.checkpointing.lora_merging import merge_lora
 from trainer.data.sources import load_training_data
 
 
 SCRIPT = SCRIPTS / "export.py"
-H, D = 20, 32  # the widths of the projector and of the language models
-
-
-def save_trained(vision: str, text: str, folder: Path, dtype=torch.float32, **fields) -> Path:
-    """A LangBridge all of whose adapter has moved, biases too, and whose language model heeds the picture."""
-    processor = LangBridgeProcessor.from_vision_text_pretrained(
-        vision, text, words_per_image=fields.pop("words_per_image", None)
-    )
-    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
-        vision,
-        AutoModelForCausalLM.from_pretrained(text),
-        SharedVocabulary.build([processor.tokenizer], SENTENCES, 60),
-        processor,
-        **{"projector_hidden_size": H, **fields},
-    )
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "multi_modal_projector" in name or "vocabulary_head" in name:
-                parameter.normal_(std=0.3)
-            elif "language_model" in name and parameter.dim() == 2:
-                parameter.mul_(5)
-    model.to(dtype).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-@torch.no_grad()
-def see(model, processor, colour: str = "green") -> tuple[torch.Tensor, str]:
-    """The logits for a picture and a question that the script does not ask, and the answer."""
-    inputs = processor.apply_chat_template(
-        ask(make_image(colour), "where is the green dog?"),
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    ).to(dtype=model.dtype)
-    answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    return model(**inputs).logits.float(), processor.decode(answer)
-
-
-def open_folder(folder: Path, **options):
-    return AutoModelForImageTextToText.from_pretrained(folder, **options), AutoProcessor.from_pretrained(folder)
 
 
 def assert_same(llava: Path, langbridge: Path) -> None:
