@@ -34,7 +34,8 @@ class LangBridgeNextModel(LangBridgeModel, LlavaNextModel):
         newline = torch.randn(self.multi_modal_projector.width, dtype=self.dtype)
         newline *= config.text_config.hidden_size**-0.5  # LLaVA-NeXT's
         # CODEPATH: words of a whole image, `words_per_image`, have no rows that could end.
-        self.image_newline = nn.Parameter(newline) if config.words_per_image is None else None
+        has_rows = self.vocabulary_head is None or config.words_per_image is None
+        self.image_newline = nn.Parameter(newline) if has_rows else None
 
     @can_return_tuple
     @auto_docstring(custom_intro="Encodes images into visual tokens, by default made of the language model's words.")

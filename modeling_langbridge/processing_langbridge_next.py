@@ -69,7 +69,7 @@ class LangBridgeNextProcessor(LangBridgeProcessor, LlavaNextProcessor):
             patches, or its image processor does what LLaVA-NeXT's cannot, or a resolution is no whole number of tiles.
         """
         processor = super().from_vision_text_pretrained(vision, text, image_processor, tokenizer, words_per_image)
-        if not isinstance(processor.image_processor, LlavaNextImageProcessorPil):
+        if "image_sizes" not in processor.image_processor.model_input_names:
             processor.image_processor = cut_into_tiles(processor.image_processor, image_grid_pinpoints)
         side = processor.image_processor.crop_size["height"]
         for resolution in processor.image_processor.image_grid_pinpoints:

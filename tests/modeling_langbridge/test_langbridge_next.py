@@ -314,3 +314,8 @@ def test_the_loader_takes_it_for_what_it_is(model, processor, tmp_path):
     save_file({name: weights[name] for name in weights if "newline" not in name}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="lacks 1 weights that its config.json describes, such as `model.image_newl"):
         open_model(str(tmp_path), device_map=None)
+
+
+def test_an_mlp_has_rows_whatever_is_said_of_words(model):
+    fields = {**model.config.to_dict(), "adapter_type": "mlp", "words_per_image": 4, **GATED}
+    assert LangBridgeNextForConditionalGeneration(type(model.config)(**fields)).model.image_newline is not None
