@@ -3,10 +3,12 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from elsewhere import run_elsewhere
 from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_parts import SENTENCES, make_image, save_other_language_model, save_vision_tower
 from transformers import (
@@ -319,3 +321,32 @@ def test_the_loader_takes_it_for_what_it_is(model, processor, tmp_path):
 def test_an_mlp_has_rows_whatever_is_said_of_words(model):
     fields = {**model.config.to_dict(), "adapter_type": "mlp", "words_per_image": 4, **GATED}
     assert LangBridgeNextForConditionalGeneration(type(model.config)(**fields)).model.image_newline is not None
+
+
+def save_turned(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    make_image(size=(90, 60)).save(path, exif=exif)
+
+
+SAVE = {
+    "turned.jpg": save_turned,
+    "deep.png": lambda path: Image.fromarray(np.full((60, 90), 40000, dtype=np.uint16)).save(path),
+    "inks.jpg": lambda path: make_image(size=(90, 60)).convert("CMYK").save(path),
+    "palette.png": lambda path: make_image(size=(90, 60)).convert("P").save(path),
+    "transparent.png": lambda path: make_image(size=(90, 60)).convert("RGBA").save(path),
+    "animated.gif": lambda path: make_image(size=(90, 60)).save(
+        path, save_all=True, append_images=[make_image("blue")]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAVE)
+def test_images_of_every_kind_come_through_the_one_reader(processor, tmp_path, name):
+    SAVE[name](tmp_path / name)
+    inputs = processor(images=[str(tmp_path / name)], text=["<image>what"], return_tensors="pt")
+    opened = processor.open_image(tmp_path / name)
+    assert opened.mode == "RGB" and inputs["image_sizes"].tolist() == [[opened.height, opened.width]]
+    assert (opened.height > opened.width) == (name == "turned.jpg")
+    expected = processor.image_processor(opened, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(inputs["pixel_values"], expected, rtol=0, atol=0)
