@@ -2,7 +2,6 @@
 """Shows what a model sees in photos: for each an HTML page that opens offline, a picture and a JSON file."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -15,7 +14,6 @@ from trainer.number_arguments import at_least
 
 if TYPE_CHECKING:
     from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
-    from modeling_langbridge.reading.explaining import Explanation
 
 
 EPILOG = """examples:
@@ -143,23 +141,6 @@ def open_models(
     return {arguments.adapter: (model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)}
 
 
-def write(folder: Path, image: Path, explanations: dict[str, "Explanation"]) -> None:
-    """Writes a photo's page and, for each model, its picture and its numbers."""
-    from modeling_langbridge.reading.page import render_page
-    from modeling_langbridge.reading.picture import draw_explanation
-
-    stem = image.stem
-    while (folder / f"{stem}.html").exists():  # of the same name, from another folder or with another suffix
-        stem += "_"
-    title = image.name.encode(errors="replace").decode()  # a file's name need not be text
-    (folder / f"{stem}.html").write_text(render_page(title, explanations), encoding="utf-8")
-    for number, (name, explanation) in enumerate(explanations.items()):
-        path = folder / (f"{stem}.json" if number == 0 else f"{stem}.compared.json")
-        content = {"image": title, "model": name, **explanation.to_dict()}
-        path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-        draw_explanation(explanation).save(path.with_suffix(".png"))
-
-
 def print_check(arguments: argparse.Namespace) -> None:
     """Prints the tables of --check."""
     from trainer.data.captioned_photos import read_captioned_photos
@@ -192,6 +173,7 @@ def main() -> None:
 
     from modeling_langbridge.image_opening import ImageError
     from modeling_langbridge.reading.explaining import explain
+    from modeling_langbridge.reading.saving import save_explanations
     from modeling_langbridge.utils.files import atomic_folder
     from modeling_langbridge.utils.forward_clock import ForwardClock
     from trainer.data.images import find_images
@@ -211,7 +193,7 @@ def main() -> None:
             except ImageError as error:
                 failures.append(str(error))
             else:
-                write(unfinished, image, found)
+                save_explanations(unfinished, image, found)
                 seconds += perf_counter() - start
         if len(failures) == len(images):
             raise ValueError(failures[0])

@@ -3,7 +3,7 @@
 out."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,8 +109,9 @@ class Explanation:
         strongest = strengths.flatten().topk(min(PLACES, strengths.numel())).indices.tolist()
         return [divmod(place, columns) for place in strongest if strengths.flatten()[place] > 0]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the photo, for JSON, with numbers of four digits."""
+    def to_dict(self, write_map: Callable[[torch.Tensor], Any] | None = None) -> dict[str, Any]:
+        """Everything but the photo, for JSON, with numbers of four digits. `write_map` makes JSON of a word's numbers
+        `(rows, columns)`, which are lists of rows without it."""
         return {
             "grid": list(self.grid),
             "photo": [
@@ -126,7 +127,7 @@ class Explanation:
                     "about": view.about,
                     "is_share": view.is_share,
                     "patches": rounded(view.patches),
-                    "maps": {word: rounded(numbers.tolist()) for word, numbers in view.maps.items()},
+                    "maps": {word: (write_map or list_rows)(numbers) for word, numbers in view.maps.items()},
                 }
                 for view in self.views
             ],
@@ -283,6 +284,10 @@ def take_notes(model: PreTrainedModel, has_language_model: bool, is_identifiable
     if missing is not None:
         notes.append(f"{int(missing.sum()):,} words are left out: the language model has no single token for them.")
     return notes
+
+
+def list_rows(numbers: torch.Tensor) -> list[list[float]]:
+    return rounded(numbers.tolist())
 
 
 def rounded(numbers: Any) -> Any:

@@ -47,7 +47,7 @@ def render_page(title: str, explanations: dict[str, Explanation]) -> str:
         grid=grids.pop(),
         views=name_views(list(explanations.values())),
         photo=as_data_url(next(iter(explanations.values())).view),
-        data=[for_page(explanation) for explanation in explanations.values()],
+        data=[explanation.to_dict(pack_map) for explanation in explanations.values()],
         script=script,
         style=style,
         script_hash=hash_of(script),
@@ -61,15 +61,8 @@ def name_views(explanations: list[Explanation]) -> list[str]:
     return [" / ".join(dict.fromkeys(filter(None, row))) for row in names]
 
 
-def for_page(explanation: Explanation) -> dict[str, Any]:
-    """The data of an explanation, with small maps: signed bytes of which the largest magnitude is 127."""
-    data = explanation.to_dict()
-    for view, written in zip(explanation.views, data["views"], strict=True):
-        written["maps"] = {word: pack_map(numbers) for word, numbers in view.maps.items()}
-    return data
-
-
 def pack_map(numbers: torch.Tensor) -> dict[str, Any]:
+    """A small map: signed bytes of which the largest magnitude is 127."""
     largest = numbers.abs().max().item()
     levels = (numbers / (largest or 1) * 127).round().to(torch.int8)
     return {"largest": rounded(largest), "levels": b64encode(levels.numpy().tobytes()).decode()}

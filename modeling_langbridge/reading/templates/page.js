@@ -14,8 +14,13 @@ function make(tag, text = "", className = "") {
   return element;
 }
 
+// With two digits at least: of 19,200 words each may have a hundredth of a per cent.
+function percent(share) {
+  return `${share < 0.01 ? (100 * share).toPrecision(2) : (100 * share).toFixed(1)} %`;
+}
+
 function format(number, view) {
-  if (view.is_share) return `${(100 * number).toFixed(1)} %`;
+  if (view.is_share) return percent(number);
   return (number > 0 ? "+" : "") + (view.name === "cosine" ? number.toFixed(2) : number.toPrecision(3));
 }
 
@@ -101,7 +106,7 @@ function show(section, model) {
   listFacts(find("dl"), isPlaced && view?.name === "coefficients" ? model : {});
   find(".words").replaceChildren(...model.photo.map(({ word, share }) => {
     const item = make("li");
-    item.append(wordButton(word, [make("bdi", word), make("data", `${(100 * share).toFixed(1)} %`)]));
+    item.append(wordButton(word, [make("bdi", word), make("data", percent(share))]));
     return item;
   }));
 }

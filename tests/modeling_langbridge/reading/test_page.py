@@ -2,6 +2,7 @@
 """The page of a photo, in a browser: pointing, pinning, keys, search, views, two models, and names that are code."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,12 @@ def test_a_word_without_a_map_of_its_own_is_found_in_the_patches_that_list_it(vi
     listed = ["狗" in dict(patch) for row in explanation.patches for patch in row]
     assert any(listed) and not all(listed)
     assert [shade[3] < 205 for shade in shades(page)] == listed
+
+
+def test_small_shares_have_two_digits(visit):
+    explanation = replace(make_explanation(), photo=[(WORDS[0], 0.625), (WORDS[1], 0.000213), (WORDS[5], 0.0)])
+    page = visit("photo.jpg", {"model": explanation})
+    expect(page.locator(".words data")).to_have_text(["62.5 %", "0.021 %", "0.0 %"])
 
 
 def test_negative_numbers_are_blue(visit):
