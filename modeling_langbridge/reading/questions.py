@@ -17,7 +17,8 @@ def prepare_question(processor: ProcessorMixin, images: Sequence[Any], question:
         question (`str`): The question; the image comes before it.
 
     Returns:
-        [`BatchFeature`] of `input_ids` and `attention_mask` `(images, sequence)`, and `pixel_values`.
+        [`BatchFeature`] of `input_ids` and `attention_mask` `(images, sequence)`, padded where the processor pads; and
+        of `pixel_values`, with `image_sizes` where images are in tiles.
     """
     content = [[{"type": "image", "image": image}, {"type": "text", "text": question}] for image in images]
     return processor.apply_chat_template(
@@ -26,4 +27,5 @@ def prepare_question(processor: ProcessorMixin, images: Sequence[Any], question:
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
+        processor_kwargs={"padding": True},  # images in tiles have different numbers of visual tokens
     )

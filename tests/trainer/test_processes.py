@@ -13,10 +13,14 @@ import torch
 from in_process import run_script_here
 from paths import ROOT, SCRIPTS
 from safetensors.torch import load_file
-from tiny_training import save_langbridge, write_samples
+from tiny_training import SIZES, save_langbridge, write_samples
 from transformers import AutoModelForImageTextToText
 
-from modeling_langbridge import LangBridgeProcessor
+from modeling_langbridge import (
+    LangBridgeNextForConditionalGeneration,
+    LangBridgeNextProcessor,
+    LangBridgeProcessor,
+)
 
 
 STEPS = 4
@@ -127,6 +131,32 @@ def test_each_part_is_a_shard_of_its_own_and_the_head_takes_the_reassociated_ord
 def test_a_checkpoint_of_one_layout_is_resumed_in_another(runs, written_by, read_by):
     resumed = runs[f"{written_by}-{read_by}"]
     assert logged(resumed, "loss") == pytest.approx(logged(runs["one"], "loss"), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def in_tiles(arguments, vision, text, tmp_path_factory) -> list[str]:
+    """The same training of a LangBridge-NeXT: the second process receives text alone here, too."""
+    folder = tmp_path_factory.mktemp("tiles")
+    samples = write_samples(folder, number=32, text_only=lambda index: index % 8 >= 4, sizes=SIZES)
+    processor = LangBridgeNextProcessor.from_vision_text_pretrained(vision, text)
+    fields = {"model_class": LangBridgeNextForConditionalGeneration, "coefficient_activation": "gated_softmax"}
+    base = save_langbridge(vision, text, processor, folder / "base", **fields)
+    files = {"model": base, "dataset": samples, "eval_dataset": samples}
+    return arguments + [str(word) for name, value in files.items() for word in (f"--{name}", value)]
+
+
+@pytest.mark.parametrize("layout", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
+def test_tiles_are_learnt_alike_in_two_processes(in_tiles, tmp_path, layout):
+    options, names = [], ["loss", "eval_loss", "grad_norm"]
+    if layout == "ddp":
+        options, names = ["--word_prediction_weight", "1"], [*names, "word_prediction", "word_entropy"]
+    for name in ("one", layout):
+        run(name, [*in_tiles, *options], tmp_path / name)
+    for name in names:
+        assert logged(tmp_path / layout, name) == pytest.approx(logged(tmp_path / "one", name), abs=1e-3)
+    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("one", layout))
+    for name in ("model.image_newline", "model.vocabulary_head.weight", "model.multi_modal_projector.linear_1.weight"):
+        torch.testing.assert_close(found[name], expected[name], atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.slow

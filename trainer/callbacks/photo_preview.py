@@ -18,7 +18,13 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 
 from modeling_langbridge.reading.fonts import load_font, save_figure
-from modeling_langbridge.reading.patch_words import crop_to_patches, lay_on_grid, name_words, write_on_patches
+from modeling_langbridge.reading.patch_words import (
+    crop_to_patches,
+    drop_newlines,
+    lay_on_grid,
+    name_words,
+    write_on_patches,
+)
 from modeling_langbridge.utils.files import atomic_file, read_json
 
 from ..data.faults import SampleError
@@ -95,8 +101,7 @@ class PhotoPreviewCallback(TrainerCallback):
             for number, photo in enumerate(photos, 1)
         ]
         self.images = [open_photo(photo) for photo in photos]
-        self.views, grids = zip(*(crop_to_patches(processor, image) for image in self.images), strict=True)
-        self.grid = grids[0]  # every image is brought to one size
+        self.views, self.grids = zip(*(crop_to_patches(processor, image) for image in self.images), strict=True)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         extract_model_from_parallel(model, keep_torch_compile=False).config.require_words("A preview of the words")
@@ -141,14 +146,14 @@ class PhotoPreviewCallback(TrainerCallback):
         # The same images everywhere: all processes generate equally many tokens. Trainers switch the cache off.
         options = {"max_new_tokens": self.max_new_tokens, "use_cache": True}
         captions = ask(model, self.processor, self.images, self.question, **options)
-        pixel_values = self.processor.image_processor(self.images, return_tensors="pt")["pixel_values"]
+        pixels = self.processor.image_processor(self.images, return_tensors="pt")
         with gathered_root(model):
             names = name_words(self.processor.tokenizer, bare.model.get_word_ids())
             embeddings = bare.model.get_word_embeddings()  # (V, d)
-            pixel_values = pixel_values.to(model.device, bare.model.vision_tower.dtype)
-            images = bare.get_image_features(pixel_values).pooler_output  # photos x (tokens, d)
+            pixels = pixels.to(model.device, bare.model.vision_tower.dtype)
+            images = bare.get_image_features(**pixels).pooler_output  # photos x (tokens, d)
         photos, words = [], []
-        for name, caption, visual_tokens in zip(self.names, captions, images, strict=True):
+        for name, caption, visual_tokens, grid in zip(self.names, captions, images, self.grids, strict=True):
             cosine, nearest = word_closeness(visual_tokens, embeddings)  # (tokens,)
             length = visual_tokens.float().norm(dim=-1).mean() / embeddings.float().norm(dim=-1).mean()
             photos.append(
@@ -161,7 +166,8 @@ class PhotoPreviewCallback(TrainerCallback):
                 }
             )
             if bare.config.words_per_image is None:
-                rows = lay_on_grid(nearest, self.grid).tolist()
+                patches = drop_newlines(nearest, grid) if "image_sizes" in pixels else nearest
+                rows = lay_on_grid(patches, grid).tolist()
                 words.append([[names[word] for word in row] for row in rows])
             else:
                 words.append(None)
@@ -172,10 +178,8 @@ class PhotoPreviewCallback(TrainerCallback):
         self.folder.mkdir(parents=True, exist_ok=True)
         name = f"step-{record['step']:06d}"
         pictures = [
-            view
-            if grid is None or max(self.grid) > LARGEST_GRID
-            else write_on_patches(view, grid, load_font=load_font)
-            for view, grid in zip(self.views, words, strict=True)
+            view if rows is None or max(grid) > LARGEST_GRID else write_on_patches(view, rows, load_font=load_font)
+            for view, grid, rows in zip(self.views, self.grids, words, strict=True)
         ]
         with atomic_file(self.folder / f"{name}.png") as path:
             save_figure(draw_photos(record, pictures), path)

@@ -50,7 +50,7 @@ def merge_lora(
     config = read_lora_config(folder)
     tensors = read_lora_tensors(folder)
     model = load_base(folder, config, base)
-    processor = load_processor(folder)
+    processor = load_processor(folder, model.processor_class)
     num_tokens, num_embeddings = len(processor.tokenizer), model.get_input_embeddings().num_embeddings
     if num_tokens > num_embeddings:
         raise ValueError(
@@ -99,9 +99,9 @@ def read_lora_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def load_processor(folder: Path) -> LangBridgeProcessor:
+def load_processor(folder: Path, processor_class: type[LangBridgeProcessor]) -> LangBridgeProcessor:
     try:
-        return LangBridgeProcessor.from_pretrained(folder)
+        return processor_class.from_pretrained(folder)
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"There is no LangBridge processor in {folder} ({first_line(error)}): the LoRA must be one that was "

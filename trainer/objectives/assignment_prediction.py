@@ -13,9 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from modeling_langbridge import SharedVocabulary
-from modeling_langbridge.modeling_langbridge import LangBridgeMultiModalProjector
-from modeling_langbridge.vocabulary_head import LangBridgeVocabularyHead, look_up
+from modeling_langbridge import LangBridgeModel, SharedVocabulary
+from modeling_langbridge.vocabulary_head import look_up
 
 from ..data.caption_words import caption_of
 from ..data.samples import read_sample
@@ -66,10 +65,10 @@ class AssignmentObjective(Objective):
     Assignment prediction: an image's visual tokens and its caption's states, each by their cosines to the words'
     embeddings, are to predict one another's assignment to the words.
 
-    An image is the mean of its visual tokens, which a hook on the adapter's last module keeps. A caption is the mean
-    of the language model's contextual states of what the assistant says in the image's sample. They come from a
-    separate forward pass without the image, without gradient and without dropout. A language model that is trained, in
-    full or by LoRA, thus moves the targets, but learns nothing from them.
+    An image is the mean of its visual tokens, which a hook on the model keeps; the newlines of LangBridge-NeXT are
+    among them. A caption is the mean of the language model's contextual states of what the assistant says in the
+    image's sample. They come from a separate forward pass without the image, without gradient and without dropout. A
+    language model that is trained, in full or by LoRA, thus moves the targets, but learns nothing from them.
 
     Every image of a sample counts, with that sample's caption; text alone does not, nor a caption without tokens. The
     transport runs over the images of one forward pass in all processes together, so that several processes learn what
@@ -122,7 +121,7 @@ class AssignmentObjective(Objective):
             raise ValueError("No caption has a word of the vocabulary: was it made for another language?")
         # Without a use added to each, the transport could assign nothing to a word that no caption has.
         self.frequencies = word_frequencies(counts, smoothing=1 if self.targets == "transport" else 0)
-        self.mean_tokens: torch.Tensor | None = None
+        self.visual_tokens: torch.Tensor | None = None
 
     def _captions(self, dataset: Dataset) -> Iterator[list[int]]:
         for row in logging.tqdm(dataset, desc="counting words", unit=" captions", delay=2):
@@ -131,16 +130,14 @@ class AssignmentObjective(Objective):
                 yield self.tokenizer(caption_of(sample), add_special_tokens=False, verbose=False).input_ids
 
     def attach(self, model: nn.Module) -> None:
-        """Hooks every module that makes visual tokens, PEFT's trained copy among them."""
-        last = LangBridgeVocabularyHead if self.adapter_type == "langbridge" else LangBridgeMultiModalProjector
         for module in model.modules():
-            if isinstance(module, last):
+            if isinstance(module, LangBridgeModel):
                 module.register_forward_hook(self._note)
 
-    def _note(self, module: nn.Module, inputs: tuple, visual_tokens: torch.Tensor) -> None:
+    def _note(self, model: LangBridgeModel, inputs: tuple, output: Any) -> None:
         # With label smoothing, TRL follows a training step's forward pass by one without gradients.
-        if torch.is_grad_enabled() or not module.training:
-            self.mean_tokens = visual_tokens.mean(1, keepdim=True, dtype=torch.float32)  # (images, 1, d)
+        if torch.is_grad_enabled() or not model.training:
+            self.visual_tokens = output.image_hidden_states  # (all images' tokens, d)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """
@@ -148,9 +145,10 @@ class AssignmentObjective(Objective):
 
         Returns:
             `dict` with `input_ids` and `mask`, `(captions, sequence)`, the latter True where a token is the caption's
-            own; and `places` `(images,)`, which caption is each image's, -1 where it has none.
+            own; `places` `(images,)`, which caption is each image's, -1 where it has none; and `lengths` `(images,)`,
+            how many visual tokens each has.
         """
-        input_ids, masks, places = [], [], []
+        input_ids, masks, places, lengths = [], [], [], []
         for sample in samples:
             if not sample["images"]:
                 continue
@@ -158,6 +156,7 @@ class AssignmentObjective(Objective):
             mask = ~torch.tensor(caption.special_tokens_mask, dtype=torch.bool)
             place = len(masks) if mask.any() else -1
             places += [place] * len(sample["images"])
+            lengths += sample["num_image_tokens"]
             if place >= 0:
                 input_ids.append(torch.tensor(caption.input_ids))
                 masks.append(mask)
@@ -166,6 +165,7 @@ class AssignmentObjective(Objective):
             "input_ids": pad_sequence(input_ids or empty, batch_first=True),  # (captions, sequence)
             "mask": pad_sequence(masks or empty, batch_first=True).bool(),
             "places": torch.tensor(places, dtype=torch.long),
+            "lengths": torch.tensor(lengths, dtype=torch.long),
         }
 
     def count(self, batch: dict[str, torch.Tensor]) -> int:
@@ -186,8 +186,11 @@ class AssignmentObjective(Objective):
         self, model: PreTrainedModel, batch: dict[str, torch.Tensor], accelerator: Accelerator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines to the words of the last forward's images that have captions, and of these, each `(images, V)`."""
-        places, (images, self.mean_tokens) = batch["places"], (self.mean_tokens, None)
-        images = images[: len(places)][places >= 0]  # (images, 1, d); of text alone, a blank image ran
+        places, (visual_tokens, self.visual_tokens) = batch["places"], (self.visual_tokens, None)
+        visual_tokens = visual_tokens.float()
+        means = [image.mean(0, keepdim=True) for image in visual_tokens.split(batch["lengths"].tolist())]
+        images = torch.stack(means) if means else visual_tokens[:, None]
+        images = images[places >= 0]  # (images, 1, d)
         with torch.no_grad():
             if self.adapter_type == "langbridge":
                 embeddings = model.model.get_word_embeddings()  # (V, d)

@@ -39,7 +39,7 @@ class Objective(ABC):
 
     @abstractmethod
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Tensors of a batch of samples, which are as [`~trainer.data.samples.read_sample`] gives them."""
+        """Tensors of a batch of samples, as [`~trainer.data.conversations.ConversationEncoder.encode`] gives them."""
 
     @abstractmethod
     def count(self, batch: dict[str, torch.Tensor]) -> int:

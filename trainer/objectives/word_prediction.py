@@ -15,8 +15,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from modeling_langbridge import SharedVocabulary
-from modeling_langbridge.vocabulary_head import LangBridgeVocabularyHead
+from modeling_langbridge import LangBridgeModel, SharedVocabulary
+from modeling_langbridge.modeling_langbridge import LangBridgeMultiModalProjector
 
 from ..data.caption_words import CaptionWords, caption_of
 from ..data.samples import read_sample
@@ -107,7 +107,8 @@ class WordPredictionObjective(Objective):
     """
     Word prediction: an image's pooled coefficients predict the words of its caption.
 
-    A hook on the vocabulary head keeps its inputs, from which the coefficients are pooled when the loss is computed.
+    Hooks keep what the projector makes of the patches; the coefficients are pooled from it when the loss is computed.
+    LangBridge-NeXT's are pooled over the patches of an image's overview and tiles, without padding and newlines.
 
     Args:
         weight (`float`): of word prediction beside the caption loss.
@@ -139,18 +140,29 @@ class WordPredictionObjective(Objective):
         word_ids = model.model.get_word_ids()
         self.words = CaptionWords(SharedVocabulary.from_token_ids(tokenizer, word_ids))
         self.weights = weigh_words(self.words, dataset, frequency_power)
-        self.head_and_inputs: tuple[LangBridgeVocabularyHead, torch.Tensor] | None = None
+        self.projected: torch.Tensor | None = None
+        self.images: list[torch.Tensor] = []
 
     def attach(self, model: nn.Module) -> None:
-        """Hooks every vocabulary head, PEFT's trained copy among them."""
+        """Hooks the model and every projector, PEFT's trained copy among them."""
         for module in model.modules():
-            if isinstance(module, LangBridgeVocabularyHead):
-                module.register_forward_hook(self._note)
+            if isinstance(module, LangBridgeMultiModalProjector):
+                module.register_forward_hook(self._note_patches)
+            elif isinstance(module, LangBridgeModel):
+                module.register_forward_hook(self._note_images, with_kwargs=True)
 
-    def _note(self, head: LangBridgeVocabularyHead, inputs: tuple, output: torch.Tensor) -> None:
+    def _note_patches(self, projector: nn.Module, inputs: tuple, hidden_states: torch.Tensor) -> None:
+        self.projected = hidden_states  # (images or tiles, patches, H)
+
+    def _note_images(self, model: LangBridgeModel, inputs: tuple, named: dict[str, Any], output: Any) -> None:
+        """Keeps the patches of each image, `(patches, H)`; of text alone, for which a blank image ran, its own."""
+        projected, self.projected = self.projected, None
         # With label smoothing, TRL follows a training step's forward pass by one without gradients.
-        if torch.is_grad_enabled() or not head.training:
-            self.head_and_inputs = head, inputs[0].to(head.weight.dtype)
+        if projected is None or (model.training and not torch.is_grad_enabled()):
+            return
+        sizes = named.get("image_sizes")
+        is_in_tiles = sizes is not None and len(sizes)
+        self.images = model.pack(projected, sizes, named["pixel_values"].shape[-1]) if is_in_tiles else list(projected)
 
     def targets(self, samples: list[dict[str, Any]]) -> torch.Tensor:
         """The words of each image's sample, `(images, V)`; a sample of several images has its words for each."""
@@ -166,8 +178,10 @@ class WordPredictionObjective(Objective):
     def sums(
         self, model: PreTrainedModel, batch: dict[str, torch.Tensor], accelerator: Accelerator
     ) -> dict[str, torch.Tensor]:
-        (head, hidden_states), self.head_and_inputs = self.head_and_inputs, None
-        pooled, entropy, _ = head.pool(hidden_states)  # (images, V), (images,)
+        images, self.images = self.images, []
+        head = model.model.vocabulary_head
+        pooled, entropy, _ = zip(*(head.pool(image[None]) for image in images), strict=True)
+        pooled, entropy = torch.cat(pooled), torch.cat(entropy)  # (images, V), (images,)
         targets = batch["targets"]
         if not len(targets):  # a batch of text alone, for which a blank image ran
             targets = pooled.new_zeros(pooled.shape)

@@ -76,6 +76,12 @@ def logged(trainer, name: str) -> list[float]:
     return [float(entry[name]) for entry in trainer.state.log_history if name in entry]
 
 
+def collate(trainer, rows) -> dict[str, torch.Tensor]:
+    """What the objective makes of a batch of rows."""
+    (objective,) = trainer.objectives
+    return trainer.data_collator(rows)[objective.name]
+
+
 def terms_of(trainer, rows) -> dict[str, torch.Tensor]:
     """Shows the model a batch of rows, and the objective's sums of it."""
     batch = trainer.data_collator(rows)
@@ -150,7 +156,7 @@ def test_a_batchs_padding_and_dropout_change_no_caption(vision, vocabulary, make
     batch = trainer.data_collator(rows)
     assert not batch[objective.name]["mask"].all()
     model.train()  # GPT-2's dropout is 0.1
-    objective.mean_tokens = torch.ones(len(expected), 1, 32)
+    objective.visual_tokens = torch.ones(batch[objective.name]["lengths"].sum(), 32)
     _, scores = objective.scores(model, batch[objective.name], Accelerator(cpu=True))
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-4)
     assert model.model.language_model.training
@@ -158,11 +164,11 @@ def test_a_batchs_padding_and_dropout_change_no_caption(vision, vocabulary, make
 
 def test_tokens_that_the_tokenizer_puts_around_a_caption_are_read_but_not_counted(make, processor, dataset):
     end = processor.tokenizer.eos_token, processor.tokenizer.eos_token_id
-    plain = make().objectives[0].collate([dataset[0]])
+    plain = collate(make(), [dataset[0]])
     processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{end[0]} $A", special_tokens=[end]
     )
-    batch = make().objectives[0].collate([dataset[0]])
+    batch = collate(make(), [dataset[0]])
     assert batch["input_ids"][0].tolist() == [end[1], *plain["input_ids"][0].tolist()]
     assert batch["mask"][0].tolist() == [False] + [True] * plain["mask"].shape[1]
 
@@ -279,8 +285,9 @@ def test_a_caption_without_tokens_counts_nothing(make, dataset):
     (objective,) = trainer.objectives
     rows = [row for row in dataset if row["images"]][:3]
     expected = terms_of(trainer, rows)["loss"]
-    silent = {**rows[0], "messages": [{"role": "assistant", "content": [{"type": "text", "text": ""}]}]}
-    batch = objective.collate([rows[0], silent, *rows[1:]])
+    first, *others = map(trainer.data_collator.encoder.encode, rows)
+    silent = {**first, "messages": [{"role": "assistant", "content": [{"type": "text", "text": ""}]}]}
+    batch = objective.collate([first, silent, *others])
     assert batch["places"].tolist() == [0, -1, 1, 2] and objective.count(batch) == 3
     assert objective.count(objective.collate([silent])) == 0
     encoded = trainer.data_collator([rows[0], rows[0], *rows[1:]])
@@ -333,11 +340,12 @@ def test_no_number_per_token_and_word_is_ever_stored(make, dataset):
     trainer = make()
     (objective,) = trainer.objectives
     rows = [row for row in dataset if row["images"]]
-    batch = objective.collate(rows)
+    batch = collate(trainer, rows)
+    batch["lengths"].fill_(100)
     projector = trainer.model.model.multi_modal_projector
     features = torch.randn(len(batch["places"]), 100, 24)
     with LargestTensor() as largest:
-        projector(features)
+        objective.visual_tokens = projector(features).flatten(0, 1)
         objective.sums(trainer.model, batch, Accelerator(cpu=True))["loss"].backward()
     assert largest.numel <= max(features.numel(), len(features) * 100 * 32)  # tokens x d, under tokens x 60 words
 
