@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText
 
 from modeling_langbridge import LangBridgeNextForConditionalGeneration, LangBridgeNextProcessor
+from modeling_langbridge.reading.patch_words import name_words
 from trainer import PhotoPreviewCallback, load_training_data
+from trainer.callbacks.photo_preview import word_closeness
 from trainer.checkpointing.lora_merging import merge_lora
 from trainer.model_loading import ModelArguments, load_model
 from trainer.objectives.word_prediction import word_prediction_loss
@@ -157,6 +159,13 @@ def test_lora_leaves_the_newline_and_is_merged(save, processor, dataset, tmp_pat
         assert (load(base)(**batch).logits - expected).abs().max() > 1e-3
 
 
+def test_lora_refuses_a_newline_that_its_base_does_not_hold(save, processor, dataset, tmp_path):
+    model = load(save(processor))
+    model.model.image_newline.data += 1
+    with pytest.raises(ValueError, match="`model.image_newline` is not as it is in"):
+        make_trainer(model, processor, dataset, tmp_path / "lora", train_language_model="lora", max_steps=1)
+
+
 @pytest.mark.parametrize("words_per_image", [None, 4])
 def test_words_are_predicted_from_each_images_patches_without_newlines(
     save, processor, in_words, dataset, tmp_path, words_per_image
@@ -220,11 +229,17 @@ def test_photos_are_previewed_with_a_word_on_each_patch_of_their_tiles(save, pro
     photos = [make_image(size=size) for size in SIZES]
     callback = PhotoPreviewCallback(processor, photos, 1, tmp_path / "out", max_new_tokens=3)
     trainer = make_trainer(
-        load(save(processor)), processor, dataset, tmp_path / "out", callbacks=[callback], max_steps=1
+        load_wordy(save(processor)), processor, dataset, tmp_path / "out", callbacks=[callback], max_steps=1
     )
     trainer.train()
     assert trainer.state.log_history[0]["word_closeness"] > 0
-    _, words = callback.measure(trainer.model.eval())
-    assert [(len(rows), len(rows[0])) for rows in words] == list(callback.grids)
+    model = trainer.model.eval()
+    _, words = callback.measure(model)
     assert len(set(callback.grids)) > 1
+    names = name_words(processor.tokenizer, model.model.get_word_ids())
+    images = model.get_image_features(**processor.image_processor(photos, return_tensors="pt")).pooler_output
+    for tokens, (rows, columns), found in zip(images, callback.grids, words, strict=True):
+        lines = tokens[16:].unflatten(0, (rows, columns + 1))[:, :-1]  # behind the 16 patches of the whole image
+        _, nearest = word_closeness(lines.flatten(0, 1), model.model.get_word_embeddings())
+        assert [word for row in found for word in row] == [names[place] for place in nearest]
     assert (tmp_path / "out" / "preview" / "step-000001.png").is_file()

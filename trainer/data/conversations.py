@@ -90,7 +90,8 @@ class ConversationEncoder:
         Encodes a row of any form that [`~trainer.data.samples.read_sample`] knows.
 
         Returns:
-            The sample, with `input_ids` and `labels`, lists of equal length, and `num_image_tokens`, those of each.
+            The sample, with `input_ids` and `labels`, lists of equal length, and `num_image_tokens`, how many of them
+            each image has.
 
         Raises:
             [`SampleError`]: the sample is faulty, or the chat template refuses it.

@@ -65,11 +65,10 @@ class AssignmentObjective(Objective):
     Assignment prediction: an image's visual tokens and its caption's states, each by their cosines to the words'
     embeddings, are to predict one another's assignment to the words.
 
-    An image is the mean of its visual tokens, which a hook on the model keeps, the newlines of LangBridge-NeXT among
-    them. A caption is the mean
-    of the language model's contextual states of what the assistant says in the image's sample. They come from a
-    separate forward pass without the image, without gradient and without dropout. A language model that is trained, in
-    full or by LoRA, thus moves the targets, but learns nothing from them.
+    An image is the mean of its visual tokens, which a hook on the model keeps; the newlines of LangBridge-NeXT are
+    among them. A caption is the mean of the language model's contextual states of what the assistant says in the
+    image's sample. They come from a separate forward pass without the image, without gradient and without dropout. A
+    language model that is trained, in full or by LoRA, thus moves the targets, but learns nothing from them.
 
     Every image of a sample counts, with that sample's caption; text alone does not, nor a caption without tokens. The
     transport runs over the images of one forward pass in all processes together, so that several processes learn what
@@ -188,7 +187,8 @@ class AssignmentObjective(Objective):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines to the words of the last forward's images that have captions, and of these, each `(images, V)`."""
         places, (visual_tokens, self.visual_tokens) = batch["places"], (self.visual_tokens, None)
-        means = [image.mean(0, keepdim=True) for image in visual_tokens.float().split(batch["lengths"].tolist())]
+        visual_tokens = visual_tokens.float()
+        means = [image.mean(0, keepdim=True) for image in visual_tokens.split(batch["lengths"].tolist())]
         images = torch.stack(means) if means else visual_tokens[:, None]
         images = images[places >= 0]  # (images, 1, d)
         with torch.no_grad():
