@@ -38,6 +38,7 @@ def teach(world: PretrainedWorld, name: str, folder: Path) -> None:
         learning_rate=sizes.teaching_learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
+        bf16=world.bf16,
         dataloader_pin_memory=False,
         logging_steps=20,
         save_strategy="no",

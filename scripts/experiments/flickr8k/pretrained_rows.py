@@ -84,7 +84,8 @@ def measure(world: PretrainedWorld, parts: Parts, see: See) -> dict:
     test, dev, sizes = world.photos("test"), world.photos("dev"), world.sizes
     examples = world.photos("train")[: sizes.examples]
     shown, dev_tokens, tokens = see(examples), see(dev), see(test)
-    variants = {"examples": FewShot(*parts, caption_examples(examples, shown)), "alone": FewShot(*parts)}
+    few_shot_of = partial(FewShot, *parts, bf16=world.bf16)
+    variants = {"examples": few_shot_of(caption_examples(examples, shown)), "alone": few_shot_of()}
     dev_losses = {
         name: caption_losses(few_shot, (dev, dev_tokens)).mean().item() for name, few_shot in variants.items()
     }
@@ -100,7 +101,7 @@ def measure(world: PretrainedWorld, parts: Parts, see: See) -> dict:
         "losses": few_shot.losses(prompts[: len(measured)], answers).tolist(),
         "losses_of_other": few_shot.losses(others, answers).tolist(),
         "captions": dict(zip([photo.name for photo in test], few_shot.complete(prompts), strict=True)),
-        "answers": answer_questions(parts, (examples, shown), (dev, dev_tokens), (measured, tokens)),
+        "answers": answer_questions(few_shot_of, (examples, shown), (dev, dev_tokens), (measured, tokens)),
     }
 
 
@@ -111,7 +112,9 @@ def caption_losses(few_shot: FewShot, seen: Seen) -> torch.Tensor:
     return few_shot.losses(prompts, [f" {photo.captions[0]}" for photo in photos])
 
 
-def answer_questions(parts: Parts, examples: Seen, dev: Seen, test: Seen) -> list[tuple[bool, bool]]:
+def answer_questions(
+    few_shot_of: Callable[[Sequence[Tokens]], FewShot], examples: Seen, dev: Seen, test: Seen
+) -> list[tuple[bool, bool]]:
     """
     Whether each question's answer is yes, and whether the model says so; those about the examples come first.
 
@@ -121,7 +124,7 @@ def answer_questions(parts: Parts, examples: Seen, dev: Seen, test: Seen) -> lis
     pieces: list[Tokens] = []
     for question in ask_about(examples[0]):
         pieces += [*question_prompt(question, examples), f" {question['label']}\n\n"]
-    few_shot = FewShot(*parts, pieces)
+    few_shot = few_shot_of(pieces)
     says_yes = (yes_leads(few_shot, test) > yes_leads(few_shot, dev).median()).tolist()
     return [
         (question["label"] == "yes", answer) for question, answer in zip(ask_about(test[0]), says_yes, strict=True)
