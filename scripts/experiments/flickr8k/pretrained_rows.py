@@ -44,9 +44,9 @@ def measure_without_adapter(world: PretrainedWorld, name: str, folder: Path) -> 
     write_measures(folder, found)
 
 
-def measure_adapters(world: PretrainedWorld, name: str, seed: int, folder: Path) -> None:
-    """A language model with every adapter of one seed: its own, another's, and nobody's."""
-    words, found = world.sizes.words_per_image, {}
+def measure_words(world: PretrainedWorld, name: str, seed: int, folder: Path) -> None:
+    """A language model with the words of every adapter of one seed: its own, another's, and nobody's."""
+    words = world.sizes.words_per_image
     rows = {
         "grounded": (f"grounded_{seed}", name, words),
         "taught_grounded": (f"grounded_{seed}", f"taught_{name}", words),
@@ -54,10 +54,15 @@ def measure_adapters(world: PretrainedWorld, name: str, seed: int, folder: Path)
     for trained_with in world.language_models:
         whose = "own" if trained_with == name else "other"
         rows[f"tuned_{whose}"] = (f"tuned_{trained_with}_{seed}", name, words)
+    found = {row: measure_with(world, load_adapter_onto(world, *how)) for row, how in rows.items()}
+    write_measures(folder, found)
+
+
+def measure_baselines(world: PretrainedWorld, name: str, seed: int, folder: Path) -> None:
+    """A language model with raw coefficients and with an MLP of one seed."""
     first = world.language_models[0]
-    rows["raw_own" if name == first else "raw_other"] = (f"langbridge_{first}_{seed}", name, None)
-    for row, how in rows.items():
-        found[row] = measure_with(world, load_adapter_onto(world, *how))
+    raw = load_adapter_onto(world, f"langbridge_{first}_{seed}", name)
+    found = {"raw_own" if name == first else "raw_other": measure_with(world, raw)}
     checkpoint = world.output_dir / f"mlp_{name}_{seed}"
     mlp = LangBridgeForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
     found["mlp"] = measure_with(world, (mlp, LangBridgeProcessor.from_pretrained(checkpoint)))

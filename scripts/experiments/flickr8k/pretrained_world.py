@@ -69,6 +69,7 @@ class PretrainedWorld(AdapterWorld):
         data (`Path`): holds `caption_text` and `flickr8k`.
         sizes ([`PretrainedSizes`]): of everything.
         parts (`Mapping[str, Path]`): the folders of `efficientnet_lite0` and of each language model.
+        words_only (`bool`): whether the MLPs and the raw coefficients are left out.
     """
 
     splits: ClassVar = ("train", "dev", "test")
@@ -76,10 +77,11 @@ class PretrainedWorld(AdapterWorld):
 
     sizes: PretrainedSizes
     parts: Mapping[str, Path]
+    words_only: bool
 
     @property
     def settings(self) -> dict:
-        """All that decides the results, except the adapters' seeds: more of them may be added later."""
+        """All that decides the results, except which adapters there are: more of them may be added later."""
         return {"sizes": dataclasses.asdict(self.sizes), "parts": sorted(self.parts), "bf16": self.bf16}
 
     @property
