@@ -43,6 +43,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, default=Path("reproduce_output"), help="default: reproduce_output")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that all works, not how well")
     parser.add_argument(
+        "--words_only",
+        action="store_true",
+        help="with --parts pretrained: leave out the MLPs and the raw coefficients, which take most of the time",
+    )
+    parser.add_argument(
         "--tokenizers",
         nargs=2,
         metavar=("A", "B"),
@@ -61,6 +66,8 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.data is None:
         parser.error("give --data, the folder with the photos and captions, or set LANGBRIDGE_DATA to it")
     tokenizers = [f"tokenizers/{name}" for name in arguments.tokenizers or []]
+    if arguments.parts == "miniature" and arguments.words_only:
+        parser.error("--words_only is of --parts pretrained: the miniature's language models are small")
     if arguments.parts == "pretrained" and tokenizers:
         parser.error("--tokenizers is of --parts miniature: pretrained language models have their own")
     tower = ["mobilenetv2_imagenet"] if arguments.parts == "miniature" else []
@@ -100,6 +107,7 @@ def reproduce_pretrained(arguments: argparse.Namespace) -> str:
         sizes=QUICK if arguments.quick else PretrainedSizes(),
         adapter_seeds=tuple(arguments.adapter_seeds),
         parts=parts,
+        words_only=arguments.words_only,
     )
     return reproduce(world)
 

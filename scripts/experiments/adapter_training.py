@@ -26,6 +26,7 @@ def train_adapter(
     seed: int,
     word_prediction_weight: float = 0.0,
     muon: bool = True,
+    bf16: bool = False,
 ) -> None:
     """
     Trains what of a model is not frozen and writes to `log.json` the course of the loss and, as
@@ -45,6 +46,7 @@ def train_adapter(
         seed (`int`): of the order of the samples.
         word_prediction_weight (`float`, *optional*, defaults to 0.0): see [`LangBridgeSFTConfig`].
         muon (`bool`, *optional*, defaults to `True`): whether Muon trains the matrices, or AdamW everything.
+        bf16 (`bool`, *optional*, defaults to `False`): whether to multiply in bfloat16 (autocast).
     """
     arguments = LangBridgeSFTConfig(
         output_dir=str(output_dir),
@@ -54,7 +56,7 @@ def train_adapter(
         learning_rate=learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
-        bf16=False,
+        bf16=bf16,
         activation_checkpointing=False,  # TRL would trade time for memory
         dataloader_pin_memory=False,
         save_strategy="no",

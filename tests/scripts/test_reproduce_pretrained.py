@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reproduction on pretrained parts, with tiny random ones in their place: its stages, its tables, and refusals."""
 
+import dataclasses
 import gzip
 import json
 import shutil
@@ -48,6 +49,7 @@ def world(tmp_path_factory) -> PretrainedWorld:
         sizes=QUICK,
         adapter_seeds=(0,),
         parts={name: parts / name for name in ("efficientnet_lite0", "smollm2", "gemma3")},
+        words_only=False,
     )
 
 
@@ -78,7 +80,11 @@ def test_language_models_are_asked_in_the_form_of_the_examples(world, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("java") is None, reason="scoring captions needs Java")
 def test_all_stages_lead_to_tables_and_a_second_run_repeats_none(world):
+    words = reproduce(dataclasses.replace(world, words_only=True))
     table = reproduce(world)
+    for line in words.splitlines():  # what is added changes nothing of the words' rows
+        assert line in table or not line.startswith("| ")
+    assert ROWS["mlp"] in table and ROWS["mlp"] not in words
     for name in world.language_models:
         assert f"{name}:" in table
         measures = json.loads((world.output_dir / f"measures_{name}_0" / "measures.json").read_text())

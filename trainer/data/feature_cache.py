@@ -153,9 +153,11 @@ class FeatureCache(nn.Module):
             return
         keys = b"".join(self.unsaved)
         path = self.folder / f"features-{hashlib.blake2b(keys, digest_size=8).hexdigest()}.safetensors"
+        with torch.autocast("cpu", enabled=False):  # it has no rule for a stack in float16
+            features = torch.stack([self.features[key] for key in self.unsaved])
         tensors = {
             "keys": torch.frombuffer(bytearray(keys), dtype=torch.uint8).view(-1, 16),
-            "features": torch.stack([self.features[key] for key in self.unsaved]),
+            "features": features,
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from experiments.flickr8k.caption_corpora import read_caption_text
 from experiments.flickr8k.pretrained_world import PretrainedWorld
 from experiments.small_language_model import jumbled_words, word_prompt
 from trainer.data.caption_words import content_words
+from trainer.device import has_gpu
 
 
 def teach(world: PretrainedWorld, name: str, folder: Path) -> None:
@@ -38,6 +39,8 @@ def teach(world: PretrainedWorld, name: str, folder: Path) -> None:
         learning_rate=sizes.teaching_learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
+        bf16=world.bf16,
+        use_cpu=not has_gpu(),
         dataloader_pin_memory=False,
         logging_steps=20,
         save_strategy="no",

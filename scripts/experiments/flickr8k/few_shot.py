@@ -56,6 +56,8 @@ class FewShot:
         processor ([`LangBridgeProcessor`]): The model's.
         prefix (`Sequence[str | torch.Tensor]`, *optional*, defaults to `()`):
             The examples, as text and visual tokens `(tokens, d)`.
+        bf16 (`bool`, *optional*, defaults to `False`):
+            Whether the language model's layers multiply in bfloat16 (autocast).
     """
 
     def __init__(
@@ -63,8 +65,9 @@ class FewShot:
         model: LangBridgeForConditionalGeneration,
         processor: LangBridgeProcessor,
         prefix: Sequence[Tokens] = (),
+        bf16: bool = False,
     ):
-        self.model, self.tokenizer = model, processor.tokenizer
+        self.model, self.tokenizer, self.bf16 = model, processor.tokenizer, bf16
         begin = self.tokenizer("")["input_ids"]  # what the tokenizer puts before any text
         self.prefix = self.embed([self.look_up(begin), *prefix])  # (tokens, d)
 
@@ -83,7 +86,22 @@ class FewShot:
     @cached_property
     def cache(self) -> Cache:
         """The keys and values of the examples."""
-        return self.model.model.language_model(inputs_embeds=self.prefix[None], use_cache=True).past_key_values
+        with self.precision():
+            return self.model.model.language_model(inputs_embeds=self.prefix[None], use_cache=True).past_key_values
+
+    def precision(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def read(self, rows: Sequence[Tensor]) -> Tensor:
+        """The last states `(rows, longest, d)` of rows of embeddings `(tokens, d)` after the examples.
+
+        Rows are padded on the right, where none of their own tokens looks."""
+        embeddings = pad_sequence(rows, batch_first=True)  # (rows, longest, d)
+        with self.precision():
+            outputs = self.model.model.language_model(
+                inputs_embeds=embeddings, past_key_values=self.remember(len(rows))
+            )
+        return outputs.last_hidden_state.to(embeddings.dtype)
 
     def remember(self, rows: int) -> Cache | None:
         """The keys and values of the examples for as many rows, to be added to."""
@@ -109,11 +127,7 @@ class FewShot:
             rows = [
                 torch.cat([prompts[i], self.look_up(ids[:-1].tolist())]) for i, ids in zip(batch, targets, strict=True)
             ]
-            # Padded on the right, where no token of an answer looks.
-            states = self.model.model.language_model(
-                inputs_embeds=pad_sequence(rows, batch_first=True), past_key_values=self.remember(len(rows))
-            ).last_hidden_state
-            for i, row, state, ids in zip(batch, rows, states, targets, strict=True):
+            for i, row, state, ids in zip(batch, rows, self.read(rows), targets, strict=True):
                 logits = self.model.lm_head(state[len(row) - len(ids) : len(row)])  # (answer, vocabulary)
                 losses[i] = F.cross_entropy(logits.float(), ids)
         return losses
@@ -126,16 +140,17 @@ class FewShot:
             for batch in batches([i for i, prompt in enumerate(prompts) if len(prompt) == length], batch_size):
                 # Of the examples, whose keys and values are given, generation wants the places alone.
                 rows = torch.stack([torch.cat([self.prefix, prompts[i]]) for i in batch])  # (rows, tokens, d)
-                ids = self.model.generate(
-                    inputs_embeds=rows,
-                    attention_mask=torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device),
-                    past_key_values=self.remember(len(batch)),
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    stop_strings=["\n"],
-                    tokenizer=self.tokenizer,
-                    pad_token_id=self.tokenizer.eos_token_id,
-                )
+                with self.precision():
+                    ids = self.model.generate(
+                        inputs_embeds=rows,
+                        attention_mask=torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device),
+                        past_key_values=self.remember(len(batch)),
+                        max_new_tokens=max_new_tokens,
+                        do_sample=False,
+                        stop_strings=["\n"],
+                        tokenizer=self.tokenizer,
+                        pad_token_id=self.tokenizer.eos_token_id,
+                    )
                 for i, text in zip(batch, self.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
                     answers[i] = " ".join(text.split("\n")[0].split())
         return answers
@@ -147,10 +162,8 @@ class FewShot:
         logits = []
         for batch in batches(list(range(len(prompts))), batch_size):
             rows = [prompts[i] for i in batch]
-            states = self.model.model.language_model(
-                inputs_embeds=pad_sequence(rows, batch_first=True), past_key_values=self.remember(len(rows))
-            ).last_hidden_state
-            last = torch.stack([state[len(row) - 1] for row, state in zip(rows, states, strict=True)])  # (rows, d)
+            states = zip(rows, self.read(rows), strict=True)
+            last = torch.stack([state[len(row) - 1] for row, state in states])  # (rows, d)
             logits.append(self.model.lm_head(last)[:, first].float())
         return torch.cat(logits)
 

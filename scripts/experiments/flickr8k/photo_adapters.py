@@ -116,5 +116,6 @@ def _train(
             max_steps=max_steps,
             batch_size=world.sizes.adapter_batch_size,
             seed=seed,
+            bf16=world.bf16,
             **options,
         )

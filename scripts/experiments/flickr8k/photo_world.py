@@ -96,6 +96,7 @@ class AdapterWorld:
     """
 
     splits: ClassVar = ("train", "test")
+    bf16: ClassVar = False  # whether language models multiply in bfloat16; small ones gain nothing by it
 
     data: Path
     output_dir: Path

@@ -13,7 +13,7 @@ from experiments.flickr8k.caption_teaching import teach
 from experiments.flickr8k.neighbour_words import find_neighbour_words
 from experiments.flickr8k.photo_adapters import ground, train_langbridge, train_mlp, tune
 from experiments.flickr8k.photo_world import compute_features
-from experiments.flickr8k.pretrained_rows import measure_adapters, measure_without_adapter
+from experiments.flickr8k.pretrained_rows import measure_baselines, measure_without_adapter, measure_words
 from experiments.flickr8k.pretrained_world import PretrainedWorld, prepare_language_models
 from experiments.stages import Stage, claim_output_dir, run_stages
 from modeling_langbridge.utils.files import atomic_file, read_json
@@ -46,7 +46,7 @@ def stages_of(world: PretrainedWorld) -> list[dict[str, Stage]]:
         return update_wrapper(partial(function, world, *arguments), function)
 
     names, seeds = world.language_models, world.adapter_seeds
-    return [
+    words = [
         {"language_models": stage(prepare_language_models)},
         {"features": stage(compute_features)},
         {"neighbours": stage(find_neighbour_words)},
@@ -54,9 +54,15 @@ def stages_of(world: PretrainedWorld) -> list[dict[str, Stage]]:
         {f"taught_{name}": stage(teach, name) for name in names},
         {f"measures_{name}": stage(measure_without_adapter, name) for name in names},
         *({f"tuned_{name}_{seed}": stage(tune, name, seed) for name in names} for seed in seeds),
+        *({f"measures_{name}_{seed}": stage(measure_words, name, seed) for name in names} for seed in seeds),
+    ]
+    if world.words_only:
+        return words
+    return [
+        *words,
         *({f"mlp_{name}_{seed}": stage(train_mlp, name, seed) for name in names} for seed in seeds),
         {f"langbridge_{names[0]}_{seed}": stage(train_langbridge, names[0], seed) for seed in seeds},
-        *({f"measures_{name}_{seed}": stage(measure_adapters, name, seed) for name in names} for seed in seeds),
+        *({f"baselines_{name}_{seed}": stage(measure_baselines, name, seed) for name in names} for seed in seeds),
     ]
 
 
@@ -76,7 +82,8 @@ def reproduce(world: PretrainedWorld) -> str:
         measures = read_measures(world, name)
         scores[name] = {row: score_row(photos, of_seeds) for row, of_seeds in measures.items()}
         tables.append(f"{name}:\n\n{describe(scores[name])}\n")
-        shown = {row: measures[row][0]["captions"] for row in ("blind", "mlp", "grounded", "tuned_own", "people")}
+        rows = ("blind", "mlp", "grounded", "tuned_own", "people")
+        shown = {row: measures[row][0]["captions"] for row in rows if row in measures}
         with atomic_file(world.output_dir / f"captions_{name}.png") as unfinished:
             save_caption_picture(photos[:8], shown, unfinished)
     tables.append(f"{describe_words(world, photos)}\n")
@@ -94,8 +101,9 @@ def reproduce(world: PretrainedWorld) -> str:
 def read_measures(world: PretrainedWorld, name: str) -> dict[str, list[dict]]:
     """What was measured with a language model, by row and seed; rows without an adapter have one entry."""
     found: dict[str, list[dict]] = {}
-    stages = [f"measures_{name}", *(f"measures_{name}_{seed}" for seed in world.adapter_seeds)]
-    for stage in stages:
+    kinds = ["measures"] if world.words_only else ["measures", "baselines"]
+    of_seeds = [f"{kind}_{name}_{seed}" for kind in kinds for seed in world.adapter_seeds]
+    for stage in [f"measures_{name}", *of_seeds]:
         for row, measured in read_json(world.output_dir / stage / "measures.json").items():
             found.setdefault(row, []).append(measured)
     return {row: found[row] for row in ROWS if row in found}
@@ -163,7 +171,9 @@ def describe_training(world: PretrainedWorld) -> str:
     """How the loss of adapters that were trained through a language model fell: whether it had flattened."""
     lines = ["| trained through | first loss | at half | last | on test photos |", "|---|---:|---:|---:|---:|"]
     names = world.language_models
-    trained = [(kind, name) for kind in ("tuned", "mlp") for name in names] + [("langbridge", names[0])]
+    trained = [("tuned", name) for name in names]
+    if not world.words_only:
+        trained += [*(("mlp", name) for name in names), ("langbridge", names[0])]
     for kind, name in trained:
         logs = [read_json(world.output_dir / f"{kind}_{name}_{seed}" / "log.json") for seed in world.adapter_seeds]
         losses = [[caption_loss(entry) for entry in log["steps"] if "loss" in entry] for log in logs]

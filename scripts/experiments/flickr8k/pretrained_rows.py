@@ -44,9 +44,9 @@ def measure_without_adapter(world: PretrainedWorld, name: str, folder: Path) -> 
     write_measures(folder, found)
 
 
-def measure_adapters(world: PretrainedWorld, name: str, seed: int, folder: Path) -> None:
-    """A language model with every adapter of one seed: its own, another's, and nobody's."""
-    words, found = world.sizes.words_per_image, {}
+def measure_words(world: PretrainedWorld, name: str, seed: int, folder: Path) -> None:
+    """A language model with the words of every adapter of one seed: its own, another's, and nobody's."""
+    words = world.sizes.words_per_image
     rows = {
         "grounded": (f"grounded_{seed}", name, words),
         "taught_grounded": (f"grounded_{seed}", f"taught_{name}", words),
@@ -54,10 +54,15 @@ def measure_adapters(world: PretrainedWorld, name: str, seed: int, folder: Path)
     for trained_with in world.language_models:
         whose = "own" if trained_with == name else "other"
         rows[f"tuned_{whose}"] = (f"tuned_{trained_with}_{seed}", name, words)
+    found = {row: measure_with(world, load_adapter_onto(world, *how)) for row, how in rows.items()}
+    write_measures(folder, found)
+
+
+def measure_baselines(world: PretrainedWorld, name: str, seed: int, folder: Path) -> None:
+    """A language model with raw coefficients and with an MLP of one seed."""
     first = world.language_models[0]
-    rows["raw_own" if name == first else "raw_other"] = (f"langbridge_{first}_{seed}", name, None)
-    for row, how in rows.items():
-        found[row] = measure_with(world, load_adapter_onto(world, *how))
+    raw = load_adapter_onto(world, f"langbridge_{first}_{seed}", name)
+    found = {"raw_own" if name == first else "raw_other": measure_with(world, raw)}
     checkpoint = world.output_dir / f"mlp_{name}_{seed}"
     mlp = LangBridgeForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
     found["mlp"] = measure_with(world, (mlp, LangBridgeProcessor.from_pretrained(checkpoint)))
@@ -84,7 +89,8 @@ def measure(world: PretrainedWorld, parts: Parts, see: See) -> dict:
     test, dev, sizes = world.photos("test"), world.photos("dev"), world.sizes
     examples = world.photos("train")[: sizes.examples]
     shown, dev_tokens, tokens = see(examples), see(dev), see(test)
-    variants = {"examples": FewShot(*parts, caption_examples(examples, shown)), "alone": FewShot(*parts)}
+    few_shot_of = partial(FewShot, *parts, bf16=world.bf16)
+    variants = {"examples": few_shot_of(caption_examples(examples, shown)), "alone": few_shot_of()}
     dev_losses = {
         name: caption_losses(few_shot, (dev, dev_tokens)).mean().item() for name, few_shot in variants.items()
     }
@@ -100,7 +106,7 @@ def measure(world: PretrainedWorld, parts: Parts, see: See) -> dict:
         "losses": few_shot.losses(prompts[: len(measured)], answers).tolist(),
         "losses_of_other": few_shot.losses(others, answers).tolist(),
         "captions": dict(zip([photo.name for photo in test], few_shot.complete(prompts), strict=True)),
-        "answers": answer_questions(parts, (examples, shown), (dev, dev_tokens), (measured, tokens)),
+        "answers": answer_questions(few_shot_of, (examples, shown), (dev, dev_tokens), (measured, tokens)),
     }
 
 
@@ -111,7 +117,9 @@ def caption_losses(few_shot: FewShot, seen: Seen) -> torch.Tensor:
     return few_shot.losses(prompts, [f" {photo.captions[0]}" for photo in photos])
 
 
-def answer_questions(parts: Parts, examples: Seen, dev: Seen, test: Seen) -> list[tuple[bool, bool]]:
+def answer_questions(
+    few_shot_of: Callable[[Sequence[Tokens]], FewShot], examples: Seen, dev: Seen, test: Seen
+) -> list[tuple[bool, bool]]:
     """
     Whether each question's answer is yes, and whether the model says so; those about the examples come first.
 
@@ -121,7 +129,7 @@ def answer_questions(parts: Parts, examples: Seen, dev: Seen, test: Seen) -> lis
     pieces: list[Tokens] = []
     for question in ask_about(examples[0]):
         pieces += [*question_prompt(question, examples), f" {question['label']}\n\n"]
-    few_shot = FewShot(*parts, pieces)
+    few_shot = few_shot_of(pieces)
     says_yes = (yes_leads(few_shot, test) > yes_leads(few_shot, dev).median()).tolist()
     return [
         (question["label"] == "yes", answer) for question, answer in zip(ask_about(test[0]), says_yes, strict=True)

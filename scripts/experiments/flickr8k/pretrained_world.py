@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from experiments.flickr8k.photo_world import AdapterSizes, AdapterWorld
 from modeling_langbridge import LangBridgeAdapter, SharedVocabulary
 from trainer.data.captioned_photos import CaptionedPhoto
+from trainer.device import has_bfloat16
 
 
 # What adapters and language models are trained on reads as the prompts of few_shot.py do.
@@ -36,6 +37,7 @@ class PretrainedSizes(AdapterSizes):
     grounding_steps: int = 375  # four passes
     patch_dropout: float = 0.5
     tuning_steps: int = 60
+    tuning_learning_rate: float = 1e-4
     examples: int = 4  # before a photo
     teaching_steps: int = 100  # of a language model on words and captions
     teaching_batch_size: int = 16
@@ -67,17 +69,20 @@ class PretrainedWorld(AdapterWorld):
         data (`Path`): holds `caption_text` and `flickr8k`.
         sizes ([`PretrainedSizes`]): of everything.
         parts (`Mapping[str, Path]`): the folders of `efficientnet_lite0` and of each language model.
+        words_only (`bool`): whether the MLPs and the raw coefficients are left out.
     """
 
     splits: ClassVar = ("train", "dev", "test")
+    bf16: ClassVar = has_bfloat16()
 
     sizes: PretrainedSizes
     parts: Mapping[str, Path]
+    words_only: bool
 
     @property
     def settings(self) -> dict:
-        """All that decides the results, except the adapters' seeds: more of them may be added later."""
-        return {"sizes": dataclasses.asdict(self.sizes), "parts": sorted(self.parts)}
+        """All that decides the results, except which adapters there are: more of them may be added later."""
+        return {"sizes": dataclasses.asdict(self.sizes), "parts": sorted(self.parts), "bf16": self.bf16}
 
     @property
     def tower(self) -> str:

@@ -110,11 +110,13 @@ def test_saved_features_are_found_again_by_the_tower_from_another_place_without_
     assert file.stat().st_mode & 0o777 == 0o644
 
 
-def test_features_are_on_disk_before_the_run_ends(tower, images, tmp_path, monkeypatch):
+@pytest.mark.parametrize("bf16", [False, True])
+def test_features_are_on_disk_before_the_run_ends(tower, images, tmp_path, monkeypatch, bf16):
     monkeypatch.setattr(feature_cache, "SECONDS_BETWEEN_SAVES", 0)
     cache = FeatureCache(tower, folder=tmp_path / "features")
-    cache(images[:3])
-    cache(images[1:])
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        cache(images[:3])
+        cache(images[1:])
     # A killed process closes nothing: what another one finds now is all there is.
     assert len(FeatureCache(tower, folder=tmp_path / "features")) == 4
     assert len(list((tmp_path / "features").iterdir())) == 2
