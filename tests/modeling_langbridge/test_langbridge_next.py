@@ -281,6 +281,13 @@ def test_a_transfer_there_and_back_keeps_all(model, processor, text, tmp_path):
     torch.testing.assert_close(back(**inputs).logits, expected)
 
 
+def test_a_model_of_words_reads_tiles_with_another_language_model_too(vision, text, tmp_path):
+    model, processor = compose(vision, text, words_per_image=4, **GATED)
+    moved, its_processor = transfer(model, processor, save_other_language_model(tmp_path / "other"))
+    assert type(moved) is LangBridgeNextForConditionalGeneration and moved.config.words_per_image == 4
+    moved(**read(its_processor, SIZES[:3]))
+
+
 def test_an_adapter_alone_keeps_its_newline(model, processor, vision, text, tmp_path):
     LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(tmp_path / "adapter")
     joined, its_processor = LangBridgeAdapter.from_pretrained(tmp_path / "adapter").join(vision, text)
