@@ -156,6 +156,11 @@ def test_transfer(folder):
     assert "my-llama3-words" in of(left, "--model grounded/adapter")
 
 
+def test_high_resolution(folder):
+    assert "is in next." in of(follow(DOCS / "high_resolution.md", folder), "transfer.py")
+    assert json.loads((folder / "next" / "config.json").read_text())["model_type"] == "langbridge_next"
+
+
 def test_hub(folder):
     left = follow(DOCS / "hub.md", folder)
     assert "my-langbridge-trained is a model" in of(left, "--dry_run")

@@ -220,6 +220,10 @@ def compose(arguments: ModelArguments) -> tuple["LangBridgeForConditionalGenerat
 
     if arguments.vision_tower is None or arguments.language_model is None:
         raise ValueError("Say what to train: --model, or --vision_tower and --language_model.")
+    if arguments.adapter is not None and arguments.adapter_type != "langbridge":
+        raise ValueError(
+            f"--adapter is made of words, --adapter_type {arguments.adapter_type} is not: leave one of them out."
+        )
     language_model = AutoModelForCausalLM.from_pretrained(arguments.language_model, dtype=arguments.dtype)
     parts = arguments.vision_tower, language_model
     adapter = None if arguments.adapter is None else LangBridgeAdapter.from_pretrained(arguments.adapter)
@@ -233,10 +237,6 @@ def compose(arguments: ModelArguments) -> tuple["LangBridgeForConditionalGenerat
         *parts, words_per_image=arguments.words_per_image, **tiles
     )
     if adapter is not None:
-        if arguments.adapter_type != "langbridge":
-            raise ValueError(
-                f"--adapter is made of words, --adapter_type {arguments.adapter_type} is not: leave one of them out."
-            )
         model, processor = adapter.join(
             *parts, processor.image_processor, words_per_image=arguments.words_per_image, model_class=model_class
         )

@@ -27,5 +27,6 @@ def prepare_question(processor: ProcessorMixin, images: Sequence[Any], question:
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        processor_kwargs={"padding": True},  # images in tiles have different numbers of visual tokens
+        # Images in tiles have different numbers of visual tokens. A tokenizer that has padded once is saved so.
+        processor_kwargs={"padding": len(images) > 1},
     )

@@ -14,7 +14,7 @@ REFUSED = [
     ("--model {llava}/config.json", "config.json is a file: name the folder"),
     ("--model {raw}", "is a LangBridge already"),
     ("--model {lora}", "holds a LoRA"),
-    ("--model {language_model}", "is a model of type qwen2: only the architecture of LLaVA"),
+    ("--model {language_model}", "is a model of type qwen2: only the architectures of LLaVA"),
     ("--model {llava_with_nan}", "linear_1.weight` in .* holds values that are not finite"),
     ("--model {llava} --ridge -1", "--ridge: must be a number of 0 or more, but is '-1'"),
     ("--model {llava} --ridge nan", "--ridge: must be a number"),

@@ -360,7 +360,7 @@ def test_image_paths_of_every_source_are_relative_to_the_folder(tmp_path, monkey
         dataset.save_to_disk(path)
     loaded = list(as_rows(load_training_data(path, str(tmp_path / "photos"), streaming=streaming)))
     assert len(loaded) == 1 + (place == "captions")
-    expected = collator.process_images([make_image("red")])
+    expected = collator.process_images([make_image("red")])["pixel_values"]
     assert torch.equal(collator(loaded)["pixel_values"], expected.repeat(len(loaded), 1, 1, 1))
 
 
