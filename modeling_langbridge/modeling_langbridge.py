@@ -38,6 +38,7 @@ from .configuration_langbridge import LangBridgeConfig
 from .folded_adapter import FoldedAdapter
 from .image_opening import open_image as open_image  # transformers before 5.10 copies only what this file names
 from .processing_langbridge import LangBridgeProcessor
+from .video_opening import open_video as open_video  # likewise
 from .vocabulary_head import LangBridgeVocabularyHead, find_head, first_token_ids
 
 

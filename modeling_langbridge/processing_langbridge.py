@@ -21,6 +21,7 @@ from transformers.processing_utils import MultiModalData
 from transformers.utils import auto_docstring
 
 from .image_opening import open_image, open_images
+from .video_opening import open_video, open_videos
 
 
 # Converts content, strings and blocks alike, into the plain strings that a language model's own template expects.
@@ -256,6 +257,27 @@ class LangBridgeProcessor(LlavaProcessor):
 
     # Public, for images that are given to `image_processor` itself.
     open_image = staticmethod(open_image)
+    open_video = staticmethod(open_video)
+
+    def apply_chat_template(self, conversation, *args, num_frames=None, fps=None, **kwargs):
+        """
+        As transformers' own, with videos as their frames.
+
+        A block `{"type": "video", "path": ...}` (or `"video"`) becomes a block of an image for each frame that
+        [`open_video`] gives.
+
+        Args:
+            conversation, args, kwargs:
+                As of `ProcessorMixin.apply_chat_template`.
+            num_frames (`int`, *optional*, defaults to 8):
+                Number of frames of each video; at most all that it has.
+            fps (`float`, *optional*):
+                Frames a second, instead of `num_frames`.
+
+        Raises:
+            As [`open_video`].
+        """
+        return super().apply_chat_template(open_videos(conversation, num_frames, fps), *args, **kwargs)
 
     @property
     def num_image_tokens(self) -> int:
