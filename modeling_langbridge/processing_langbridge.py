@@ -190,23 +190,24 @@ class LangBridgeProcessor(LlavaProcessor):
         image_token="<image>",
         num_additional_image_tokens=0,
         words_per_image=None,
+        pool_patches=1,
         **kwargs,
     ):
         r"""
         patch_size (`int`, *optional*):
-            Width of the vision tower's patches, in pixels.
+            Width of what a visual token stands for, in pixels: a patch of the vision tower, or `pool_patches` of them.
         vision_feature_select_strategy (`str`, *optional*):
             As of the model's [`LangBridgeConfig`].
         image_token (`str`, *optional*, defaults to `"<image>"`):
             The token that marks the place of an image.
         num_additional_image_tokens (`int`, *optional*, defaults to 0):
             Number of tokens of the vision tower beside its patches, such as CLS.
-        words_per_image (`int`, *optional*):
+        words_per_image (`int`, *optional*), pool_patches (`int`, *optional*, defaults to 1):
             As of the model's [`LangBridgeConfig`].
         """
         if words_per_image is not None and (type(words_per_image) is not int or words_per_image < 1):
             raise ValueError(f"`words_per_image` is {words_per_image!r}: give a whole number of at least 1, or None.")
-        self.words_per_image = words_per_image
+        self.words_per_image, self.pool_patches = words_per_image, pool_patches
         if tokenizer is not None:
             # A prompt is continued at its right end. Few tokenizers say so, and most pad there by default.
             tokenizer.padding_side = "left"
@@ -227,6 +228,7 @@ class LangBridgeProcessor(LlavaProcessor):
         """The fields of a model's configuration that its processor decides."""
         return {
             "words_per_image": self.words_per_image,
+            "pool_patches": self.pool_patches,
             "image_token_index": self.image_token_id,
             "image_seq_length": self.num_image_tokens,
             "vision_feature_select_strategy": self.vision_feature_select_strategy,
@@ -327,6 +329,7 @@ class LangBridgeProcessor(LlavaProcessor):
         image_processor: BaseImageProcessor | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         words_per_image: int | None = None,
+        pool_patches: int = 1,
     ) -> "LangBridgeProcessor":
         r"""Composes the processor of a vision tower and a language model.
 
@@ -338,10 +341,12 @@ class LangBridgeProcessor(LlavaProcessor):
             text (`str` or `PreTrainedModel`): Hub id, folder or loaded model of the language model.
             image_processor (`BaseImageProcessor`, *optional*): Loaded from the source of `vision` when left out.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Loaded from the source of `text` when left out.
-            words_per_image (`int`, *optional*): As of the model's [`LangBridgeConfig`].
+            words_per_image (`int`, *optional*), pool_patches (`int`, *optional*, defaults to 1):
+                As of the model's [`LangBridgeConfig`].
 
         Raises:
-            `ValueError`: the vision tower is not supported, or the source of a loaded model is unknown.
+            `ValueError`: the vision tower is not supported, its patches cannot be pooled, or the source of a loaded
+            model is unknown.
         """
         vision_config = vision.config if isinstance(vision, PreTrainedModel) else AutoConfig.from_pretrained(vision)
         vision_config = find_vision_config(vision_config)
@@ -360,11 +365,20 @@ class LangBridgeProcessor(LlavaProcessor):
                 f"The vision tower `{vision_config.model_type}` gives {num_tokens} tokens for an image of {height} x "
                 f"{width} pixels, not a grid of {patch_size}-pixel patches: give the image processor another size."
             )
+        rows, columns = height // patch_size, width // patch_size
+        is_square = rows == columns and num_tokens - num_patches <= 1  # tokens beside the patches have no place
+        if pool_patches > 1 and (not is_square or rows % pool_patches):
+            raise ValueError(
+                f"`pool_patches` is {pool_patches}, but the vision tower `{vision_config.model_type}` has {rows} x "
+                f"{columns} patches and {num_tokens - num_patches} tokens beside them: it must be a square that "
+                f"{pool_patches} divides, with one token beside it at most."
+            )
         return cls(
             image_processor,
             tokenizer,
             words_per_image=words_per_image,
-            patch_size=patch_size,
+            pool_patches=pool_patches,
+            patch_size=patch_size * pool_patches,
             # The first of the additional tokens, CLS, is dropped; registers stay.
             vision_feature_select_strategy="default" if num_tokens > num_patches else "full",
             num_additional_image_tokens=num_tokens - num_patches,

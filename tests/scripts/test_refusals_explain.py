@@ -98,7 +98,10 @@ CHAT = {
     "a language model": (["--model", "text", "--question", "what?"], "^text"),
     "an empty question": ([*MODEL, "--question", " "], "The question is empty: write one"),
     "the mark of a photo": ([*MODEL, "--question", "an <image>?"], "The question holds <image>.*leave it out"),
-    "words of no photo": ([*MODEL, "--words", "--question", "what?"], "--words shows the words of a photo: give one"),
+    "words of no photo": (
+        [*MODEL, "--words", "--question", "what?"],
+        "--words shows the words of a photo or a video: give one",
+    ),
     "no tokens": ([*MODEL, "--question", "what?", "--max_new_tokens", "0"], "--max_new_tokens is 0, but must be"),
     "an absent photo": ([*MODEL, "--image", "absent.png", "--question", "what?"], "image absent.png does not exist"),
     "no photo": ([*MODEL, "--image", "notes.txt", "--question", "what?"], "The image notes.txt is of no format"),
