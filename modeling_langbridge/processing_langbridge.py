@@ -202,7 +202,9 @@ class LangBridgeProcessor(LlavaProcessor):
             The token that marks the place of an image.
         num_additional_image_tokens (`int`, *optional*, defaults to 0):
             Number of tokens of the vision tower beside its patches, such as CLS.
-        words_per_image (`int`, *optional*), pool_patches (`int`, *optional*, defaults to 1):
+        words_per_image (`int`, *optional*):
+            As of the model's [`LangBridgeConfig`].
+        pool_patches (`int`, *optional*, defaults to 1):
             As of the model's [`LangBridgeConfig`].
         """
         if words_per_image is not None and (type(words_per_image) is not int or words_per_image < 1):

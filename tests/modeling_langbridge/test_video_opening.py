@@ -19,6 +19,7 @@ from modeling_langbridge.video_opening import VideoError, open_video
 
 COLOURS = ["red", "lime", "blue", "white"]
 FOUR_SECONDS = [colour for colour in COLOURS for _ in range(10)]
+NOISE = [Image.effect_noise((64, 48), 100).convert("RGB") for _ in range(40)]
 
 
 def name_colour(image: Image.Image) -> str:
@@ -52,8 +53,7 @@ def test_each_part_of_a_video_is_represented_by_its_middle(container, codec):
 
 
 def test_keyframes_lead_to_the_same_frames_as_decoding_all(monkeypatch):
-    noise = [Image.effect_noise((64, 48), 100).convert("RGB") for _ in range(40)]
-    video = make_clip(noise, codec="libx264", keyframe_every=5)
+    video = make_clip(NOISE, codec="libx264", keyframe_every=5)
     found = [frame.image.tobytes() for frame in open_video(video, num_frames=7)]
     decoded = 0
 
@@ -74,6 +74,12 @@ def test_frames_are_chosen_by_their_times_where_the_rate_varies():
     for codec in ("mpeg4", "libx264"):
         # The lime one is shown from 0.2 to 3 s: in the middles of three parts of four.
         assert read(make_clip(colours, times, codec=codec), num_frames=4) == [(0.2, 0, 3, "lime"), (3.5, 3, 4, "blue")]
+
+
+def test_the_last_frame_lasts_as_long_as_others_do():
+    # Frames that are kept in another order say nothing of how long the last one is shown.
+    video = make_clip(["red", "blue"] * 3, [0, 0.1, 0.2, 3.0, 3.1, 3.2], codec="libx264")
+    assert open_video(video)[-1].end == pytest.approx(3.3)
 
 
 def test_a_video_gives_no_more_frames_than_it_has():
@@ -111,8 +117,7 @@ def test_a_phones_video_is_turned_upright():
     ],
 )
 def test_what_can_be_read_of_a_truncated_video_is_used_with_a_warning(container, codec, options, tmp_path, caplog):
-    noise = [Image.effect_noise((64, 48), 100).convert("RGB") for _ in range(40)]
-    video = make_clip(noise, container=container, codec=codec, **options)
+    video = make_clip(NOISE, container=container, codec=codec, **options)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.write_bytes(video)
     cut.write_bytes(video[: len(video) * 6 // 10])
@@ -122,9 +127,19 @@ def test_what_can_be_read_of_a_truncated_video_is_used_with_a_warning(container,
     assert f"The video {cut} is truncated or damaged: 8 frames of its first {frames[-1].end:.1f} s are" in caplog.text
 
 
+@pytest.mark.parametrize("container, codec", [("mp4", "mpeg4"), ("mpegts", "mpeg4"), ("avi", "mpeg4")])
+def test_no_half_of_a_frame_is_read(container, codec):
+    options = {"movflags": "frag_keyframe+empty_moov"} if container == "mp4" else {}
+    video = make_clip(NOISE, container=container, codec=codec, **options)
+    whole = {round(frame.time, 3): frame.image.tobytes() for frame in open_video(video, fps=10)}
+    assert len(whole) == 40
+    for share in (0.55, 0.6, 0.65):
+        for frame in open_video(video[: int(len(video) * share)], fps=10):
+            assert frame.image.tobytes() == whole[round(frame.time, 3)]
+
+
 def test_damaged_frames_are_left_out_with_a_warning(caplog):
-    noise = [Image.effect_noise((64, 48), 100).convert("RGB") for _ in range(40)]
-    video = bytearray(make_clip(noise, keyframe_every=10))
+    video = bytearray(make_clip(NOISE, keyframe_every=10))
     video[len(video) // 2 : len(video) // 2 + 4000] = bytes(4000)
     frames = open_video(bytes(video), fps=10)
     assert 20 < len(frames) < 40
@@ -139,6 +154,7 @@ def test_a_video_that_cannot_be_read_is_refused_in_one_sentence(tmp_path):
         samples.sample_rate, samples.pts = 16000, 0
         clip.mux([*stream.encode(samples), *stream.encode(None)])
     whole = make_clip(FOUR_SECONDS)
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     playlist = tmp_path / "list.m3u8"
     (tmp_path / "part.ts").write_bytes(make_clip(FOUR_SECONDS, container="mpegts"))
     playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nfile://{tmp_path}/part.ts\n#EXT-X-ENDLIST\n")
@@ -147,6 +163,7 @@ def test_a_video_that_cannot_be_read_is_refused_in_one_sentence(tmp_path):
     for video, reason in (
         (b"no video", "A video cannot be decoded: it is damaged, or of another format than mov, mp4"),
         (whole[: len(whole) // 2], "A video cannot be decoded"),  # without the index at its end
+        (tmp_path / "photo.png", "photo.png cannot be decoded"),
         (playlist, "list.m3u8 cannot be decoded"),
         (concat, "list.ffconcat cannot be decoded"),
         (sound.getvalue(), "A video has no pictures: it has no video stream"),
