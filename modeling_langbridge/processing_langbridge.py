@@ -281,6 +281,9 @@ class LangBridgeProcessor(LlavaProcessor):
         Raises:
             As [`open_video`].
         """
+        if options := kwargs.get("processor_kwargs"):  # where transformers has them
+            options = kwargs["processor_kwargs"] = dict(options)
+            num_frames, fps = options.pop("num_frames", num_frames), options.pop("fps", fps)
         return super().apply_chat_template(open_videos(conversation, num_frames, fps), *args, **kwargs)
 
     @property

@@ -233,6 +233,7 @@ def test_a_video_in_a_message_is_its_frames_as_images(processor, tmp_path, sampl
         for inputs in (
             processor.apply_chat_template(messages, **options, **sampling),
             processor.apply_chat_template([messages], **options, **sampling),
+            processor.apply_chat_template(messages, **options, processor_kwargs=sampling),
         ):
             assert all(torch.equal(inputs[name], expected[name]) for name in expected)
         assert messages[0]["content"][0] == {"type": "video", **block}
