@@ -52,6 +52,7 @@ setup(
         "quantization": ["bitsandbytes>=0.50"],
         "flash-attn": ["flash-attn"],
         "space": ["gradio>=6.31"],
+        "video": ["av>=18"],
         "parts": ["gguf", "matplotlib"],
         "eval": ["pycocoevalcap>=1.2", "matplotlib"],
         "dev": [

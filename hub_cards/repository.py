@@ -35,6 +35,7 @@ CODE = [
     "image_opening.py",
     "modeling_langbridge.py",
     "processing_langbridge.py",
+    "video_opening.py",
     "vocabulary_head.py",
 ]
 NEXT_CODE = ["configuration_langbridge_next.py", "modeling_langbridge_next.py", "processing_langbridge_next.py"]

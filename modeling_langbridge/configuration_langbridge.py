@@ -36,6 +36,9 @@ class LangBridgeConfig(LlavaConfig):
     words_per_image (`int`, *optional*):
         Number of visual tokens per image: the strongest words over all its patches, each once, instead of a visual
         token per patch. It needs coefficients that are distributions.
+    pool_patches (`int`, *optional*, defaults to 1):
+        Averages squares of so many by so many of the vision tower's patches before the projector, so that an image
+        takes fewer visual tokens, as in DeCo (arXiv 2405.20985). With 1 every patch is a visual token.
     linear_remainder (`bool`, *optional*, defaults to `False`):
         Adds to visual tokens made of distributions a linear map from the projector's output to the language model's
         width, which can learn what the words leave out. It starts at zero and belongs to one language model: an
@@ -72,6 +75,7 @@ class LangBridgeConfig(LlavaConfig):
     bridge_vocab_size: int = 19200
     coefficient_activation: Literal["linear", "softmax", "gated_softmax"] = "linear"
     words_per_image: int | None = None
+    pool_patches: int = 1
     linear_remainder: bool = False
     pieces_per_word: int = 1
     split_words: Literal["leave_out", "mean"] = "leave_out"
@@ -129,6 +133,8 @@ class LangBridgeConfig(LlavaConfig):
         ]
         if outside:
             raise ValueError(f"`vision_feature_layer` is {layers}, but the vision tower has {depth} layers.")
+        if self.pool_patches < 1:
+            raise ValueError(f"`pool_patches` must be at least 1, but is {self.pool_patches}.")
         if self.adapter_type != "langbridge":
             return
         if self.projector_hidden_size < 1:

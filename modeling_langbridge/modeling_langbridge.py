@@ -12,6 +12,7 @@ Where the coefficients are distributions, `words_per_image` passes an image on a
 For comparison, the projector alone may be the adapter: `adapter_type` `"mlp"` is LLaVA's, `"linear"` is VLAP's.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ from .configuration_langbridge import LangBridgeConfig
 from .folded_adapter import FoldedAdapter
 from .image_opening import open_image as open_image  # transformers before 5.10 copies only what this file names
 from .processing_langbridge import LangBridgeProcessor
+from .video_opening import open_video as open_video  # likewise
 from .vocabulary_head import LangBridgeVocabularyHead, find_head, first_token_ids
 
 
@@ -85,6 +87,15 @@ def join_outputs(parts: list[ModelOutput]) -> ModelOutput:
     return type(parts[0])(
         **{name: join(values) for name, *values in zip(parts[0], *map(ModelOutput.values, parts), strict=True)}
     )
+
+
+def pool_squares(features: torch.Tensor, width: int) -> torch.Tensor:
+    """The means of squares of `width` by `width` patches, of those of square images `(images, patches, d_v)`."""
+    if width == 1:
+        return features
+    length = math.isqrt(features.shape[1]) // width
+    squares = features.unflatten(1, (length, width, length, width))  # (images, rows, width, columns, width, d_v)
+    return squares.mean((2, 4)).flatten(1, 2)  # (images, rows * columns, d_v)
 
 
 class LangBridgeLMHead(nn.Linear):
@@ -163,10 +174,11 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
             [self.vision_tower(part, return_dict=True, **kwargs) for part in pixel_values.split(max(1, together))]
         )
         if outputs.last_hidden_state.dim() == 4:  # a convolutional tower's map (images, d_v, rows, columns)
-            outputs.pooler_output = outputs.last_hidden_state.flatten(2).transpose(1, 2)  # (images, tokens, d_v)
-            return outputs
-        first = 1 if vision_feature_select_strategy == "default" else 0
-        outputs.pooler_output = torch.cat([outputs.hidden_states[layer][:, first:] for layer in layers], dim=-1)
+            features = outputs.last_hidden_state.flatten(2).transpose(1, 2)  # (images, tokens, d_v)
+        else:
+            first = 1 if vision_feature_select_strategy == "default" else 0
+            features = torch.cat([outputs.hidden_states[layer][:, first:] for layer in layers], dim=-1)
+        outputs.pooler_output = pool_squares(features, self.config.pool_patches)
         return outputs
 
     @can_return_tuple

@@ -21,6 +21,7 @@ from transformers.processing_utils import MultiModalData
 from transformers.utils import auto_docstring
 
 from .image_opening import open_image, open_images
+from .video_opening import open_video, open_videos
 
 
 # Converts content, strings and blocks alike, into the plain strings that a language model's own template expects.
@@ -189,11 +190,12 @@ class LangBridgeProcessor(LlavaProcessor):
         image_token="<image>",
         num_additional_image_tokens=0,
         words_per_image=None,
+        pool_patches=1,
         **kwargs,
     ):
         r"""
         patch_size (`int`, *optional*):
-            Width of the vision tower's patches, in pixels.
+            Width of what a visual token stands for, in pixels: a patch of the vision tower, or `pool_patches` of them.
         vision_feature_select_strategy (`str`, *optional*):
             As of the model's [`LangBridgeConfig`].
         image_token (`str`, *optional*, defaults to `"<image>"`):
@@ -202,10 +204,12 @@ class LangBridgeProcessor(LlavaProcessor):
             Number of tokens of the vision tower beside its patches, such as CLS.
         words_per_image (`int`, *optional*):
             As of the model's [`LangBridgeConfig`].
+        pool_patches (`int`, *optional*, defaults to 1):
+            As of the model's [`LangBridgeConfig`].
         """
         if words_per_image is not None and (type(words_per_image) is not int or words_per_image < 1):
             raise ValueError(f"`words_per_image` is {words_per_image!r}: give a whole number of at least 1, or None.")
-        self.words_per_image = words_per_image
+        self.words_per_image, self.pool_patches = words_per_image, pool_patches
         if tokenizer is not None:
             # A prompt is continued at its right end. Few tokenizers say so, and most pad there by default.
             tokenizer.padding_side = "left"
@@ -226,6 +230,7 @@ class LangBridgeProcessor(LlavaProcessor):
         """The fields of a model's configuration that its processor decides."""
         return {
             "words_per_image": self.words_per_image,
+            "pool_patches": self.pool_patches,
             "image_token_index": self.image_token_id,
             "image_seq_length": self.num_image_tokens,
             "vision_feature_select_strategy": self.vision_feature_select_strategy,
@@ -256,6 +261,30 @@ class LangBridgeProcessor(LlavaProcessor):
 
     # Public, for images that are given to `image_processor` itself.
     open_image = staticmethod(open_image)
+    open_video = staticmethod(open_video)
+
+    def apply_chat_template(self, conversation, *args, num_frames=None, fps=None, **kwargs):
+        """
+        As transformers' own, with videos as their frames.
+
+        A block `{"type": "video", "path": ...}` (or `"video"`) becomes a block of an image for each frame that
+        [`open_video`] gives.
+
+        Args:
+            conversation, args, kwargs:
+                As of `ProcessorMixin.apply_chat_template`.
+            num_frames (`int`, *optional*, defaults to 8):
+                Number of frames of each video; at most all that it has.
+            fps (`float`, *optional*):
+                Frames a second, instead of `num_frames`.
+
+        Raises:
+            As [`open_video`].
+        """
+        if options := kwargs.get("processor_kwargs"):  # where transformers has them
+            options = kwargs["processor_kwargs"] = dict(options)
+            num_frames, fps = options.pop("num_frames", num_frames), options.pop("fps", fps)
+        return super().apply_chat_template(open_videos(conversation, num_frames, fps), *args, **kwargs)
 
     @property
     def num_image_tokens(self) -> int:
@@ -305,6 +334,7 @@ class LangBridgeProcessor(LlavaProcessor):
         image_processor: BaseImageProcessor | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         words_per_image: int | None = None,
+        pool_patches: int = 1,
     ) -> "LangBridgeProcessor":
         r"""Composes the processor of a vision tower and a language model.
 
@@ -316,10 +346,12 @@ class LangBridgeProcessor(LlavaProcessor):
             text (`str` or `PreTrainedModel`): Hub id, folder or loaded model of the language model.
             image_processor (`BaseImageProcessor`, *optional*): Loaded from the source of `vision` when left out.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Loaded from the source of `text` when left out.
-            words_per_image (`int`, *optional*): As of the model's [`LangBridgeConfig`].
+            words_per_image (`int`, *optional*), pool_patches (`int`, *optional*, defaults to 1):
+                As of the model's [`LangBridgeConfig`].
 
         Raises:
-            `ValueError`: the vision tower is not supported, or the source of a loaded model is unknown.
+            `ValueError`: the vision tower is not supported, its patches cannot be pooled, or the source of a loaded
+            model is unknown.
         """
         vision_config = vision.config if isinstance(vision, PreTrainedModel) else AutoConfig.from_pretrained(vision)
         vision_config = find_vision_config(vision_config)
@@ -338,11 +370,20 @@ class LangBridgeProcessor(LlavaProcessor):
                 f"The vision tower `{vision_config.model_type}` gives {num_tokens} tokens for an image of {height} x "
                 f"{width} pixels, not a grid of {patch_size}-pixel patches: give the image processor another size."
             )
+        rows, columns = height // patch_size, width // patch_size
+        is_square = rows == columns and num_tokens - num_patches <= 1  # tokens beside the patches have no place
+        if pool_patches > 1 and (not is_square or rows % pool_patches):
+            raise ValueError(
+                f"`pool_patches` is {pool_patches}, but the vision tower `{vision_config.model_type}` has {rows} x "
+                f"{columns} patches and {num_tokens - num_patches} tokens beside them: it must be a square that "
+                f"{pool_patches} divides, with one token beside it at most."
+            )
         return cls(
             image_processor,
             tokenizer,
             words_per_image=words_per_image,
-            patch_size=patch_size,
+            pool_patches=pool_patches,
+            patch_size=patch_size * pool_patches,
             # The first of the additional tokens, CLS, is dropped; registers stay.
             vision_feature_select_strategy="default" if num_tokens > num_patches else "full",
             num_additional_image_tokens=num_tokens - num_patches,

@@ -52,11 +52,12 @@ class LangBridgeNextProcessor(LangBridgeProcessor, LlavaNextProcessor):
         tokenizer: PreTrainedTokenizerBase | None = None,
         words_per_image: int | None = None,
         image_grid_pinpoints: list[list[int]] | None = None,
+        pool_patches: int = 1,
     ) -> "LangBridgeNextProcessor":
         r"""Composes the processor of a vision tower and a language model.
 
         Args:
-            vision, text, tokenizer, words_per_image:
+            vision, text, tokenizer, words_per_image, pool_patches:
                 As of [`LangBridgeProcessor.from_vision_text_pretrained`].
             image_processor (`BaseImageProcessor`, *optional*):
                 The tower's own, which says what a tile must be like, or LLaVA-NeXT's, which is taken as it is.
@@ -68,7 +69,9 @@ class LangBridgeNextProcessor(LangBridgeProcessor, LlavaNextProcessor):
             `ValueError`: as [`LangBridgeProcessor.from_vision_text_pretrained`], or the tower does not read squares of
             patches, or its image processor does what LLaVA-NeXT's cannot, or a resolution is no whole number of tiles.
         """
-        processor = super().from_vision_text_pretrained(vision, text, image_processor, tokenizer, words_per_image)
+        processor = super().from_vision_text_pretrained(
+            vision, text, image_processor, tokenizer, words_per_image, pool_patches
+        )
         if "image_sizes" not in processor.image_processor.model_input_names:
             processor.image_processor = cut_into_tiles(processor.image_processor, image_grid_pinpoints)
         side = processor.image_processor.crop_size["height"]

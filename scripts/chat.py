@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a model about a photo in the shell: one question, or a dialogue; the answer appears as it is written."""
+"""Asks a model about a photo or a video in the shell: one question, or a dialogue; the answer appears as it is
+written."""
 
 import argparse
 import sys
@@ -7,20 +8,23 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainer.command_line import run_script
+from trainer.video_arguments import add_video_arguments, check_video_arguments, open_frames
 
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+    from modeling_langbridge.video_opening import Frame
 
 
 EPILOG = """examples:
   python scripts/chat.py --model my-langbridge --image dog.jpg --question "What is in the picture?"
   python scripts/chat.py --model my-langbridge --image dog.jpg --words
+  python scripts/chat.py --model my-langbridge --video dog.mp4 --num_frames 4 --question "What happens?"
 
-Without --question, every line of the input is a question about the same photo, until Ctrl-D. The answers alone go to
-the standard output; the photo's words, with --words, go to the standard error.
+Without --question, every line of the input is a question about the same photo or video, until Ctrl-D. The answers
+alone go to the standard output; the words, with --words, go to the standard error.
 """
 IMAGE = "<image>"
 
@@ -32,13 +36,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="a LangBridge checkpoint, by folder or Hub id")
     parser.add_argument("--image", metavar="FILE", help="the photo to ask about (default: none, text alone)")
     parser.add_argument("--question", help="one question (default: a dialogue)")
-    parser.add_argument("--words", action="store_true", help="also show the words that the adapter sees in the photo")
+    parser.add_argument("--words", action="store_true", help="also show the words that the adapter sees")
     parser.add_argument(
         "--max_new_tokens", type=int, default=128, help="length at which an answer is cut (default: 128)"
     )
+    add_video_arguments(parser, "the video to ask about, instead of a photo")
     arguments = parser.parse_args()
-    if arguments.words and arguments.image is None:
-        raise ValueError("--words shows the words of a photo: give one as --image.")
+    check_video_arguments(arguments, "image")
+    if arguments.words and arguments.image is None and arguments.video is None:
+        raise ValueError("--words shows the words of a photo or a video: give one as --image or --video.")
     if arguments.max_new_tokens < 1:
         raise ValueError(f"--max_new_tokens is {arguments.max_new_tokens}, but must be at least 1.")
     if arguments.question is not None:
@@ -86,6 +92,21 @@ def answer(
     return processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
 
+def say_tokens(
+    model: "LangBridgeForConditionalGeneration", processor: "LangBridgeProcessor", frames: "list[Frame]"
+) -> None:
+    """Says how much of the language model's context a video takes; `ValueError` where no question fits beside it."""
+    from modeling_langbridge.reading.clip import count_tokens
+
+    counts = count_tokens(processor, frames)
+    context = getattr(model.config.text_config, "max_position_embeddings", None)  # some families have no limit
+    of = "" if context is None else f" of the language model's {context:,}"
+    sentence = f"{len(frames)} frames of {counts[0]:,} tokens, {sum(counts):,}{of}"
+    if context is not None and sum(counts) >= context:
+        raise ValueError(f"{sentence}: lower --num_frames.")
+    print(f"{sentence}.", file=sys.stderr)
+
+
 def show_words(model: "LangBridgeForConditionalGeneration", processor: "LangBridgeProcessor", image: "Image") -> None:
     from modeling_langbridge.reading.patch_words import strongest_words
 
@@ -97,19 +118,28 @@ def main() -> None:
     arguments = parse_arguments()
     from modeling_langbridge.adapter.loading import open_model
     from modeling_langbridge.image_opening import open_image
+    from modeling_langbridge.reading.clip import read_clip
 
-    image = None if arguments.image is None else open_image(arguments.image)  # before a large model is loaded
+    # Both before a large model is loaded.
+    image = None if arguments.image is None else open_image(arguments.image)
+    frames = [] if arguments.video is None else open_frames(arguments)
     model, processor = open_model(arguments.model)
+    if frames:
+        say_tokens(model, processor, frames)
     if arguments.words:
         model.config.require_words("--words")
-        show_words(model, processor, image)
-    content = [] if image is None else [{"type": "image", "image": image}]
+        if image is not None:
+            show_words(model, processor, image)
+        for part in read_clip(model, processor, frames):
+            print(part, file=sys.stderr)
+    images = [frame.image for frame in frames] if image is None else [image]
+    content = [{"type": "image", "image": image} for image in images]
     messages = []
     for question in read_questions() if arguments.question is None else [arguments.question]:
         messages.append({"role": "user", "content": [*content, {"type": "text", "text": question}]})
         written = answer(model, processor, messages, arguments.max_new_tokens)
         messages.append({"role": "assistant", "content": [{"type": "text", "text": written}]})
-        content = []  # the photo comes once
+        content = []  # the pictures come once
 
 
 if __name__ == "__main__":

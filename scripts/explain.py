@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows what a model sees in photos: for each an HTML page that opens offline, a picture and a JSON file."""
+"""Shows what a model sees in photos, or in a video: HTML pages that open offline, pictures and JSON files."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -10,15 +11,21 @@ from typing import TYPE_CHECKING
 from trainer.command_line import run_script
 from trainer.data.samples import CAPTION_QUESTION
 from trainer.number_arguments import at_least
+from trainer.video_arguments import add_video_arguments, check_video_arguments, open_frames
 
 
 if TYPE_CHECKING:
     from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+    from modeling_langbridge.reading.patch_words import NamedNumbers
+    from modeling_langbridge.video_opening import Frame
 
 
 EPILOG = """examples:
   python scripts/explain.py --model my-langbridge --images dog.jpg --output_dir explained
   python scripts/explain.py --model my-langbridge --compare my-other --images photos --output_dir explained
+
+  A video, as a list of words with times and a page a frame (docs/video.md):
+    python scripts/explain.py --model my-langbridge --video dog.mp4 --num_frames 8 --output_dir explained
 
   An adapter alone, as scripts/ground.py leaves it, without any language model:
     python scripts/explain.py --adapter grounded/adapter --vision_tower openai/clip-vit-large-patch14-336 \\
@@ -62,8 +69,10 @@ def parse_arguments() -> argparse.Namespace:
         type=int,
         help="for a LLaVA: how many of the words its tokenizer has (default: up to 19200)",
     )
+    add_video_arguments(parser, "a video to put into words, instead of --images")
     add_check_options(parser)
     arguments = parser.parse_args()
+    check_video_arguments(arguments, "images")
     check_check_options(parser, arguments)
     if (arguments.adapter is None) != (arguments.vision_tower is None):
         raise ValueError("--adapter and --vision_tower go together: a checkpoint, --model, has its own tower.")
@@ -97,9 +106,9 @@ def add_check_options(parser: argparse.ArgumentParser) -> None:
 
 def check_check_options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Pages need images and a folder, the check a dataset."""
-    needed, other = (["dataset"], ["images", "output_dir", "compare"])
+    needed, other = (["dataset"], ["images", "video", "output_dir", "compare"])
     if not arguments.check:
-        needed, other = (["images", "output_dir"], ["dataset", "image_folder"])
+        needed, other = ([*(["images"] if arguments.video is None else []), "output_dir"], ["dataset", "image_folder"])
     if missing := [f"--{name}" for name in needed if getattr(arguments, name) is None]:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     for name in other:
@@ -141,6 +150,23 @@ def open_models(
     return {arguments.adapter: (model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)}
 
 
+def write_parts(path: Path, video: str, frames: "list[Frame]", words: "list[NamedNumbers]") -> None:
+    """Writes a video as a list of words with times, and prints it."""
+    from modeling_langbridge.reading.clip import Part, join_frames
+
+    parts = join_frames(frames, words)
+    content = {
+        "video": Path(video).name,
+        "parts": [part.to_dict() for part in parts],
+        "frames": [
+            {"time": round(frame.time, 3), **Part(frame.start, frame.end, strongest).to_dict()}
+            for frame, strongest in zip(frames, words, strict=True)
+        ],
+    }
+    path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    print("\n".join(map(str, parts)))
+
+
 def print_check(arguments: argparse.Namespace) -> None:
     """Prints the tables of --check."""
     from trainer.data.captioned_photos import read_captioned_photos
@@ -178,25 +204,32 @@ def main() -> None:
     from modeling_langbridge.utils.forward_clock import ForwardClock
     from trainer.data.images import find_images
 
-    images = find_images(arguments.images)
+    if arguments.video is None:
+        frames, images = [], [(path, path) for path in find_images(arguments.images)]
+    else:
+        frames, stem = open_frames(arguments), Path(arguments.video).stem
+        images = [(Path(f"{stem}-{frame.time:.2f}s.png"), frame.image) for frame in frames]
     with atomic_folder(arguments.output_dir) as unfinished:
         models = open_models(arguments)
         options = {"top": arguments.top, "words": arguments.words, "num_layers": arguments.layers}
         options["has_language_model"] = arguments.adapter is None
         bridges = [model.model for model, _ in models.values()]
         clock = ForwardClock(part for bridge in bridges for part in (bridge.vision_tower, bridge.language_model))
-        failures, seconds = [], 0.0
-        for image in tqdm(images, desc="photos", unit=" photos", disable=len(images) == 1):
+        failures, words, seconds = [], [], 0.0
+        for path, image in tqdm(images, desc="photos", unit=" photos", disable=len(images) == 1):
             start = perf_counter()
             try:
                 found = {name: explain(*model, image, **options) for name, model in models.items()}
             except ImageError as error:
                 failures.append(str(error))
             else:
-                save_explanations(unfinished, image, found)
+                save_explanations(unfinished, path, found)
                 seconds += perf_counter() - start
+                words.append(next(iter(found.values())).photo)
         if len(failures) == len(images):
             raise ValueError(failures[0])
+        if frames:
+            write_parts(unfinished / f"{stem}.json", arguments.video, frames, words)
     for failure in failures:
         print(f"left out: {failure}", file=sys.stderr)
     done = len(images) - len(failures)

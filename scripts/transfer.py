@@ -64,6 +64,11 @@ def parse_arguments() -> argparse.Namespace:
         help="give the language model this many words of an image (default: as --model does)",
     )
     parser.add_argument(
+        "--pool_patches",
+        type=at_least(1),
+        help="average squares of so many by so many patches, for fewer visual tokens (default: as --model does)",
+    )
+    parser.add_argument(
         "--linear_remainder",
         action="store_true",
         help="add a linear map beside the words, zero at first, for finetuning to train",
@@ -142,7 +147,8 @@ def change_language_model(
     from modeling_langbridge.adapter.loading import open_model
     from modeling_langbridge.adapter.word_space import clean_null_space
 
-    options = {name: getattr(arguments, name) for name in ("split_words", "words_per_image", "linear_remainder")}
+    names = ("split_words", "words_per_image", "pool_patches", "linear_remainder")
+    options = {name: getattr(arguments, name) for name in names}
     if is_adapter(arguments.model):
         if arguments.vision_tower is None:
             raise ValueError(f"{arguments.model} is an adapter alone: give its vision tower, --vision_tower.")

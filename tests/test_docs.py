@@ -11,6 +11,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from clips import make_clip
 from documents import follow
 from original_langbridge import OriginalLangBridge
 from paths import ROOT
@@ -223,6 +224,13 @@ def test_reading_words(folder):
     assert "4 photos, 4 captions" in of(left, "--split test")
     assert "image to text, chance" in of(left, "--output retrieval.json")
     assert 'dog.jpg + "snow" - "grass"' in of(left, "arithmetic.py")
+
+
+def test_video(folder):
+    (folder / "clip.mp4").write_bytes(make_clip(["red"] * 10 + ["blue"] * 30))
+    left = follow(DOCS / "video.md", folder)
+    assert of(left, "explain.py").startswith("0.0–1.0 s: ")
+    assert "holds the pages of 4 of 4 images" in of(left, "explain.py")
 
 
 def test_vocabulary(folder):

@@ -29,7 +29,7 @@ def find_ignored(model: Any, data: Any, config: LangBridgeSFTConfig) -> Iterator
     words = {"vocabulary", "vocab_size"}
     objective = {"assignment_targets", "assignment_temperature"}
     tiles = {"image_grid_pinpoints"}
-    of_the_model = shape | tiles | {"model_type", "adapter_type", "words_per_image"}
+    of_the_model = shape | tiles | {"model_type", "adapter_type", "words_per_image", "pool_patches"}
     yield model.model is not None, of_the_model, "--model has an adapter of its own"
     yield model.model_type != "langbridge_next", tiles, "it needs --model_type langbridge_next"
     yield model.adapter is not None, shape | words, "--adapter has a shape and words of its own"

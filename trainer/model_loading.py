@@ -78,6 +78,13 @@ class ModelArguments:
             "visual token for every patch; needs softmax or gated_softmax."
         },
     )
+    pool_patches: Annotated[int | None, AT_LEAST_1] = field(
+        default=None,
+        metadata={
+            "help": "Average squares of so many by so many patches of a new model, for fewer visual tokens; default: "
+            "as --adapter has it, else 1, a token for every patch."
+        },
+    )
     # From here on the names, types and meanings are those of trl.ModelConfig. As a base class it would bring LoRA's
     # options, which PartArguments has for each part, and others that have no effect here.
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of --model on the Hub."})
@@ -128,6 +135,7 @@ COMPOSING = (
     "projector_hidden_size",
     "coefficient_activation",
     "words_per_image",
+    "pool_patches",
     "dtype",
 )
 
@@ -234,11 +242,15 @@ def compose(arguments: ModelArguments) -> tuple["LangBridgeForConditionalGenerat
     if model_type == "langbridge_next":
         model_class, tiles = LangBridgeNextForConditionalGeneration, {"image_grid_pinpoints": arguments.resolutions()}
     processor = model_class.processor_class.from_vision_text_pretrained(
-        *parts, words_per_image=arguments.words_per_image, **tiles
+        *parts, words_per_image=arguments.words_per_image, pool_patches=arguments.pool_patches or 1, **tiles
     )
     if adapter is not None:
         model, processor = adapter.join(
-            *parts, processor.image_processor, words_per_image=arguments.words_per_image, model_class=model_class
+            *parts,
+            processor.image_processor,
+            words_per_image=arguments.words_per_image,
+            model_class=model_class,
+            pool_patches=arguments.pool_patches,
         )
     else:
         vocabulary = None

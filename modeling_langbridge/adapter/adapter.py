@@ -182,6 +182,7 @@ class LangBridgeAdapter:
         words_per_image: int | None = None,
         linear_remainder: bool = False,
         model_class: type[LangBridgeForConditionalGeneration] | None = None,
+        pool_patches: int | None = None,
     ) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
         """
         Joins the adapter with a vision tower and a language model, which may be another than it was trained with.
@@ -202,6 +203,8 @@ class LangBridgeAdapter:
             model_class (`type`, *optional*):
                 [`LangBridgeForConditionalGeneration`], or [`LangBridgeNextForConditionalGeneration`] for images of any
                 resolution. The latter by default where the adapter has a newline; where it has none, that is random.
+            pool_patches (`int`, *optional*):
+                As of [`LangBridgeConfig`]; that of the adapter's own model when left out.
 
         Returns:
             `tuple(LangBridgeForConditionalGeneration, LangBridgeProcessor)`: the model in eval mode, in the language
@@ -221,7 +224,12 @@ class LangBridgeAdapter:
             is_next = self.config.image_newline
             model_class = LangBridgeNextForConditionalGeneration if is_next else LangBridgeForConditionalGeneration
         processor = model_class.processor_class.from_vision_text_pretrained(
-            vision, text, image_processor, tokenizer, words_per_image
+            vision,
+            text,
+            image_processor,
+            tokenizer,
+            words_per_image,
+            pool_patches=pool_patches or self.config.pool_patches,
         )
         words = self.locate_words(processor.tokenizer, split_words)  # before a large language model is loaded
         given = ("bridge_vocab_size", "vision_feature_select_strategy", "vision_feature_size", "vision_model_type")

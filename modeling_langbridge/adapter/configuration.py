@@ -27,6 +27,7 @@ class LangBridgeAdapterConfig(PreTrainedConfig):
         vision_feature_size (`int`): Width of the features that the projector reads, over all layers.
         vision_model_type (`str`): Type of the vision tower.
         image_newline (`bool`, *optional*, defaults to `False`): Whether it has LangBridge-NeXT's newline.
+        pool_patches (`int`, *optional*, defaults to 1): That of its model, which another may change.
     """
 
     model_type = "langbridge_adapter"
@@ -41,6 +42,7 @@ class LangBridgeAdapterConfig(PreTrainedConfig):
     vision_feature_size: int = 1024
     vision_model_type: str = "clip_vision_model"
     image_newline: bool = False
+    pool_patches: int = 1
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
@@ -62,7 +64,7 @@ class LangBridgeAdapterConfig(PreTrainedConfig):
         is_next = isinstance(config, LangBridgeNextConfig)
         image_newline = is_next and config.words_per_image is None
         shape = {name: getattr(config, name) for name in SHAPE if name not in of_the_tower}
-        return cls(**of_the_tower, **shape, image_newline=image_newline)
+        return cls(**of_the_tower, **shape, image_newline=image_newline, pool_patches=config.pool_patches)
 
     def to_shape(self) -> dict[str, Any]:
         """The fields in which a model and its adapter must agree, without transformers' own."""
@@ -70,8 +72,9 @@ class LangBridgeAdapterConfig(PreTrainedConfig):
 
     def to_content(self) -> dict[str, Any]:
         """What `config.json` holds."""
-        newline = {NEWLINE: True} if self.image_newline else {}
-        return {"model_type": self.model_type, **self.to_shape(), **newline}
+        # Only where they are not the default: earlier versions know neither.
+        beside = {name: getattr(self, name) for name in BESIDE if getattr(self, name) != getattr(type(self), name)}
+        return {"model_type": self.model_type, **self.to_shape(), **beside}
 
     def weight_shapes(self) -> dict[str, list[int]]:
         """The shapes of the weights, from modules on the meta device, without weights or work."""
@@ -94,7 +97,8 @@ class LangBridgeAdapterConfig(PreTrainedConfig):
 
 
 NEWLINE = "image_newline"
-SHAPE = tuple(name for name in LangBridgeAdapterConfig.__annotations__ if name not in ("model_type", NEWLINE))
+BESIDE = (NEWLINE, "pool_patches")
+SHAPE = tuple(name for name in LangBridgeAdapterConfig.__annotations__ if name not in ("model_type", *BESIDE))
 
 
 def read_config(path: Path) -> LangBridgeAdapterConfig:
@@ -106,7 +110,7 @@ def read_config(path: Path) -> LangBridgeAdapterConfig:
         raise ValueError(f"{path} does not belong to an adapter alone: name the folder of an adapter.")
     if missing := [name for name in SHAPE if name not in content]:
         raise ValueError(f"{path} is damaged, it lacks the fields {', '.join(missing)}.")
-    if unknown := [name for name in content if name not in (*SHAPE, NEWLINE)]:
+    if unknown := [name for name in content if name not in (*SHAPE, *BESIDE)]:
         raise ValueError(f"{path} has fields unknown to this version, {', '.join(unknown)}: update LangBridge.")
     try:
         return LangBridgeAdapterConfig(**content)

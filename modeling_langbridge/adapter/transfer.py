@@ -16,6 +16,7 @@ def transfer(
     split_words: str = "leave_out",
     words_per_image: int | None = None,
     linear_remainder: bool = False,
+    pool_patches: int | None = None,
 ) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
     """
     Moves a LangBridge's vision tower and adapter to another language model, without training anything.
@@ -33,7 +34,7 @@ def transfer(
         tokenizer (`PreTrainedTokenizerBase`, *optional*):
             Taken from where `text` came from when left out.
         split_words (`str`, *optional*, defaults to `"leave_out"`), words_per_image (`int`, *optional*),
-        linear_remainder (`bool`, *optional*, defaults to `False`):
+        linear_remainder (`bool`, *optional*, defaults to `False`), pool_patches (`int`, *optional*):
             As of [`~LangBridgeAdapter.join`]; `words_per_image` is the model's own when left out.
 
     Returns:
@@ -54,4 +55,5 @@ def transfer(
         words_per_image=words_per_image or processor.words_per_image,
         linear_remainder=linear_remainder,
         model_class=type(model),
+        pool_patches=pool_patches,
     )

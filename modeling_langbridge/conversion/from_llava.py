@@ -118,6 +118,7 @@ def lift(
     if not isinstance(processor, LangBridgeProcessor):
         processor = convert_processor(processor, llava.config)
     model = wrap_llava(llava, len(token_ids))
+    model.config.pool_patches = processor.pool_patches  # of a LangBridge without words
     model.generation_config = processor.complete_generation_config(llava.generation_config)
     head = model.model.vocabulary_head
     head.token_ids.copy_(torch.tensor(token_ids))

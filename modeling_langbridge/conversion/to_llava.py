@@ -99,14 +99,19 @@ def check_fits_llava(config: LangBridgeConfig, processor: LangBridgeProcessor) -
             Its processor.
 
     Raises:
-        `ValueError`: the model is quantised, its coefficients are distributions, its projector is wider than the
-        language model, its output layer has a bias or caps its logits, its vision tower returns a feature map, or its
-        tiles are not those that LLaVA-NeXT puts together. The message names the solution.
+        `ValueError`: the model is quantised, its patches are pooled, its coefficients are distributions, its projector
+        is wider than the language model, its output layer has a bias or caps its logits, its vision tower returns a
+        feature map, or its tiles are not those that LLaVA-NeXT puts together. The message names the solution.
     """
     if "quantization_config" in config.to_dict():
         raise ValueError(
             "The model is quantised: export the same LangBridge in floating point, into which scripts/merge_lora.py "
             "merges a LoRA that was trained on the quantised one."
+        )
+    if config.pool_patches > 1:
+        raise ValueError(
+            f"`pool_patches` is {config.pool_patches}, but stock LLaVA reads a token per patch: serve the model as a "
+            "LangBridge, with trust_remote_code=True."
         )
     if config.adapter_type == "langbridge":
         check_adapter_fits(config)

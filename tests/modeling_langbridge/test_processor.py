@@ -242,8 +242,8 @@ def test_an_oversized_image_and_broken_base64_are_named_in_short(processor, tmp_
 
 
 def test_a_block_of_another_kind_is_named(processor):
-    with pytest.raises(Exception, match="reads text and images, not video"):
-        processor.apply_chat_template([{"role": "user", "content": [{"type": "video"}]}])
+    with pytest.raises(Exception, match="reads text and images, not audio"):
+        processor.apply_chat_template([{"role": "user", "content": [{"type": "audio"}]}])
 
 
 def test_the_number_of_placeholders_is_known_without_an_image(processor):

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+from clips import make_clip
 from paths import SCRIPTS
 from refusals import assert_refused
 from tiny_parts import make_image, save_language_model, save_vision_tower
@@ -15,6 +16,7 @@ from modeling_langbridge import LangBridgeAdapter, LangBridgeForConditionalGener
 
 MODEL = ["--model", "model"]
 IMAGES = ["--images", "photo.png"]
+VIDEO = ["--video", "clip.mp4"]
 OUT = ["--output_dir", "out"]
 ADAPTER = ["--adapter", "adapter", "--vision_tower", "tower"]
 EXPLAIN = {
@@ -77,14 +79,29 @@ EXPLAIN = {
     ),
     "a number of words for it": ([*MODEL, *IMAGES, *OUT, "--vocab_size", "5"], "leave out --vocabulary and --vocab_s"),
     "no words": ([*MODEL, *IMAGES, *OUT, "--vocab_size", "0"], "--vocab_size is 0, but must be at least 1"),
+    "images and a video": ([*MODEL, *IMAGES, *VIDEO, *OUT], "--video and --images are two things to read"),
+    "a video to check": ([*MODEL, "--check", "--dataset", "a.json", *VIDEO], "--video does not go with these options"),
+    "frames of no video": ([*MODEL, *IMAGES, *OUT, "--num_frames", "4"], "--num_frames chooses the frames of a video"),
+    "a rate of no video": ([*MODEL, *IMAGES, *OUT, "--fps", "4"], "--fps chooses the frames of a video"),
+    "two ways to choose": ([*MODEL, *VIDEO, *OUT, "--num_frames", "4", "--fps", "1"], "are two ways to choose"),
+    "no frames": ([*MODEL, *VIDEO, *OUT, "--num_frames", "0"], "--num_frames: must be a whole number of 1 or more"),
+    "a rate of nothing": ([*MODEL, *VIDEO, *OUT, "--fps", "0"], "--fps: must be a number of 0.001 or more"),
+    "an absent video": ([*MODEL, "--video", "absent.mp4", *OUT], "The video absent.mp4 does not exist"),
+    "no video": ([*MODEL, "--video", "notes.txt", *OUT], "The video notes.txt cannot be decoded"),
+    "a video without pictures": ([*MODEL, "--video", "still.avi", *OUT], "The video still.avi has no frames"),
 }
 CHAT = {
+    "a photo and a video": ([*MODEL, "--image", "photo.png", *VIDEO], "--video and --image are two things to read"),
+    "no video": ([*MODEL, "--video", "notes.txt"], "The video notes.txt cannot be decoded"),
     "no model": (["--question", "what?"], "arguments are required: --model"),
     "an absent model": (["--model", "no/where", "--question", "what?"], "^no/where must be the folder or Hub id"),
     "a language model": (["--model", "text", "--question", "what?"], "^text"),
     "an empty question": ([*MODEL, "--question", " "], "The question is empty: write one"),
     "the mark of a photo": ([*MODEL, "--question", "an <image>?"], "The question holds <image>.*leave it out"),
-    "words of no photo": ([*MODEL, "--words", "--question", "what?"], "--words shows the words of a photo: give one"),
+    "words of no photo": (
+        [*MODEL, "--words", "--question", "what?"],
+        "--words shows the words of a photo or a video: give one",
+    ),
     "no tokens": ([*MODEL, "--question", "what?", "--max_new_tokens", "0"], "--max_new_tokens is 0, but must be"),
     "an absent photo": ([*MODEL, "--image", "absent.png", "--question", "what?"], "image absent.png does not exist"),
     "no photo": ([*MODEL, "--image", "notes.txt", "--question", "what?"], "The image notes.txt is of no format"),
@@ -116,6 +133,8 @@ def folder(vision, text, tmp_path_factory):
     damaged.model.vocabulary_head.bias.data[0] = float("inf")
     damaged.save_pretrained(folder / "damaged")
     make_image().save(folder / "photo.png")
+    (folder / "clip.mp4").write_bytes(make_clip(["red", "blue"]))
+    (folder / "still.avi").write_bytes(make_clip([], container="avi"))
     (folder / "cut.png").write_bytes((folder / "photo.png").read_bytes()[:100])
     (folder / "nothing.png").touch()
     (folder / "notes.txt").write_text(json.dumps("no image"))

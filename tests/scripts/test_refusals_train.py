@@ -71,6 +71,7 @@ OPTIONS = {
     "no words": (["--vocab_size", "0"], "`vocab_size` is 0: give a whole number of at least 1"),
     "no width": (["--projector_hidden_size", "0"], "`projector_hidden_size` is 0: give a whole number of at least 1"),
     "no words of an image": (["--words_per_image", "0"], "`words_per_image` is 0: give a whole number of at least 1"),
+    "no patches": (["--pool_patches", "0"], "`pool_patches` is 0: give a whole number of at least 1"),
     "an activation": (
         ["--coefficient_activation", "relu"],
         "`coefficient_activation` is 'relu': give linear, softmax or gated_softmax",

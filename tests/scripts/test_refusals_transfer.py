@@ -44,6 +44,11 @@ REFUSED = [
         "--words_per_image: must be a whole number of 1 or more, but is '0'",
     ),
     (
+        "--model {raw} --language_model {language_model} --pool_patches 0",
+        "--pool_patches: must be a whole number of 1 or more, but is '0'",
+    ),
+    ("--model {raw} --language_model {language_model} --pool_patches 3", "`pool_patches` is 3, but the vision tower"),
+    (
         "--model {raw} --language_model {language_model} --words_per_image few",
         "--words_per_image: must be a whole number",
     ),

@@ -56,6 +56,19 @@ def test_an_adapter_of_whole_images_goes_on_in_tiles(folder, vision, text):
     assert all((after[name] - before[name]).abs().max() < 2e-4 for name in before)
 
 
+def test_pooled_patches_are_trained_and_go_on_with_the_adapter(folder, vision, text):
+    words = ["--vocabulary", folder / "words.json", "--projector_hidden_size", 40]
+    train(folder, vision, text, "pooled", *words, "--pool_patches", 2)
+    model, processor = open_model(str(folder / "pooled"), device_map=None)
+    assert (model.config.pool_patches, processor.num_image_tokens) == (2, 4)
+    for options, expected in ({}, 2), ({"pool_patches": 1}, 1):
+        arguments = ModelArguments(
+            vision_tower=vision, language_model=text, adapter=str(folder / "pooled/adapter"), **options
+        )
+        model, processor = compose(arguments)
+        assert model.config.pool_patches == processor.pool_patches == expected
+
+
 def test_it_starts_with_the_adapters_weights_and_the_resolutions_of_llava_next_where_none_are_given(
     folder, vision, text
 ):
