@@ -101,7 +101,8 @@ def say_tokens(
     counts = count_tokens(processor, frames)
     context = getattr(model.config.text_config, "max_position_embeddings", None)  # some families have no limit
     of = "" if context is None else f" of the language model's {context:,}"
-    sentence = f"{len(frames)} frames of {counts[0]:,} tokens, {sum(counts):,}{of}"
+    plural = "s" if len(frames) > 1 else ""
+    sentence = f"{len(frames)} frame{plural} of {counts[0]:,} tokens, {sum(counts):,}{of}"
     if context is not None and sum(counts) >= context:
         raise ValueError(f"{sentence}: lower --num_frames.")
     print(f"{sentence}.", file=sys.stderr)
