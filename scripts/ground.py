@@ -30,6 +30,10 @@ class GroundingArguments(ImageArguments):
 
     vision_tower: str = field(metadata={"help": "Folder or Hub id of the vision tower."})
     dataset: str = field(metadata={"help": "Photos with captions, in any form that train.py takes."})
+    model_type: Literal["langbridge", "langbridge_next"] = field(
+        default="langbridge",
+        metadata={"help": "Whether photos are read at one size, or whole and in tiles, as a LangBridge-NeXT does."},
+    )
     tokenizer: str | None = field(
         default=None,
         metadata={"help": "Folder or Hub id of a language model: checks that its tokenizer has every word whole."},
@@ -78,7 +82,11 @@ def ground(arguments: GroundingArguments, config: "GroundingConfig") -> None:
     """Loads data and tower, trains, and saves the adapter."""
     from transformers import AutoTokenizer, set_seed
 
-    from modeling_langbridge import SharedVocabulary
+    from modeling_langbridge import (
+        LangBridgeForConditionalGeneration,
+        LangBridgeNextForConditionalGeneration,
+        SharedVocabulary,
+    )
     from modeling_langbridge.adapter.kinds import check_vision_tower
     from trainer import GroundingTrainer, compose_for_grounding, load_training_data
     from trainer.data.feature_cache import FeatureCache
@@ -92,9 +100,11 @@ def ground(arguments: GroundingArguments, config: "GroundingConfig") -> None:
     set_seed(config.seed)
     if arguments.tokenizer is not None:
         vocabulary.token_ids(AutoTokenizer.from_pretrained(arguments.tokenizer))  # refuses words that it splits
+    is_next = arguments.model_type == "langbridge_next"
     langbridge, processor = compose_for_grounding(
         arguments.vision_tower,
         vocabulary,
+        LangBridgeNextForConditionalGeneration if is_next else LangBridgeForConditionalGeneration,
         projector_hidden_size=arguments.projector_hidden_size,
         coefficient_activation=arguments.coefficient_activation,
     )

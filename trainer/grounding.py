@@ -81,7 +81,10 @@ class GroundingConfig(WordPredictionArguments, TrainingOptions, TrainingArgument
 
 
 def compose_for_grounding(
-    vision: str | PreTrainedModel, vocabulary: SharedVocabulary, **config_fields: Any
+    vision: str | PreTrainedModel,
+    vocabulary: SharedVocabulary,
+    model_class: type[LangBridgeForConditionalGeneration] = LangBridgeForConditionalGeneration,
+    **config_fields: Any,
 ) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
     """
     A LangBridge with a fresh adapter and a placeholder for a language model, and its processor.
@@ -89,13 +92,13 @@ def compose_for_grounding(
     Args:
         vision (`str` or `PreTrainedModel`): Hub id, folder or loaded model of the vision tower.
         vocabulary (`SharedVocabulary`): The words of the coefficients.
+        model_class (`type`, *optional*, defaults to [`LangBridgeForConditionalGeneration`]):
+            That, or [`LangBridgeNextForConditionalGeneration`] for photos in tiles.
         config_fields: As for [`LangBridgeForConditionalGeneration.from_vision_text_pretrained`].
     """
     text, tokenizer = placeholder_language_model(vocabulary)
-    processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text, tokenizer=tokenizer)
-    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
-        vision, text, vocabulary, processor, **config_fields
-    )
+    processor = model_class.processor_class.from_vision_text_pretrained(vision, text, tokenizer=tokenizer)
+    model = model_class.from_vision_text_pretrained(vision, text, vocabulary, processor, **config_fields)
     return model, processor
 
 
@@ -119,22 +122,27 @@ class GroundingModel(nn.Module):
         self.langbridge.model.multi_modal_projector.requires_grad_(True)
         self.langbridge.model.vocabulary_head.requires_grad_(True)
 
-    def forward(self, pixel_values: torch.Tensor, word_targets: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, word_targets: torch.Tensor, **pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Args:
-            pixel_values (`torch.Tensor` of shape `(images, channels, height, width)`): one image a sample.
             word_targets (`torch.Tensor` of shape `(images, V)`):
                 From [`~trainer.objectives.word_prediction.word_targets`].
+            pixels:
+                What the image processor makes of one image a sample: `pixel_values`, and `image_sizes` for tiles.
 
         Returns:
             `dict` with `loss` and the patches' mean `entropy`, in nats, and `words`, the positions of each image's ten
             strongest words, `(images, 10)`.
         """
         bridge = self.langbridge.model
-        features = bridge.get_vision_features(pixel_values).pooler_output  # (images, tokens, d_v)
+        images = bridge.get_patch_features(**pixels)  # images x (tokens, d_v)
+        # Images in tiles have different numbers of patches; others are pooled together.
+        alike = len({len(image) for image in images}) == 1
+        batches = [torch.stack(images)] if alike else [image[None] for image in images]  # (images, tokens, d_v)
         if self.training and self.patch_dropout:
-            features = drop_patches(features, self.patch_dropout)  # (images, kept tokens, d_v)
-        pooled, entropy, _ = bridge.vocabulary_head(bridge.multi_modal_projector(features), pool=True)
+            batches = [drop_patches(batch, self.patch_dropout) for batch in batches]  # (images, kept tokens, d_v)
+        pools = [bridge.vocabulary_head(bridge.multi_modal_projector(batch), pool=True) for batch in batches]
+        pooled, entropy = (torch.cat(parts) for parts in list(zip(*pools, strict=True))[:2])  # (images, V), (images,)
         return {
             "loss": word_prediction_loss(pooled, word_targets),
             "entropy": entropy.detach().mean(),
@@ -187,7 +195,7 @@ class GroundingCollator:
                 images.append(open_image(read_sample(rows[0])["images"][0]))
             found.append([word for row in rows for word in self.words.find(caption_of(read_sample(row)))])
         return {
-            "pixel_values": self.processor.image_processor(images, return_tensors="pt")["pixel_values"],
+            **self.processor.image_processor(images, return_tensors="pt"),
             "word_targets": word_targets(found, self.weights),
         }
 

@@ -15,6 +15,8 @@ from tiny_parts import make_image, save_language_model
 
 from modeling_langbridge import (
     LangBridgeAdapter,
+    LangBridgeForConditionalGeneration,
+    LangBridgeNextForConditionalGeneration,
     SharedVocabulary,
 )
 from trainer import load_training_data
@@ -44,10 +46,18 @@ def captions(tmp_path) -> Path:
     return path
 
 
-def make_trainer(vision, processor, dataset, output_dir, activation="gated_softmax", **options):
+def make_trainer(
+    vision,
+    processor,
+    dataset,
+    output_dir,
+    activation="gated_softmax",
+    model_class=LangBridgeForConditionalGeneration,
+    **options,
+):
     torch.manual_seed(0)
     langbridge, processor = compose_for_grounding(
-        vision, VOCABULARY, projector_hidden_size=40, coefficient_activation=activation
+        vision, VOCABULARY, model_class, projector_hidden_size=40, coefficient_activation=activation
     )
     options = {
         "max_steps": 40,
@@ -83,6 +93,30 @@ def test_an_adapter_learns_its_photos_words_and_nothing_else_changes(
     assert strongest == [" ball", " boat", " grass", " dog"]
 
 
+def test_photos_of_any_resolution_are_grounded_in_tiles(vision, text, processor, tmp_path):
+    rows = []
+    for (colour, caption), size in zip(COLOURS.items(), [(90, 60), (40, 160), (64, 64), (300, 100)], strict=True):
+        make_image(colour, size).save(tmp_path / f"{colour}.png")
+        rows.append({"image": f"{colour}.png", "caption": caption})
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    dataset = load_training_data(str(tmp_path / "captions.jsonl"))
+    options = {"model_class": LangBridgeNextForConditionalGeneration, "patch_dropout": 0.5}
+    trainer = make_trainer(vision, processor, dataset, tmp_path / "out", **options)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    trainer.save_model()
+    assert trainer.evaluate()["eval_loss"] < before - 0.3
+    images = [make_image(colour, size) for colour, size in zip(COLOURS, [(90, 60), (40, 160)], strict=False)]
+    bridge, targets = trainer.model.langbridge.model, torch.eye(2, len(VOCABULARY))
+    image_processor = trainer.data_collator.processor.image_processor
+    together = trainer.model.eval()(targets, **image_processor(images, return_tensors="pt"))["loss"]
+    coefficients = bridge.get_image_coefficients(**image_processor(images, return_tensors="pt"))
+    pooled = torch.stack([one.sum(0) / one.sum() for one in coefficients])  # each patch weighs by its gate
+    assert together.item() == pytest.approx(-pooled.diagonal().log().mean().item(), rel=1e-3)
+    adapter = LangBridgeAdapter.from_pretrained(tmp_path / "out" / "adapter")
+    assert type(adapter.join(vision)[0]) is LangBridgeNextForConditionalGeneration
+
+
 def test_the_patches_entropy_is_logged_beside_the_loss(vision, processor, captions, tmp_path):
     trainer = make_trainer(vision, processor, load_training_data(str(captions)), tmp_path / "out", max_steps=20)
     trainer.train()
@@ -106,7 +140,8 @@ def test_patch_dropout_leaves_out_other_patches_of_each_image_and_none_in_evalua
     pixel_values = torch.randn(2, 3, *[langbridge.config.vision_config.image_size] * 2)
     targets = torch.eye(2, len(langbridge.model.vocabulary_head.weight))
     losses = {
-        mode: [model.train(mode)(pixel_values, targets)["loss"].item() for _ in range(5)] for mode in (True, False)
+        mode: [model.train(mode)(targets, pixel_values=pixel_values)["loss"].item() for _ in range(5)]
+        for mode in (True, False)
     }
     assert len(set(losses[True])) > 1 and len(set(losses[False])) == 1
 
