@@ -70,8 +70,10 @@ class LangBridgeNextModel(LangBridgeModel, LlavaNextModel):
         else:
             newline = self.mix(self.image_newline[None])[0]  # (d,)
             patches = self.adapt(features)  # (tiles, patches, d)
-            no_tokens = torch.cat([patches[0], newline[None]])
-            images = [no_tokens] if no_images else self.pack(patches, image_sizes, side, newline)
+            if no_images:
+                images = [torch.cat([patches[0], newline[None]])]  # both, so that gradients reach them
+            else:
+                images = self.pack(patches, image_sizes, side, newline)
         outputs.pooler_output = [images[0][:0]] if no_images else images  # images x (tokens, d)
         return outputs
 
@@ -121,9 +123,8 @@ class LangBridgeNextModel(LangBridgeModel, LlavaNextModel):
         sizes, packed = image_sizes.tolist(), []
         for size, image in zip(sizes, tiles.split([self.count_tiles(size, side) for size in sizes]), strict=True):
             grid = get_anyres_image_grid_shape(size, self.config.image_grid_pinpoints, side)  # rows, columns of tiles
-            rows = (
-                image[1:].unflatten(0, grid).unflatten(2, (length, length))
-            )  # (rows, columns, length, length, width)
+            rows = image[1:].unflatten(0, grid)  # (rows, columns, patches, width)
+            rows = rows.unflatten(2, (length, length))  # (rows, columns, length, length, width)
             rows = rows.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2)  # (width, rows, columns)
             rows = unpad_image(rows, size)
             if newline is not None:

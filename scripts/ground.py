@@ -82,12 +82,9 @@ def ground(arguments: GroundingArguments, config: "GroundingConfig") -> None:
     """Loads data and tower, trains, and saves the adapter."""
     from transformers import AutoTokenizer, set_seed
 
-    from modeling_langbridge import (
-        LangBridgeForConditionalGeneration,
-        LangBridgeNextForConditionalGeneration,
-        SharedVocabulary,
-    )
+    from modeling_langbridge import SharedVocabulary
     from modeling_langbridge.adapter.kinds import check_vision_tower
+    from modeling_langbridge.conversion.variants import VARIANTS
     from trainer import GroundingTrainer, compose_for_grounding, load_training_data
     from trainer.data.feature_cache import FeatureCache
 
@@ -100,11 +97,10 @@ def ground(arguments: GroundingArguments, config: "GroundingConfig") -> None:
     set_seed(config.seed)
     if arguments.tokenizer is not None:
         vocabulary.token_ids(AutoTokenizer.from_pretrained(arguments.tokenizer))  # refuses words that it splits
-    is_next = arguments.model_type == "langbridge_next"
     langbridge, processor = compose_for_grounding(
         arguments.vision_tower,
         vocabulary,
-        LangBridgeNextForConditionalGeneration if is_next else LangBridgeForConditionalGeneration,
+        VARIANTS[arguments.model_type].model,
         projector_hidden_size=arguments.projector_hidden_size,
         coefficient_activation=arguments.coefficient_activation,
     )

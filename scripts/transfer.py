@@ -137,15 +137,11 @@ def change_language_model(
     arguments: argparse.Namespace, language_model: "PreTrainedModel"
 ) -> tuple["LangBridgeForConditionalGeneration | None", "LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
     """The model as it was, `None` of an adapter alone; the same adapter on the new language model; its processor."""
-    from modeling_langbridge import (
-        LangBridgeAdapter,
-        LangBridgeForConditionalGeneration,
-        LangBridgeNextForConditionalGeneration,
-        transfer,
-    )
+    from modeling_langbridge import LangBridgeAdapter, transfer
     from modeling_langbridge.adapter.kinds import is_adapter
     from modeling_langbridge.adapter.loading import open_model
     from modeling_langbridge.adapter.word_space import clean_null_space
+    from modeling_langbridge.conversion.variants import VARIANTS
 
     names = ("split_words", "words_per_image", "pool_patches", "linear_remainder")
     options = {name: getattr(arguments, name) for name in names}
@@ -155,11 +151,8 @@ def change_language_model(
         if arguments.clean_null_space:
             raise ValueError("--clean_null_space needs the old language model: give a whole checkpoint as --model.")
         adapter = LangBridgeAdapter.from_pretrained(arguments.model)
-        model_classes = {
-            "langbridge": LangBridgeForConditionalGeneration,
-            "langbridge_next": LangBridgeNextForConditionalGeneration,
-        }
-        options["model_class"] = model_classes.get(arguments.model_type)
+        if arguments.model_type is not None:
+            options["model_class"] = VARIANTS[arguments.model_type].model
         return None, *adapter.join(arguments.vision_tower, language_model, **options)
     for flag in ("vision_tower", "model_type"):
         if getattr(arguments, flag) is not None:

@@ -219,12 +219,8 @@ def compose(arguments: ModelArguments) -> tuple["LangBridgeForConditionalGenerat
     """A new LangBridge of a vision tower and a language model, with a fresh adapter or one trained elsewhere."""
     from transformers import AutoModelForCausalLM
 
-    from modeling_langbridge import (
-        LangBridgeAdapter,
-        LangBridgeForConditionalGeneration,
-        LangBridgeNextForConditionalGeneration,
-        SharedVocabulary,
-    )
+    from modeling_langbridge import LangBridgeAdapter, SharedVocabulary
+    from modeling_langbridge.conversion.variants import VARIANTS
 
     if arguments.vision_tower is None or arguments.language_model is None:
         raise ValueError("Say what to train: --model, or --vision_tower and --language_model.")
@@ -238,10 +234,9 @@ def compose(arguments: ModelArguments) -> tuple["LangBridgeForConditionalGenerat
     model_type = arguments.model_type
     if model_type is None:
         model_type = "langbridge_next" if adapter is not None and adapter.config.image_newline else "langbridge"
-    model_class, tiles = LangBridgeForConditionalGeneration, {}
-    if model_type == "langbridge_next":
-        model_class, tiles = LangBridgeNextForConditionalGeneration, {"image_grid_pinpoints": arguments.resolutions()}
-    processor = model_class.processor_class.from_vision_text_pretrained(
+    variant = VARIANTS[model_type]
+    tiles = {"image_grid_pinpoints": arguments.resolutions()} if variant.is_next else {}
+    processor = variant.processor.from_vision_text_pretrained(
         *parts, words_per_image=arguments.words_per_image, pool_patches=arguments.pool_patches or 1, **tiles
     )
     if adapter is not None:
@@ -249,14 +244,14 @@ def compose(arguments: ModelArguments) -> tuple["LangBridgeForConditionalGenerat
             *parts,
             processor.image_processor,
             words_per_image=arguments.words_per_image,
-            model_class=model_class,
+            model_class=variant.model,
             pool_patches=arguments.pool_patches,
         )
     else:
         vocabulary = None
         if arguments.adapter_type == "langbridge":
             vocabulary = SharedVocabulary.load(arguments.vocabulary, arguments.vocab_size)
-        model = model_class.from_vision_text_pretrained(
+        model = variant.model.from_vision_text_pretrained(
             *parts,
             vocabulary,
             processor=processor,

@@ -213,9 +213,11 @@ def explain(
         views.append(look("cosine", VIEWS["cosine"], cosines(visual_tokens, embeddings), False))
         # Checked before the language model runs, whose own forward would end with an IndexError.
         too_short = lacks_positions(model, processor, image) if num_layers else None
-        has_newlines = "image_sizes" in pixels
-        tokens = bridge.get_image_features(**pixels).pooler_output[0] if has_newlines else visual_tokens
-        for number, probabilities in read_layers(model, processor, image, tokens, 0 if too_short else num_layers):
+        num_read, has_newlines = 0 if too_short else num_layers, "image_sizes" in pixels
+        tokens = visual_tokens
+        if has_newlines and num_read:
+            tokens = bridge.get_image_features(**pixels).pooler_output[0]
+        for number, probabilities in read_layers(model, processor, image, tokens, num_read):
             total = model.config.text_config.num_hidden_layers
             if has_newlines:
                 probabilities = drop_newlines(probabilities, grid)

@@ -119,9 +119,8 @@ def crop_to_patches(processor: ProcessorMixin, image: Image.Image) -> tuple[Imag
     if "image_sizes" in unscaled:
         image_size, resolutions = unscaled["image_sizes"][0].tolist(), processor.image_processor.image_grid_pinpoints
         tiles = get_anyres_image_grid_shape(image_size, resolutions, side)  # rows, columns of tiles
-        pixels = (
-            pixels[1:].unflatten(0, tiles).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-        )  # (3, height, width)
+        pixels = pixels[1:].unflatten(0, tiles)  # (rows, columns, 3, height, width)
+        pixels = pixels.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)  # (3, height, width)
         padded = tiles[0] * rows, tiles[1] * columns  # in patches
         rows, columns = unpad_image(torch.empty(1, *padded), image_size).shape[1:]
         if not rows * columns:
