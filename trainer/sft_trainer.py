@@ -35,6 +35,7 @@ from .objectives.assignment_prediction import AssignmentObjective
 from .objectives.objective import Objective
 from .objectives.word_prediction import WordPredictionObjective
 from .parts import (
+    describe_memory,
     describe_parts,
     keep_trained_in_float32,
     part_of,
@@ -158,6 +159,7 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
         self.peak_rates: dict[str, float] = {}  # empty where the optimizer is not of this trainer's making
         self.step_samples: list[str] = []
         logger.info(describe_parts(self.model, args, args.learning_rate))
+        logger.info(describe_memory(self.model))
 
     @staticmethod
     def _read(dataset, encoder: ConversationEncoder, args: LangBridgeSFTConfig):

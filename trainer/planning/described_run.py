@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's training step, made of its options alone."""
+
+from functools import cache
+
+import torch
+
+from ..model_loading import ModelArguments
+from ..sft_config import LangBridgeSFTConfig
+from .described_model import describe_model, largest_image
+from .simulated_step import SimulatedTraining, StepCost
+
+
+# What CUDA, its libraries and their workspaces take, and the allocator loses between blocks: assumed, not counted.
+CONTEXT = 2**30  # bytes
+
+
+class DescribedRun:
+    """
+    What [`~trainer.LangBridgeSFTTrainer`] would do with these options.
+
+    Args:
+        model ([`ModelArguments`]), config ([`LangBridgeSFTConfig`]): The options of `scripts/train.py`.
+        text_tokens (`int`): Tokens of a sample beside those of its images; all count as answers.
+        images_per_sample (`int`): Images of a sample, each as large as the image processor makes them.
+        on_gpu (`bool`): Whether it would compute on a GPU or on the CPU.
+
+    Raises:
+        `OSError`, `ValueError`: as loading the model.
+    """
+
+    def __init__(
+        self,
+        model: ModelArguments,
+        config: LangBridgeSFTConfig,
+        text_tokens: int,
+        images_per_sample: int = 1,
+        on_gpu: bool = True,
+    ):
+        needs_folder = model.load_in_4bit or "lora" in config.modes().values()
+        described, processor = describe_model(model, needs_folder)
+        self.image, self.image_tokens = largest_image(described, processor)
+        self.images_per_sample = images_per_sample
+        self.sample_tokens = images_per_sample * self.image_tokens + text_tokens
+        self.context = CONTEXT if on_gpu else 0
+        self.training = SimulatedTraining(described, config, self.make_batch, text_tokens, on_gpu)
+        self.cost = cache(self.training.step)
+
+    def make_batch(self, batch_size: int) -> dict[str, torch.Tensor]:
+        input_ids = torch.zeros(batch_size, self.sample_tokens, dtype=torch.long)  # (batch, sequence)
+        images = {
+            # Sizes keep their values, by which tiles are put together.
+            name: values.repeat(batch_size * self.images_per_sample, 1)
+            if name == "image_sizes"
+            else torch.zeros(batch_size * self.images_per_sample, *values.shape[1:])
+            for name, values in self.image.items()
+        }
+        return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **images}
+
+    def memory(self, batch_size: int) -> int:
+        """The bytes that a step of batches of so many samples takes at its peak."""
+        return self.cost(batch_size).memory.total() + self.context
