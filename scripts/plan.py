@@ -26,7 +26,7 @@ from trainer.option_values import AT_LEAST_1, check_values
 if TYPE_CHECKING:
     from trainer.planning.described_run import DescribedRun
 
-CARDS = (12, 16, 24, 40, 48, 80, 141)  # GB
+CARDS = (16, 24, 48, 80)  # GB
 
 
 @dataclass

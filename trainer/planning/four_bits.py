@@ -12,7 +12,7 @@ from transformers.quantizers import AutoHfQuantizer
 def quantize_empty(model: PreTrainedModel, quantization: BitsAndBytesConfig) -> None:
     """Gives a model on the meta device bitsandbytes' layers, as loading does."""
     quantizer = AutoHfQuantizer.from_config(quantization)
-    quantizer.preprocess_model(model)
+    quantizer.preprocess_model(model, device_map=None)
     quantizer.postprocess_model(model)
 
 
