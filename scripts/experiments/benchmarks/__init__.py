@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions of speed and memory, each answered by a table."""
+"""The questions that scripts/benchmark.py answers, one a file, and how they are measured."""
