@@ -117,7 +117,7 @@ def main() -> None:
     if {"vision_tower", "language_model"} <= given and "model" not in given:
         model.model = None  # the recipe's, which an earlier stage has yet to make
     refuse_ignored(given, find_ignored(model, data, config))
-    run = DescribedRun(model, config, arguments.text_tokens, arguments.images_per_sample, arguments.device == "gpu")
+    run = DescribedRun(model, config, arguments.text_tokens, None, arguments.images_per_sample, arguments.device == "gpu")
     precision = "bfloat16 beside float32" if config.bf16 else "float16 beside float32" if config.fp16 else "float32"
     print(
         f"On a {arguments.device.upper()} in {precision}, checkpointing {'on' if config.gradient_checkpointing else 'off'}; "

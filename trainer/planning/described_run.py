@@ -21,9 +21,10 @@ class DescribedRun:
 
     Args:
         model ([`ModelArguments`]), config ([`LangBridgeSFTConfig`]): The options of `scripts/train.py`.
-        text_tokens (`int`): Tokens of a sample beside those of its images; all count as answers.
-        images_per_sample (`int`): Images of a sample, each as large as the image processor makes them.
-        on_gpu (`bool`): Whether it would compute on a GPU or on the CPU.
+        text_tokens (`int`): Tokens of a sample beside those of its images.
+        answer_tokens (`int`, *optional*): How many of them are targets; all when left out.
+        images_per_sample (`int`, *optional*, defaults to 1): Images of a sample, each of the size that has most tokens.
+        on_gpu (`bool`, *optional*, defaults to `True`): Whether it would compute on a GPU or on the CPU.
 
     Raises:
         `OSError`, `ValueError`: as loading the model.
@@ -34,6 +35,7 @@ class DescribedRun:
         model: ModelArguments,
         config: LangBridgeSFTConfig,
         text_tokens: int,
+        answer_tokens: int | None = None,
         images_per_sample: int = 1,
         on_gpu: bool = True,
     ):
@@ -43,7 +45,7 @@ class DescribedRun:
         self.images_per_sample = images_per_sample
         self.sample_tokens = images_per_sample * self.image_tokens + text_tokens
         self.context = CONTEXT if on_gpu else 0
-        self.training = SimulatedTraining(described, config, self.make_batch, text_tokens, on_gpu)
+        self.training = SimulatedTraining(described, config, self.make_batch, answer_tokens or text_tokens, on_gpu)
         self.cost = cache(self.training.step)
 
     def make_batch(self, batch_size: int) -> dict[str, torch.Tensor]:

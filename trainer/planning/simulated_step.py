@@ -3,8 +3,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from unittest.mock import patch
 
@@ -25,17 +25,11 @@ from .live_memory import COPIES, WEIGHTS, LiveMemory
 
 
 GRADIENTS, OPTIMIZER, BATCH = "gradients", "optimizer's state", "batch"
-# What a part makes in the forward pass and keeps for the backward pass, for the most part.
+# What a part makes in the forward pass; most of it is kept for the backward pass.
 TOWER, ADAPTER = "activations of the vision tower", "activations of the adapter"
 LANGUAGE_MODEL, LOSS = "activations of the language model", "the loss"
 BACKWARD, UPDATE = "the backward pass", "the optimizer's step"
 KINDS = (WEIGHTS, GRADIENTS, OPTIMIZER, COPIES, BATCH, TOWER, ADAPTER, LANGUAGE_MODEL, LOSS, BACKWARD, UPDATE)
-ACTIVATIONS_OF = {
-    "vision_tower": TOWER,
-    "multi_modal_projector": ADAPTER,
-    "vocabulary_head": ADAPTER,
-    "language_model": LANGUAGE_MODEL,
-}
 # What TRL's `add_fused_lm_head` hands to its kernel, which SFTTrainer calls so.
 LOGITS_AT_ONCE = 32768
 LOSS_OUTPUTS = ("log_probs", "entropy", "is_top1")
@@ -58,6 +52,21 @@ def kernels_of_gpus() -> Iterator[None]:
     nothing = {name: lambda *args, **kwargs: None for name in ("_forward_tile", "_backward_tile", "_addmm_fp32")}
     with patch.multiple("trl.kernels.chunked_logprob", **nothing):
         yield
+
+
+@contextmanager
+def fake_weights_pass() -> Iterator[None]:
+    """Lets code that looks at weights take fake ones for plain ones, and leaves out checks of values, which they lack."""
+    with (
+        patch.dict(os.environ, TRANSFORMERS_DISABLE_TORCH_CHECK="1"),
+        patch("modeling_langbridge.folded_adapter.are_plain", are_without_hooks),
+        patch("modeling_langbridge.folded_adapter.versions_of", lambda *tensors: [id(tensor) for tensor in tensors]),
+    ):
+        yield
+
+
+def are_without_hooks(*modules: nn.Module) -> bool:
+    return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 @dataclass
@@ -119,27 +128,26 @@ class SimulatedTraining:
     def step(self, batch_size: int) -> StepCost:
         """Makes one optimizer step, of batches of `batch_size` samples."""
         memory, products = LiveMemory(), CountedProducts()
+        self.bare.model.folded_adapter.drop()  # so that what it keeps is counted
         memory.track([*self.model.parameters(), *self.model.buffers(), *self.constants], WEIGHTS)
         states = (value for state in self.optimizer.state.values() for value in state.values())
         memory.track((value for value in states if isinstance(value, torch.Tensor)), OPTIMIZER)
-        hooks = [*self.name_activations(memory)]
-        as_on_gpu = (AutocastOfGpus(), kernels_of_gpus()) if self.on_gpu else (nullcontext(), nullcontext())
-        # Fake tensors have no values that the model could check.
-        unchecked = patch.dict(os.environ, TRANSFORMERS_DISABLE_TORCH_CHECK="1")
-        with self.mode, unchecked, memory, products, as_on_gpu[0], as_on_gpu[1]:
-            # What is accumulated beyond two batches takes no more memory.
-            for _ in range(min(2, self.config.gradient_accumulation_steps)):
+        with ExitStack() as contexts:
+            for context in (self.mode, fake_weights_pass(), naming(memory, self.bare.model, self.trained)):
+                contexts.enter_context(context)
+            for context in (memory, products, *((AutocastOfGpus(), kernels_of_gpus()) if self.on_gpu else ())):
+                contexts.enter_context(context)
+            # Batches that are accumulated beyond two take no more memory.
+            batches = min(2, self.config.gradient_accumulation_steps)
+            for _ in range(batches):
                 self.forward_backward(memory, batch_size)
             with memory.counting(UPDATE):
                 if self.config.max_grad_norm:
                     nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm)
                 self.optimizer.step()
             self.optimizer.zero_grad()
-        for hook in hooks:
-            hook.remove()
-        batches = self.config.gradient_accumulation_steps / min(2, self.config.gradient_accumulation_steps)
-        multiply_adds = {dtype: round(number * batches) for dtype, number in products.multiply_adds.items()}
-        return StepCost(memory.peak, Counter(multiply_adds))
+        times = self.config.gradient_accumulation_steps // batches
+        return StepCost(memory.peak, Counter({dtype: n * times for dtype, n in products.multiply_adds.items()}))
 
     def forward_backward(self, memory: LiveMemory, batch_size: int) -> None:
         with memory.counting(BATCH):
@@ -154,15 +162,14 @@ class SimulatedTraining:
             loss.backward()
 
     def compute_loss(self, hidden_states: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-        """The caption loss, which TRL computes on the answers alone where there is a GPU, elsewhere on every token."""
-        first = -1 - self.num_answer_tokens if self.on_gpu else 0
-        hidden_states, targets = hidden_states[:, first:-1], input_ids[:, first:][:, 1:]
+        """TRL's caption loss of the answers `(batch, answer tokens, d)`, which end the samples."""
+        answers = slice(-1 - self.num_answer_tokens, -1)
         head, text_config = self.bare.get_output_embeddings(), self.bare.config.get_text_config()
         log_probs, *_ = ChunkedLogProbFunction.apply(
-            hidden_states.reshape(-1, hidden_states.shape[-1]),
+            hidden_states[:, answers].reshape(-1, hidden_states.shape[-1]),
             head.weight,
             head.bias,
-            targets.reshape(-1),
+            input_ids[:, 1:][:, -self.num_answer_tokens :].reshape(-1),
             1.0,
             LOGITS_AT_ONCE,
             getattr(text_config, "final_logit_softcapping", None),
@@ -171,20 +178,30 @@ class SimulatedTraining:
         )
         return -log_probs.mean()
 
-    def name_activations(self, memory: LiveMemory) -> Iterator[torch.utils.hooks.RemovableHandle]:
-        """Hooks that say what the tensors are for that are made."""
-        for part, kind in ACTIVATIONS_OF.items():
-            module = getattr(self.bare.model, part)
-            if module is None:  # adapters without words have no head
-                continue
 
-            def begin(module, args, kind=kind):
-                memory.kind = kind
+@contextmanager
+def naming(memory: LiveMemory, model: nn.Module, trained: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Says what the tensors are for that a model makes, while it runs."""
+    adapt, hooks = model.adapt, []
 
-            def end(module, args, output):
-                memory.kind = LANGUAGE_MODEL
+    def begin_tower(module, inputs):
+        memory.kind = TOWER
 
-            yield module.register_forward_pre_hook(begin)
-            yield module.register_forward_hook(end)
-        for parameter in self.trained:
-            yield parameter.register_post_accumulate_grad_hook(lambda p: memory.track([p.grad], GRADIENTS))
+    def end_tower(module, inputs, output):
+        memory.kind = LANGUAGE_MODEL
+
+    def adapt_named(*inputs):  # hooks on its modules would change what the adapter does
+        with memory.counting(ADAPTER):
+            return adapt(*inputs)
+
+    hooks += [
+        model.vision_tower.register_forward_pre_hook(begin_tower),
+        model.vision_tower.register_forward_hook(end_tower),
+    ]
+    for parameter in trained:
+        hook = parameter.register_post_accumulate_grad_hook(lambda p: memory.track([p.grad], GRADIENTS))
+        hooks.append(hook)
+    with patch.object(model, "adapt", adapt_named):
+        yield
+    for hook in hooks:
+        hook.remove()

@@ -65,9 +65,18 @@ def dataset(tmp_path):
     return load_training_data(str(tmp_path / "samples.json"))
 
 
-def describe(folder: Path, options: dict, text_tokens: int, on_gpu: bool = False, **model_options) -> DescribedRun:
+def describe(
+    folder: Path,
+    options: dict,
+    text_tokens: int,
+    answer_tokens: int | None = None,
+    images: int = 1,
+    on_gpu: bool = False,
+    **model_options,
+) -> DescribedRun:
     config = LangBridgeSFTConfig(output_dir="out", **{**OPTIONS, "per_device_train_batch_size": BATCH, **options})
-    return DescribedRun(ModelArguments(model=str(folder), **model_options), config, text_tokens, on_gpu=on_gpu)
+    model = ModelArguments(model=str(folder), **model_options)
+    return DescribedRun(model, config, text_tokens, answer_tokens, images, on_gpu)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -75,9 +84,10 @@ def test_it_is_as_a_real_step(dataset, model, processor, tmp_path, name):
     step, options = LastStep(), {**RUNS[name], "per_device_train_batch_size": BATCH, "max_steps": 2}
     model = as_saved(model, processor, tmp_path / "model")
     trainer = make_trainer(model, processor, dataset, tmp_path / "out", callbacks=[step], **options)
-    length = trainer.data_collator([dataset[0]])["input_ids"].shape[1]
+    labels = trainer.data_collator([dataset[0]])["labels"]
+    tokens = labels.numel() - processor.num_image_tokens, int((labels != -100).sum())
     trainer.train()
-    cost = describe(tmp_path / "model", RUNS[name], length - processor.num_image_tokens).cost(BATCH)
+    cost = describe(tmp_path / "model", RUNS[name], *tokens).cost(BATCH)
     assert cost.memory.total() == pytest.approx(step.memory.most, rel=0.03)
     assert dict(cost.multiply_adds) == pytest.approx(dict(step.products.multiply_adds), rel=1e-6)
 
@@ -134,9 +144,8 @@ def test_four_bits_take_a_quarter_of_sixteen(saved):
     assert count_parameters(packed.training.model) == count_parameters(plain.training.model)
 
 
-def test_several_images_and_images_in_tiles_count(saved):
+def test_several_images_count(saved):
     one = describe(saved / "model", {}, text_tokens=40)
-    config = LangBridgeSFTConfig(output_dir="out", **OPTIONS)
-    two = DescribedRun(ModelArguments(model=str(saved / "model")), config, 40, images_per_sample=2, on_gpu=False)
+    two = describe(saved / "model", {}, text_tokens=40, images=2)
     assert two.sample_tokens == one.sample_tokens + one.image_tokens
     assert two.cost(4).memory.total() > one.cost(4).memory.total()
