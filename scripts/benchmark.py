@@ -30,7 +30,7 @@ QUESTIONS = {
     "high_resolution": "a LangBridge-NeXT beside transformers' LLaVA-NeXT",
 }
 SHAPES = {
-    "scale": (float, 0.25, "all widths, times those of CLIP-L/336 and Qwen2 0.5B under the paper's adapter"),
+    "scale": (float, 0.25, "all widths, times those of CLIP-L/336 and Qwen2 0.5B under the paper's adapter: 1, 0.5 …"),
     "layers": (at_least(1), 24, "of tower and language model"),
     "projector_hidden_size": (at_least(1), 5120, "the projector's width H, before --scale"),
     "images": (at_least(1), 4, "images of a training step"),
@@ -96,6 +96,10 @@ def parse_arguments() -> argparse.Namespace:
         options.add_argument("--rounds", type=at_least(1), default=5, help="of which the median is taken (default: 5)")
         options.add_argument("--json", type=Path, metavar="FILE", help="also write the tables to this file")
     arguments = parser.parse_args()
+    if vars(arguments).get("scale", 1) not in (1, 0.5, 0.25, 0.125):
+        raise ValueError(
+            f"--scale is {arguments.scale}: give 1, 0.5, 0.25 or 0.125, which the heads of attention divide."
+        )
     if arguments.json is not None:
         check_new_file(arguments.json, "--json")
     return arguments

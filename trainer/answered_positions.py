@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loss of answered positions alone, also where there is no Triton.
 
-TRL's fused output layer scores the positions that have a label where Triton compiles its kernels, on a GPU. Elsewhere it
-scores all, and masks the rest: of an image and a caption nine in ten.
+TRL's fused output layer scores the positions that have a label where Triton compiles its kernels, on a GPU. Elsewhere
+it scores all, and masks the rest: of an image and a caption nine in ten.
 """
 
 from typing import Any
