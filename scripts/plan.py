@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells what a training run would take, before its parts are downloaded: parameters, memory, the batch that fits a GPU.
+"""Tells what a training run would take, before its parts are downloaded: parameters, memory, the batch that fits.
 
 Takes the recipes and the options of train.py; no file with weights and no data are read. Where a recipe goes on from a
 model that an earlier stage makes, give that model's parts instead:
@@ -62,6 +62,20 @@ def keep_for_gpu(recipe: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in recipe.items() if name != "tf32"}
 
 
+def describe_options(run: "DescribedRun", config: Any, device: str) -> str:
+    """What the figures are of."""
+    precision = "bfloat16 beside float32" if config.bf16 else "float16 beside float32" if config.fp16 else "float32"
+    checkpointing = "on" if config.gradient_checkpointing else "off"
+    objectives = {
+        "word prediction": config.word_prediction_weight,
+        "assignment prediction": config.assignment_prediction_weight,
+    }
+    beside = [f"{name} is not counted" for name, weight in objectives.items() if weight]
+    tokens = f"{run.sample_tokens} tokens a sample, of which {run.image_tokens} of each image"
+    where = f"On a {device.upper()} in {precision}, checkpointing {checkpointing}"
+    return "; ".join([where, tokens, *beside]) + "."
+
+
 def plan(run: "DescribedRun", batch_size: int, cards: list[int]) -> dict[str, Any]:
     """The figures of a run, in bytes, multiply-adds and samples."""
     from tqdm import tqdm
@@ -117,12 +131,12 @@ def main() -> None:
     if {"vision_tower", "language_model"} <= given and "model" not in given:
         model.model = None  # the recipe's, which an earlier stage has yet to make
     refuse_ignored(given, find_ignored(model, data, config))
-    run = DescribedRun(model, config, arguments.text_tokens, None, arguments.images_per_sample, arguments.device == "gpu")
-    precision = "bfloat16 beside float32" if config.bf16 else "float16 beside float32" if config.fp16 else "float32"
-    print(
-        f"On a {arguments.device.upper()} in {precision}, checkpointing {'on' if config.gradient_checkpointing else 'off'}; "
-        f"{run.sample_tokens} tokens a sample, of which {run.image_tokens} of each image.\n"
+    if config.label_smoothing_factor:
+        raise ValueError("`label_smoothing_factor`, which takes all logits, is not planned: leave it out.")
+    run = DescribedRun(
+        model, config, arguments.text_tokens, None, arguments.images_per_sample, arguments.device == "gpu"
     )
+    print(describe_options(run, config, arguments.device), end="\n\n")
     print(describe_parts(run.training.model, config, config.learning_rate), end="\n\n")
     figures = plan(run, config.per_device_train_batch_size, arguments.cards())
     print(describe(figures))

@@ -8,7 +8,7 @@ import torch
 from ..model_loading import ModelArguments
 from ..sft_config import LangBridgeSFTConfig
 from .described_model import describe_model, largest_image
-from .simulated_step import SimulatedTraining, StepCost
+from .simulated_step import SimulatedTraining
 
 
 # What CUDA, its libraries and their workspaces take, and the allocator loses between blocks: assumed, not counted.
@@ -23,7 +23,7 @@ class DescribedRun:
         model ([`ModelArguments`]), config ([`LangBridgeSFTConfig`]): The options of `scripts/train.py`.
         text_tokens (`int`): Tokens of a sample beside those of its images.
         answer_tokens (`int`, *optional*): How many of them are targets; all when left out.
-        images_per_sample (`int`, *optional*, defaults to 1): Images of a sample, each of the size that has most tokens.
+        images_per_sample (`int`, *optional*, defaults to 1): Images of a sample, of the size with most tokens.
         on_gpu (`bool`, *optional*, defaults to `True`): Whether it would compute on a GPU or on the CPU.
 
     Raises:

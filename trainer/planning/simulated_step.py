@@ -56,7 +56,7 @@ def kernels_of_gpus() -> Iterator[None]:
 
 @contextmanager
 def fake_weights_pass() -> Iterator[None]:
-    """Lets code that looks at weights take fake ones for plain ones, and leaves out checks of values, which they lack."""
+    """Lets the model take fake weights for plain ones, and leaves out its checks of values, which they lack."""
     with (
         patch.dict(os.environ, TRANSFORMERS_DISABLE_TORCH_CHECK="1"),
         patch("modeling_langbridge.folded_adapter.are_plain", are_without_hooks),
@@ -100,7 +100,12 @@ class SimulatedTraining:
         num_answer_tokens: int,
         on_gpu: bool,
     ):
-        self.config, self.make_batch, self.num_answer_tokens, self.on_gpu = config, make_batch, num_answer_tokens, on_gpu
+        self.config, self.make_batch, self.num_answer_tokens, self.on_gpu = (
+            config,
+            make_batch,
+            num_answer_tokens,
+            on_gpu,
+        )
         self.bare = model
         lora = prepare_parts(model, config)
         with torch.device("meta"):

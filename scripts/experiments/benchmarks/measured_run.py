@@ -13,143 +13,142 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from train import DataArguments
+from transformers import Trainer, TrainerCallback, set_seed
 
-UNCOUNTED_STEPS = 2  # the first ones, which fill caches
+from trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer, load_training_data
+from trainer.data.collator import ConversationCollator
+from trainer.data.conversations import ConversationEncoder
+from trainer.model_loading import ModelArguments, load_model
+from trainer.parts import keep_trained_in_float32, prepare_parts
+from trainer.planning.counted_products import CountedProducts
+from trainer.recipes import RecipeParser
+
+
+UNTIMED_STEPS = 2  # the first ones, which fill caches
+PLAIN = "--plain"
 SCRIPTS = Path(__file__).resolve().parents[2]
 
 
 def measure(options: dict[str, Any], plain: bool = False) -> dict[str, Any]:
     """
-    Trains for `max_steps`, four at least, in a fresh process, and gives what it measured.
+    Trains for `max_steps`, four at least, in a fresh process.
 
     Args:
         options (`dict`): of train.py, by name.
         plain (`bool`, *optional*, defaults to `False`): by transformers' own Trainer, which computes all logits.
 
     Returns:
-        `dict` with `memory` (bytes at the peak, beyond what the process held before it made the model),
-        `seconds` a step (the median), `tokens` a second, padding left out, and `multiply_adds` of the last step by
-        dtype.
+        `dict` with `memory` (bytes at the peak, beyond what the process holds before it makes the model), `tokens` a
+        second of `clock`, padding left out, over all steps but the first two and the last, and `multiply_adds` of the
+        last by dtype.
+
+    Raises:
+        `ValueError`: the training ends with an error, whose text is in the message.
     """
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "experiments.benchmarks.measured_run", *(["--plain"] if plain else []), *words]
-    paths = [str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]
+    command = [sys.executable, "-m", __name__, *([PLAIN] if plain else []), *words]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        # A tensor that goes is given back to the system at once, so that the resident memory is what is in use.
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        # Tensors that go are given back to the system at once, so that what is resident is what is in use.
         "MALLOC_MMAP_THRESHOLD_": "1048576",
         "MALLOC_TRIM_THRESHOLD_": "1048576",
     }
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
-        raise ValueError(f"The training with {' '.join(words)} failed: {result.stderr.strip()[-2000:]}")
+        raise ValueError(f"Training with {' '.join(words)} failed: {result.stderr.strip()[-2000:]}")
     return json.loads(result.stdout.splitlines()[-1])
 
 
+class Steps(TrainerCallback):
+    """Times the steps, and counts the products of the last one."""
+
+    def __init__(self):
+        self.seconds: list[float] = []
+        self.tokens: list[int] = []  # of every step
+        self.products = CountedProducts()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.tokens.append(0)
+        self.is_last = state.global_step == args.max_steps - 1
+        if self.is_last:
+            self.products.__enter__()
+        self.began = clock()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds.append(clock() - self.began)
+        if self.is_last:
+            self.products.__exit__(None, None, None)
+
+    def count(self, inputs: dict[str, Any]) -> None:
+        packed = inputs.get("num_tokens")
+        self.tokens[-1] += int(inputs["attention_mask"].sum() if packed is None else packed)
+
+
+def make_trainer(kind: type[Trainer], steps: Steps, *arguments: Any, **options: Any) -> Trainer:
+    """A trainer that says how many tokens its batches have."""
+
+    class Counting(kind):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            steps.count(inputs)
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    return Counting(*arguments, callbacks=[steps], **options)
+
+
 def run(arguments: list[str]) -> dict[str, Any]:
-    import statistics
-
-    import torch
-    from transformers import Trainer, TrainerCallback, set_seed
-
-    from trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer, load_training_data
-    from trainer.data.collator import ConversationCollator
-    from trainer.data.conversations import ConversationEncoder
-    from trainer.model_loading import ModelArguments, load_model
-    from trainer.parts import keep_trained_in_float32, prepare_parts
-    from trainer.planning.counted_products import CountedProducts
-    from trainer.recipes import RecipeParser
-    from train import DataArguments
-
-    plain = "--plain" in arguments
-    arguments = [argument for argument in arguments if argument != "--plain"]
-    model_arguments, data, config, _ = RecipeParser((ModelArguments, DataArguments, LangBridgeSFTConfig)).parse(arguments)
-    torch.ones(64, 64) @ torch.ones(64, 64)
+    plain = PLAIN in arguments
+    words = [word for word in arguments if word != PLAIN]
+    parser = RecipeParser((ModelArguments, DataArguments, LangBridgeSFTConfig))
+    model_arguments, data, config, _ = parser.parse(words)
     before = resident()
     set_seed(0)
     needs_folder = model_arguments.load_in_4bit or "lora" in config.modes().values()
     model, processor = load_model(model_arguments, Path(config.output_dir, "base"), needs_folder)
-    seconds, tokens, products = [], [], CountedProducts()
-
-    class Steps(TrainerCallback):
-        def on_step_begin(self, args, state, control, **kwargs):
-            self.counts = state.global_step == args.max_steps - 1
-            if self.counts:
-                products.__enter__()
-            wait_for_gpu()
-            self.began = time.perf_counter()
-
-        def on_step_end(self, args, state, control, **kwargs):
-            wait_for_gpu()
-            if self.counts:
-                products.__exit__(None, None, None)
-            elif state.global_step > UNCOUNTED_STEPS:
-                seconds.append(time.perf_counter() - self.began)
-            else:
-                tokens.clear()
-
-    class Counted:
-        def compute_loss(self, model, inputs, *args, **kwargs):
-            packed = inputs.get("num_tokens")
-            tokens.append(int(inputs["attention_mask"].sum() if packed is None else packed))
-            return super().compute_loss(model, inputs, *args, **kwargs)
-
-    dataset = load_training_data(data.dataset, **data.image_options())
+    dataset, steps = load_training_data(data.dataset, **data.image_options()), Steps()
     if plain:
-        encoder = ConversationEncoder(processor, config.plain_captions)
-        collator = ConversationCollator(encoder)
+        collate = ConversationCollator(ConversationEncoder(processor, config.plain_captions))
+
+        def collate_for_model(rows: list[dict]) -> dict[str, torch.Tensor]:
+            return {name: value for name, value in collate(rows).items() if name != "sample_ids"}
+
         config.remove_unused_columns = False
         prepare_parts(model, config)
         keep_trained_in_float32(model)
-        kind = type("Plain", (Counted, Trainer), {})
-        trainer = kind(
-            model,
-            config,
-            data_collator=lambda rows: {k: v for k, v in collator(rows).items() if k != "sample_ids"},
-            train_dataset=dataset,
-        )
+        trainer = make_trainer(Trainer, steps, model, config, collate_for_model, dataset)
     else:
-        kind = type("Ours", (Counted, LangBridgeSFTTrainer), {})
-        trainer = kind(model, config, processing_class=processor, train_dataset=dataset)
-    trainer.add_callback(Steps())
+        trainer = make_trainer(LangBridgeSFTTrainer, steps, model, config, processor, dataset)
     forget_peak()
     trainer.train()
-    last = config.gradient_accumulation_steps  # the batches of the step whose products were counted
+    timed = slice(UNTIMED_STEPS, -1)
     return {
         "memory": peak() - before,
-        "seconds": statistics.median(seconds),
-        "tokens": sum(tokens[:-last]) / sum(seconds),
-        "multiply_adds": {str(dtype).removeprefix("torch."): n for dtype, n in products.multiply_adds.items()},
+        "tokens": sum(steps.tokens[timed]) / sum(steps.seconds[timed]),
+        "multiply_adds": {str(dtype).removeprefix("torch."): n for dtype, n in steps.products.multiply_adds.items()},
     }
 
 
-def on_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def wait_for_gpu() -> None:
-    import torch
-
-    if on_gpu():
-        torch.cuda.synchronize()
+def clock() -> float:
+    """Seconds by the clock on a GPU; on a CPU those that this process has computed, which other work disturbs less."""
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def resident() -> int:
-    """The bytes that this process holds: of the GPU where there is one."""
-    if on_gpu():
-        return 0  # torch's own count begins with the first tensor
+    """The bytes that this process holds; on a GPU none, as torch's own count begins with the first tensor."""
+    if torch.cuda.is_available():
+        return 0
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize()
 
 
 def forget_peak() -> None:
     """The peak is counted from here on."""
-    if on_gpu():
-        import torch
-
+    if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     else:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -157,9 +156,7 @@ def forget_peak() -> None:
 
 def peak() -> int:
     """The most bytes that were held since."""
-    if on_gpu():
-        import torch
-
+    if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024

@@ -73,6 +73,16 @@ SHAPES = {
 }
 
 
+def find_data(data: Path | None) -> Path:
+    """The folder of `--data`; raises `ValueError` where none is named or it lacks what is needed."""
+    if data is None:
+        raise ValueError("Give --data, the folder with the photos and tokenizers, or set LANGBRIDGE_DATA to it.")
+    for name in ("tokenizers", "llava_format", "flickr8k"):
+        if not Path(data, name).is_dir():
+            raise ValueError(f"--data {data} holds no folder {name}: name the folder that has it.")
+    return Path(data)
+
+
 def write_parts(name: str, data: Path, folder: Path, dtype: str = "bfloat16") -> dict[str, str]:
     """
     Writes the parts of one of `SHAPES`: the tower in float32, as CLIP's is, the language model in `dtype`.
@@ -90,11 +100,13 @@ def write_parts(name: str, data: Path, folder: Path, dtype: str = "bfloat16") ->
     torch.manual_seed(0)
     CLIPVisionModel(shape.vision).save_pretrained(folder / "tower")
     side = shape.vision.image_size
-    CLIPImageProcessorPil(
-        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
-    ).save_pretrained(folder / "tower")
+    CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(
+        folder / "tower"
+    )
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizers" / shape.tokenizer)
-    AutoModelForCausalLM.from_config(shape.text, dtype=getattr(torch, dtype)).save_pretrained(folder / "language_model")
+    AutoModelForCausalLM.from_config(shape.text, dtype=getattr(torch, dtype)).save_pretrained(
+        folder / "language_model"
+    )
     tokenizer.save_pretrained(folder / "language_model")
     SharedVocabulary.build([tokenizer], ["a dog runs on the grass"], shape.words).save(folder / "words.json")
     return {

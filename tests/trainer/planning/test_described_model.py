@@ -81,9 +81,7 @@ def test_a_model_that_exists(vision, text, tmp_path):
 
 def test_an_adapter_that_exists(vision, text, parts, tmp_path):
     processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text, pool_patches=2)
-    folder = save_langbridge(
-        vision, text, processor, tmp_path / "model", coefficient_activation="gated_softmax"
-    )
+    folder = save_langbridge(vision, text, processor, tmp_path / "model", coefficient_activation="gated_softmax")
     model, processor = load_model(ModelArguments(model=folder), tmp_path / "base", needs_folder=False)
     LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(tmp_path / "adapter")
     new = parts(adapter=str(tmp_path / "adapter"))
