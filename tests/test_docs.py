@@ -140,6 +140,12 @@ def test_training(folder):
     assert float(of(left, "ConversationEncoder")) >= 1
 
 
+def test_planning(folder):
+    left = follow(DOCS / "planning.md", folder, {"plan.py": ["--projector_hidden_size", "16"]})
+    assert "| 24GB | " in of(left, "--memory 24GB")
+    assert (folder / "plan.json").is_file()
+
+
 @pytest.mark.slow
 def test_grounding(folder):
     shutil.rmtree(folder / "grounded")

@@ -30,7 +30,7 @@ REFUSED = {
     "an option of nothing": (["--model", "a", "--lora_r", "8"], "--lora_r would have no effect"),
     "a loss that is not counted": (
         ["--model", "a", "--label_smoothing_factor", "0.1"],
-        "`label_smoothing_factor` .* is not planned",
+        "`label_smoothing_factor`, which takes all logits, is not planned",
     ),
 }
 

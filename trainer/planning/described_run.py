@@ -3,6 +3,7 @@
 
 from functools import cache
 
+import numpy as np
 import torch
 
 from ..model_loading import ModelArguments
@@ -51,8 +52,8 @@ class DescribedRun:
     def make_batch(self, batch_size: int) -> dict[str, torch.Tensor]:
         input_ids = torch.zeros(batch_size, self.sample_tokens, dtype=torch.long)  # (batch, sequence)
         images = {
-            # Sizes keep their values, by which tiles are put together.
-            name: values.repeat(batch_size * self.images_per_sample, 1)
+            # Tiles are put together by these values, which a fake tensor would not have.
+            name: np.tile(values.numpy(), (batch_size * self.images_per_sample, 1))
             if name == "image_sizes"
             else torch.zeros(batch_size * self.images_per_sample, *values.shape[1:])
             for name, values in self.image.items()

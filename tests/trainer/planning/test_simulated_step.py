@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_parts import make_image
-from tiny_training import OPTIONS, as_saved, make_trainer
+from tiny_training import OPTIONS, as_saved, make_trainer, save_langbridge
 from transformers import TrainerCallback
 
+from modeling_langbridge import LangBridgeNextForConditionalGeneration, LangBridgeNextProcessor
 from trainer import LangBridgeSFTConfig, load_training_data
 from trainer.model_loading import ModelArguments
 from trainer.parts import count_parameters
@@ -149,3 +150,11 @@ def test_several_images_count(saved):
     two = describe(saved / "model", {}, text_tokens=40, images=2)
     assert two.sample_tokens == one.sample_tokens + one.image_tokens
     assert two.cost(4).memory.total() > one.cost(4).memory.total()
+
+
+def test_images_in_tiles_are_planned(vision, text, tmp_path):
+    processor = LangBridgeNextProcessor.from_vision_text_pretrained(vision, text, image_grid_pinpoints=[[64, 64]])
+    folder = save_langbridge(vision, text, processor, tmp_path / "next", LangBridgeNextForConditionalGeneration)
+    run = describe(folder, {}, text_tokens=8)
+    assert run.sample_tokens == 16 + 8 * 9 + 8  # the whole image, 8 rows of 8 patches and a newline, and the text
+    assert run.cost(2).memory.total() > run.cost(1).memory.total()
