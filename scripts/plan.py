@@ -114,7 +114,7 @@ def describe(figures: dict[str, Any]) -> str:
     products = figures["multiply_adds"]
     shares = ", ".join(f"{number / sum(products.values()):.1%} in {dtype}" for dtype, number in products.items())
     lines += [f"Multiply-adds of a step's products: {sum(products.values()):.2e}, {shares}.", ""]
-    lines += ["| GPU | largest per_device_train_batch_size |", "|---|---:|"]
+    lines += ["| GPU | largest per_device_train_batch_size, up to 512 |", "|---|---:|"]
     for card, batch in figures["largest_batch"].items():
         lines.append(f"| {card} | {batch or 'does not fit'} |")
     return "\n".join(lines)

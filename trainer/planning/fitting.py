@@ -4,12 +4,12 @@
 from collections.abc import Callable
 
 
-LARGEST = 4096
+LARGEST = 512
 
 
 def largest_batch(memory_of: Callable[[int], int], limit: int) -> int:
     """
-    Finds the largest batch, up to 4,096, whose step takes no more than `limit` bytes; 0 where none does.
+    Finds the largest batch, up to 512, whose step takes no more than `limit` bytes; 0 where none does.
 
     Args:
         memory_of (`Callable[[int], int]`): the bytes that a step takes with batches of so many samples; it grows with
