@@ -34,10 +34,11 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
+from .chat_templates import STAND_IN as STAND_IN  # transformers before 5.10 copies only what this file names
 from .composing import compose
 from .configuration_langbridge import LangBridgeConfig
 from .folded_adapter import FoldedAdapter, needs_gradients
-from .image_opening import open_image as open_image  # transformers before 5.10 copies only what this file names
+from .image_opening import open_image as open_image  # likewise
 from .processing_langbridge import LangBridgeProcessor
 from .video_opening import open_video as open_video  # likewise
 from .vocabulary_head import AffineMap, LangBridgeVocabularyHead, find_head, first_token_ids
