@@ -123,6 +123,8 @@ class LangBridgeLMHead(nn.Linear):
 class LangBridgePreTrainedModel(LlavaPreTrainedModel):
     config: LangBridgeConfig
     _no_split_modules = ["LangBridgeMultiModalProjector", "LangBridgeVocabularyHead"]
+    # Small, trained beside a quantised language model, and folded for inference, a quantiser leaves it as it is.
+    _keep_in_fp32_modules = ["model.multi_modal_projector"]
 
     def post_init(self):
         super().post_init()
@@ -285,7 +287,8 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         # transformers itself writes only the entry of the one Auto class that the class was registered for.
         classes = type(self), self.config_class
         model, config = (f"{one.__module__.rpartition('.')[2]}.{one.__name__}" for one in classes)
-        models = dict.fromkeys(("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"), model)
+        classes = "AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM"
+        models = dict.fromkeys(classes, model)
         self.config.auto_map = {"AutoConfig": config, **models}
         super().save_pretrained(save_directory, **kwargs)
 
