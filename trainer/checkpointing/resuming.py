@@ -61,6 +61,7 @@ def describe_run(
     settings = {
         "dataset": file_name(dataset_name) or dataset_name,
         "fingerprint of the dataset": dataset._fingerprint if isinstance(dataset, Dataset) else None,
+        "packing": args.packing and f"in bins of {args.max_length} tokens",
         "samples a step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "max_steps": args.max_steps,
         "num_train_epochs": args.num_train_epochs,
