@@ -25,7 +25,7 @@ def require_exact_packing(language_model: PreTrainedModel) -> None:
     Raises:
         `ValueError`: the states differ.
     """
-    embedding, implementation = language_model.get_input_embeddings(), language_model.config._attn_implementation
+    embedding, config = language_model.get_input_embeddings(), language_model.config
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(embedding.num_embeddings, (sum(LENGTHS),), generator=generator)
     texts = list(embedding(input_ids.to(embedding.weight.device)).split(LENGTHS))  # each (tokens, d)
@@ -34,9 +34,9 @@ def require_exact_packing(language_model: PreTrainedModel) -> None:
     def states(inputs_embeds: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
         return language_model(inputs_embeds=inputs_embeds, use_cache=False, **inputs).last_hidden_state.float()
 
-    needs_other = is_flash_attention_requested(language_model.config) and device.type == "cpu"
-    if needs_other:  # flash attention runs on a GPU only, where the model may not be yet
-        language_model.set_attn_implementation("eager")
+    implementation = config._attn_implementation
+    if is_flash_attention_requested(config) and device.type == "cpu":  # it runs on a GPU, where a model comes later
+        config._attn_implementation = "eager"
     language_model.eval()
     position_ids = torch.cat([torch.arange(length) for length in LENGTHS])[None].to(device)  # (1, tokens)
     mask = pad_sequence([torch.ones(length) for length in LENGTHS], batch_first=True).to(device)  # (texts, tokens)
@@ -44,8 +44,7 @@ def require_exact_packing(language_model: PreTrainedModel) -> None:
     padded = states(pad_sequence(texts, batch_first=True), attention_mask=mask.long())[mask.bool()]
     packed = states(torch.cat(texts)[None], position_ids=position_ids)[0]
     language_model.train(was_training)
-    if needs_other:
-        language_model.set_attn_implementation(implementation)
+    config._attn_implementation = implementation
 
     def largest_difference(others: torch.Tensor) -> float:
         return ((others - alone).norm(dim=-1) / alone.norm(dim=-1)).max().item()
@@ -53,6 +52,6 @@ def require_exact_packing(language_model: PreTrainedModel) -> None:
     rounding = max(largest_difference(padded), torch.finfo(embedding.weight.dtype).eps)
     if language_model._is_stateful or not largest_difference(packed) <= MARGIN * rounding:
         raise ValueError(
-            f"`packing` is not exact with a language model of type {language_model.config.model_type}, whose samples "
+            f"`packing` is not exact with a language model of type {config.model_type}, whose samples "
             "in one sequence do not stay apart: leave `packing` out."
         )

@@ -3,6 +3,7 @@
 
 import logging
 import random
+from itertools import pairwise
 
 import pytest
 from datasets import Dataset
@@ -64,7 +65,7 @@ def test_bins_are_the_same_for_the_same_seed_alone(encoder):
 
 def test_captions_of_one_photo_do_not_gather(encoder):
     packed = pack(Dataset.from_list([row(str(number), 3, 1) for number in range(60)]), encoder, 5 * 45, "error")
-    neighbours = [abs(one - other) == 1 for content in packed.bins for one, other in zip(content, content[1:])]
+    neighbours = [abs(one - other) == 1 for content in packed.bins for one, other in pairwise(content)]
     assert sum(neighbours) < len(neighbours) / 4
 
 
