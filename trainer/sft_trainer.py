@@ -158,7 +158,8 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, PackingMixin, SFTTrai
             for part, rate in args.learning_rates().items()
             if args.modes()[part] != "frozen"
         }
-        self.run_settings = describe_run(args, samples, dataset_name, args.modes(), rates)
+        packing = f"in bins of {args.max_length} tokens" if args.packing else "none"
+        self.run_settings = describe_run(args, samples, dataset_name, args.modes(), rates, packing)
         self.add_callback(self.run_settings)
         self.group_parts: list[str] = []
         self.part_rates: dict[str, float] = {}

@@ -174,7 +174,7 @@ def test_going_on_with_other_bins_is_said(vision, text, processor, rows, tmp_pat
         model = AutoModelForImageTextToText.from_pretrained(base)
         trainer = make_trainer(model, processor, rows, tmp_path / "out", **options, **more)
         trainer.train(resume_from_checkpoint="last" if "packing" in more else None)
-    assert "packing: False in the checkpoint, in bins of 150 tokens now; the new one holds" in caplog.text
+    assert "packing: none in the checkpoint, in bins of 150 tokens now; the new one holds" in caplog.text
 
 
 @pytest.mark.parametrize("eval_packing", [None, True, False])

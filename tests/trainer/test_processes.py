@@ -182,7 +182,8 @@ def test_words_beside_captions_are_learnt_alike_in_two_processes(arguments, visi
         assert logged(tmp_path / "ddp", name) == pytest.approx(logged(tmp_path / "one", name), abs=1e-3)
 
 
-@pytest.mark.parametrize("layout", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["ddp", "fsdp2"])
 def test_bins_are_learnt_alike_in_two_processes(arguments, tmp_path, layout):
     arguments = [*arguments, "--packing", "true", "--max_length", "200"]  # in eight bins, a step of both
     for name in ("one", layout):

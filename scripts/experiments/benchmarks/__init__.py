@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What training costs, one question a file."""
