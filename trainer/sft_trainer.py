@@ -3,6 +3,7 @@
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -102,12 +103,13 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, PackingMixin, SFTTrai
         # TRL would drop every column it does not know, the sample's name among them.
         args.remove_unused_columns = False
         with args.main_process_first(desc="reading samples"):
-            train_dataset, packs = self._read(train_dataset, encoder, args, args.packing), args.packs_evaluation()
-            samples = samples_of(train_dataset)
+            train_dataset = self._read(train_dataset, encoder, args, args.packing)
+            read = partial(self._read, encoder=encoder, args=args, packing=args.packs_evaluation())
             if isinstance(eval_dataset, dict):
-                eval_dataset = {name: self._read(rows, encoder, args, packs) for name, rows in eval_dataset.items()}
+                eval_dataset = {name: read(rows) for name, rows in eval_dataset.items()}
             elif eval_dataset is not None:
-                eval_dataset = self._read(eval_dataset, encoder, args, packs)
+                eval_dataset = read(eval_dataset)
+        samples = samples_of(train_dataset)
         self.by_length = args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
         self.lengths: WeakKeyDictionary[Dataset, Dataset] = WeakKeyDictionary()
         if self.by_length and isinstance(train_dataset, IterableDataset):
@@ -130,9 +132,9 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, PackingMixin, SFTTrai
             data_collator=PackingCollator(
                 encoder,
                 {part.name: part.collate for part in self.objectives},
-                # Counting all samples takes a pass over them: done where a `max_length` asks for it. That of a bin may
-                # be more than the context.
-                context=context_of(model) if args.max_length is None or args.packing or packs else None,
+                # Counting all samples takes a pass over them: done where a `max_length` asks for it. That of bins says
+                # nothing about the context.
+                context=context_of(model) if args.max_length is None or args.packing or args.eval_packing else None,
                 max_length=args.max_length,
                 flat=is_flash_attention_requested(model.model.language_model.config),
             ),

@@ -108,10 +108,8 @@ def pack(
     """
     if isinstance(dataset, IterableDataset):
         raise ValueError("`packing` needs the lengths of all samples first: leave it or `streaming` out.")
-    lengths: list[int] = []
-    if length_column_name in dataset.column_names:
-        lengths = list(dataset[length_column_name])
-    if not lengths or min(lengths) < 1 or max(lengths) > max_length:
+    lengths = list(dataset[length_column_name]) if length_column_name in dataset.column_names else [None]
+    if not all(isinstance(length, int) and 1 <= length <= max_length for length in lengths):
         counted = count_tokens(dataset, encoder, num_proc)
         fitting = find_fitting(counted, encoder, max_length, too_long)
         lengths = list(counted["num_tokens"])

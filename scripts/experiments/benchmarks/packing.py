@@ -3,7 +3,8 @@
 
 Batches of samples in random order and by length (`group_by_length`) are compared with bins. Padding is a count, the
 same on any machine. The steps are forward and backward passes of a small model with random weights, which is trained
-in full on real photos and captions; batches of each kind take turns, and medians are taken.
+in full on real photos and captions. Batches of each kind take turns, and medians are taken; the seconds are the
+process's CPU time, which other work on the machine disturbs less.
 
     python scripts/experiments/benchmarks/packing.py --data data/llava_format --tokenizer data/tokenizers/qwen2
 """
@@ -116,7 +117,7 @@ def compose(tokenizer: Path, tokens: int, folder: Path) -> tuple["PreTrainedMode
     config = Qwen2Config(
         hidden_size=256,
         intermediate_size=768,
-        num_hidden_layers=4,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
         vocab_size=len(spoken),
@@ -131,7 +132,7 @@ def compose(tokenizer: Path, tokens: int, folder: Path) -> tuple["PreTrainedMode
         *parts, **({"words_per_image": WORDS} if words else {})
     )
     model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
-        *parts, list(range(1000, 3000)), processor, projector_hidden_size=256, **words
+        *parts, list(range(min(2000, len(spoken)))), processor, projector_hidden_size=256, **words
     )
     return model.train().requires_grad_(True), processor
 
@@ -169,10 +170,10 @@ def time_steps(
             packs = kind.name.startswith("packed")
             batch = collator(rows if packs else [row for one in rows for row in one])
             real = int(batch["num_tokens"] if packs else batch["attention_mask"].sum())
-            start = time.perf_counter()
+            start = time.process_time()
             step(model, batch)
             if number:  # the first warms up
-                rates[kind.name].append(real / (time.perf_counter() - start))
+                rates[kind.name].append(real / (time.process_time() - start))
     return {name: statistics.median(values) for name, values in rates.items()}
 
 

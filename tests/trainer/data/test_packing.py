@@ -90,8 +90,9 @@ def test_lengths_that_the_samples_bring_are_not_counted(encoder, monkeypatch):
     assert pack(ROWS.add_column("tokens", list(lengths)), encoder, 150, "error", "tokens").bins == expected
 
 
-def test_lengths_that_cannot_be_are_counted(encoder):
-    rows = ROWS.add_column("length", [0] * 30)
+@pytest.mark.parametrize("lengths", [[0] * 30, [1000] * 30, [None] * 30, ["long"] * 30])
+def test_lengths_that_cannot_be_are_counted(encoder, lengths):
+    rows = ROWS.add_column("length", lengths)
     assert pack(rows, encoder, 150, "error").bins == pack(ROWS, encoder, 150, "error").bins
 
 

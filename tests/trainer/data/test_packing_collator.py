@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of bins: samples side by side, each with positions, targets and images of its own."""
 
+from itertools import accumulate
+
 import pytest
 import torch
 from tiny_parts import SENTENCES, make_image
+from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
 from trainer.data.collator import ConversationCollator
 from trainer.data.conversations import ConversationEncoder
@@ -71,6 +74,9 @@ def test_for_flash_attention_all_bins_are_one_sequence_without_padding(encoder):
     lengths = [encoder.length(row) for row in (TEXT, TWO, ONE)]
     assert batch["position_ids"].tolist() == [[position for length in lengths for position in range(length)]]
     assert batch["input_ids"].shape == batch["labels"].shape == (1, sum(lengths))
+    (starts, _), (longest, _) = prepare_fa_kwargs_from_position_ids(batch["position_ids"])
+    assert starts.tolist() == [0, *accumulate(lengths)]
+    assert longest == max(lengths)
 
 
 def test_rows_that_are_no_bins_are_padded(encoder):
