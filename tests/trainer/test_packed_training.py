@@ -10,14 +10,15 @@ import pytest
 import torch
 from datasets import Dataset
 from paths import SCRIPTS
-from tiny_parts import make_image, save_language_model
+from tiny_parts import make_image, make_tokenizer, save_language_model
 from tiny_training import SIZES, losses, make_trainer, save_langbridge, write_samples
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Lfm2Config
 
 from modeling_langbridge import (
     LangBridgeForConditionalGeneration,
     LangBridgeNextForConditionalGeneration,
     LangBridgeNextProcessor,
+    LangBridgeProcessor,
 )
 from trainer import LangBridgeSFTConfig, load_training_data
 from trainer.data.conversations import ConversationEncoder
@@ -218,6 +219,21 @@ def test_options_that_do_not_go_with_packing_are_refused(tmp_path, options, mess
 def test_a_stream_cannot_be_packed(model, processor, rows, tmp_path):
     with pytest.raises(ValueError, match="`packing` needs the lengths of all samples first"):
         make_trainer(model, processor, rows.to_iterable_dataset(), tmp_path, packing=True, max_length=150, max_steps=2)
+
+
+@pytest.mark.parametrize("option", ["packing", "eval_packing"])
+def test_a_language_model_whose_samples_do_not_stay_apart_is_refused(vision, rows, tmp_path, option):
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 512}
+    config = Lfm2Config(**shape, num_attention_heads=4, num_key_value_heads=2, layer_types=["conv", "full_attention"])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "text")
+    make_tokenizer().save_pretrained(tmp_path / "text")
+    parts = vision, str(tmp_path / "text")
+    processor = LangBridgeProcessor.from_vision_text_pretrained(*parts)
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        *parts, list(range(100, 160)), processor, projector_hidden_size=32
+    )
+    with pytest.raises(ValueError, match="`packing` is not exact with a language model of type lfm2"):
+        make_trainer(model, processor, rows, tmp_path / "out", max_length=150, **{option: True})
 
 
 def test_a_sample_beyond_the_context_is_refused_though_a_bin_has_room(vision, processor, rows, tmp_path):

@@ -3,8 +3,8 @@
 
 Batches of samples in random order and by length (`group_by_length`) are compared with bins. Padding is a count, the
 same on any machine. The steps are forward and backward passes of a small model with random weights, which is trained
-in full on real photos and captions. Batches of each kind take turns, and medians are taken; the seconds are the
-process's CPU time, which other work on the machine disturbs less.
+in full on a few batches of real photos and captions, the same ones in every kind of batches. The kinds take turns, and
+medians are taken; the seconds are the process's CPU time, which other work on the machine disturbs less.
 
     python scripts/experiments/benchmarks/packing.py --data data/llava_format --tokenizer data/tokenizers/qwen2
 """
@@ -35,6 +35,7 @@ FILES = {
     "conversations": ("instruct_mix.json", False),
 }
 PATCH = 4  # pixels
+TIMED = 3  # batches of samples
 WORDS = 8  # visual tokens that no square of patches gives: an image's strongest words
 Row = dict[str, Any]
 
@@ -49,11 +50,7 @@ class Batches:
     def padded(self, lengths: list[int]) -> float:
         """Places of the batches, for each real token."""
         longest = [max(sum(lengths[sample] for sample in one) for one in batch) for batch in self.batches]
-        places = sum(len(batch) * most for batch, most in zip(self.batches, longest, strict=True))
-        return places / sum(lengths[sample] for batch in self.batches for one in batch for sample in one)
-
-    def samples(self, batch: int) -> list[int]:
-        return [sample for one in self.batches[batch] for sample in one]
+        return sum(len(batch) * most for batch, most in zip(self.batches, longest, strict=True)) / sum(lengths)
 
 
 def make_batches(lengths: list[int], batch: int, capacities: list[int], seed: int = 0) -> list[Batches]:
@@ -63,7 +60,7 @@ def make_batches(lengths: list[int], batch: int, capacities: list[int], seed: in
     Args:
         lengths (`list[int]`): tokens of the samples.
         batch (`int`): samples of a batch.
-        capacities (`list[int]`): tokens of a bin. Those that hold no two of the longest samples are left out.
+        capacities (`list[int]`): tokens of a bin.
         seed (`int`, *optional*, defaults to 0): of every order.
     """
     import torch
@@ -72,7 +69,7 @@ def make_batches(lengths: list[int], batch: int, capacities: list[int], seed: in
     from trainer.data.packing import best_fit_decreasing
 
     def in_batches(sequences: list[list[int]], size: int) -> list[list[list[int]]]:
-        return [sequences[start : start + size] for start in range(0, len(sequences) - size + 1, size)]
+        return [sequences[start : start + size] for start in range(0, len(sequences), size)]
 
     order = list(range(len(lengths)))
     random.Random(seed).shuffle(order)
@@ -81,7 +78,7 @@ def make_batches(lengths: list[int], batch: int, capacities: list[int], seed: in
         Batches("shuffled", in_batches([[sample] for sample in order], batch)),
         Batches("group_by_length", in_batches([[sample] for sample in sampler], batch)),
     ]
-    for capacity in (capacity for capacity in capacities if capacity >= 2 * max(lengths)):
+    for capacity in capacities:
         bins = best_fit_decreasing([lengths[sample] for sample in order], capacity)
         bins = [[order[place] for place in content] for content in bins]
         random.Random(seed).shuffle(bins)
@@ -154,27 +151,28 @@ def time_steps(
     encoder: "ConversationEncoder",
     dataset: "Dataset",
     kinds: list[Batches],
+    num_tokens: int,
     rounds: int,
 ) -> dict[str, float]:
-    """Real tokens a second of each kind of batches, the median over rounds, in which each has its turn."""
+    """Real tokens a second of each kind of batches of the same samples, the median over rounds."""
     from tqdm import trange
 
     from trainer.data.packing_collator import PackingCollator
 
     collator = PackingCollator(encoder)
-    rates: dict[str, list[float]] = {kind.name: [] for kind in kinds}
+    seconds: dict[str, list[float]] = {kind.name: [] for kind in kinds}
     for number in trange(rounds + 1, leave=False):
         for kind in kinds:
-            sequences = kind.batches[number % len(kind.batches)]
-            rows = [[dataset[sample] for sample in one] for one in sequences]
-            packs = kind.name.startswith("packed")
-            batch = collator(rows if packs else [row for one in rows for row in one])
-            real = int(batch["num_tokens"] if packs else batch["attention_mask"].sum())
-            start = time.process_time()
-            step(model, batch)
+            packs, spent = kind.name.startswith("packed"), 0.0
+            for sequences in kind.batches:
+                rows = [[dataset[sample] for sample in one] for one in sequences]
+                batch = collator(rows if packs else [row for one in rows for row in one])
+                start = time.process_time()
+                step(model, batch)
+                spent += time.process_time() - start
             if number:  # the first warms up
-                rates[kind.name].append(real / (time.process_time() - start))
-    return {name: statistics.median(values) for name, values in rates.items()}
+                seconds[kind.name].append(spent)
+    return {name: num_tokens / statistics.median(values) for name, values in seconds.items()}
 
 
 def measure(
@@ -188,8 +186,8 @@ def measure(
         tokenizer (`Path`): a folder or Hub id.
         tokens (`list[int]`): visual tokens of an image.
         batch (`int`): samples of a batch.
-        capacities (`list[int]`): tokens of a bin.
-        rounds (`int`): timed batches of each kind; 0 for the count alone.
+        capacities (`list[int]`): tokens of a bin. Those that hold no two of the longest samples are left out.
+        rounds (`int`): how often each kind is timed; 0 for the count alone.
 
     Returns:
         A `dict` for each of `FILES`, number of visual tokens and kind of batches: `data`, `visual tokens`, `batches`,
@@ -202,16 +200,27 @@ def measure(
     from trainer.data.sources import as_rows
 
     rows: list[Row] = []
+    counted: dict[str, list[tuple[int, int]]] = {}  # the tokens of each sample's text, and its images
     for number in tokens:
         with tempfile.TemporaryDirectory() as folder:
             model, processor = compose(tokenizer, number, Path(folder))
         for content, (file, plain) in FILES.items():
             encoder = ConversationEncoder(processor, plain)
             dataset = as_rows(load_training_data(str(data / file), image_folder=str(data.parent)))
-            lengths = list(count_tokens(dataset, encoder)["num_tokens"])
-            kinds = make_batches(lengths, batch, capacities)
-            rates = time_steps(model, encoder, dataset, kinds, rounds) if rounds else {}
-            for kind in kinds:
+            if content not in counted:
+                counted[content] = [
+                    (row["num_tokens"] - row["num_image_tokens"], row["num_image_tokens"] // number)
+                    for row in count_tokens(dataset, encoder)
+                ]
+            lengths = [text + images * number for text, images in counted[content]]
+            possible = [capacity for capacity in capacities if capacity >= 2 * max(lengths)]
+            rates: dict[str, float] = {}
+            if rounds:
+                chosen = random.Random(1).sample(range(len(dataset)), min(TIMED * batch, len(dataset)))
+                timed = [lengths[sample] for sample in chosen]
+                kinds = make_batches(timed, batch, possible)
+                rates = time_steps(model, encoder, dataset.select(chosen), kinds, sum(timed), rounds)
+            for kind in make_batches(lengths, batch, possible):
                 row = {"data": content, "visual tokens": number, "batches": kind.name}
                 row["places"] = kind.padded(lengths)
                 row["samples"] = statistics.mean(len(one) for part in kind.batches for one in part)
@@ -234,7 +243,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_length", type=int, nargs="+", default=[512, 2048], help="tokens of a bin (default: 512 and 2048)"
     )
     parser.add_argument(
-        "--rounds", type=int, default=7, help="steps that the medians are taken over, 0 to count alone (default: 7)"
+        "--rounds", type=int, default=5, help="rounds that the medians are taken over, 0 to count alone (default: 5)"
     )
 
 
