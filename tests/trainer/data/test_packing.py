@@ -33,6 +33,8 @@ ROWS = Dataset.from_list([row(str(number), 2 + 7 * (number % 5), number % 3) for
 def test_each_item_goes_into_the_fullest_bin_that_it_fits():
     # 7 and 6 open a bin each; 4 fits behind 6 alone and fills it, 3 fills the other, and 2 needs a third.
     assert best_fit_decreasing([2, 6, 3, 7, 4], 10) == [[3, 2], [1, 4], [0]]
+    # 3 fits behind 7 and behind 6, and leaves less room behind 7.
+    assert best_fit_decreasing([3, 6, 7], 10) == [[2, 0], [1]]
     assert best_fit_decreasing([4, 3, 3], 10) == [[0, 1, 2]]
     assert best_fit_decreasing([], 10) == []
 
