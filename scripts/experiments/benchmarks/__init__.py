@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training costs, one question a file."""
+"""The questions that scripts/benchmark.py answers, one a file, and how they are measured."""
