@@ -33,7 +33,7 @@ def test_every_kind_is_measured(tmp_path, tokens, rounds):
     for name in ("pretrain_flickr8k.json", "instruct_mix.json"):
         shutil.copy(samples, data / name)
     make_tokenizer().save_pretrained(tokenizer)
-    rows = measure(data, tokenizer, tokens, 4, [40, 300], rounds)
+    rows = list(measure(data, tokenizer, tokens, 4, [40, 300], rounds))
     # Two of the longest do not fit into a bin of 40 tokens.
     kinds = ["shuffled", "group_by_length", "packed, max_length 300"]
     assert [row["batches"] for row in rows] == kinds * 3 * len(tokens)
@@ -44,4 +44,4 @@ def test_every_kind_is_measured(tmp_path, tokens, rounds):
 
 def test_visual_tokens_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(ValueError, match="An image cannot have 50 visual tokens here: give 8, or a square"):
-        measure(tmp_path, tmp_path, [50], 4, [300], 0)
+        next(measure(tmp_path, tmp_path, [50], 4, [300], 0))
