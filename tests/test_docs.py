@@ -137,7 +137,6 @@ def test_training(folder):
     assert "4 samples, 0 faulty" in of(left, "check_data.py")
     assert (folder / "clean.json").is_file()
     assert "merged" in of(left, "merge_lora.py")
-    assert float(of(left, "ConversationEncoder")) >= 1
 
 
 @pytest.mark.slow

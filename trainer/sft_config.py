@@ -10,13 +10,14 @@ from .device import fit_options_to_machine
 from .objectives.assignment_prediction import AssignmentPredictionArguments
 from .objectives.word_prediction import WordPredictionArguments
 from .option_values import AT_LEAST_0, AT_LEAST_1, TrainingOptions, check_values
+from .packing_arguments import PackingArguments
 from .parts import PartArguments
 from .publishing.publishing import check_publishing
 
 
 @dataclass
 class LangBridgeSFTConfig(
-    AssignmentPredictionArguments, WordPredictionArguments, PartArguments, TrainingOptions, SFTConfig
+    AssignmentPredictionArguments, WordPredictionArguments, PackingArguments, PartArguments, TrainingOptions, SFTConfig
 ):
     """
     TRL's [`~trl.SFTConfig`], what each part of the model does, and the defaults that image-text samples need.
@@ -33,7 +34,7 @@ class LangBridgeSFTConfig(
         default=None,
         metadata={
             "help": "Most tokens of a sample, its images' counted; default: the language model's context, beyond "
-            "which a sample is an error. Samples are never cut: see --too_long."
+            "which a sample is an error. Samples are never cut: see --too_long. With --packing, those of a bin."
         },
     )
     too_long: Literal["error", "drop"] = field(
@@ -55,6 +56,7 @@ class LangBridgeSFTConfig(
     def __post_init__(self):
         check_values(self)
         self.check_parts()
+        self.check_packing()
         fit_options_to_machine(self)
         super().__post_init__()
         check_publishing(self)

@@ -180,3 +180,16 @@ def test_words_beside_captions_are_learnt_alike_in_two_processes(arguments, visi
         run(layout, arguments, tmp_path / layout)
     for name in ("loss", "word_prediction", "word_entropy", "grad_norm"):
         assert logged(tmp_path / "ddp", name) == pytest.approx(logged(tmp_path / "one", name), abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["ddp", "fsdp2"])
+def test_bins_are_learnt_alike_in_two_processes(arguments, tmp_path, layout):
+    arguments = [*arguments, "--packing", "true", "--max_length", "200"]  # in eight bins, a step of both
+    for name in ("one", layout):
+        run(name, arguments, tmp_path / name)
+    for name in ("loss", "eval_loss", "grad_norm", "num_tokens"):
+        assert logged(tmp_path / layout, name) == pytest.approx(logged(tmp_path / "one", name), rel=1e-4)
+    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("one", layout))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: name + text)
