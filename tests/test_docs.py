@@ -147,7 +147,7 @@ def test_grounding(folder):
     assert "grounded" in of(left, "captions.json")
     assert "runs/words_qwen2_0.5b" in of(left, "words_qwen2_0.5b.yaml")
     assert "runs/vlap_qwen2_0.5b" in of(left, "vlap_qwen2_0.5b.yaml")
-    assert list((folder / "features").glob("features-*.safetensors"))
+    assert list((folder / "features").rglob("features-*.safetensors"))
 
 
 @pytest.mark.slow

@@ -57,9 +57,12 @@ class ConversationCollator:
             with naming(row):
                 sample = read_sample(row)
             with naming(sample):
-                # Opened first: the size of an image may say how many tokens it has.
-                read = open_image if self.features is None else self.features.read
-                sample["images"] = [read(image) for image in sample["images"]]
+                if self.features is None:
+                    # Opened first: the size of an image may say how many tokens it has.
+                    sample["images"] = [open_image(image) for image in sample["images"]]
+                    images += sample["images"]
+                else:
+                    images += [self.features.read(image) for image in sample["images"]]
                 sample = self.encoder.encode(sample)
             num_tokens = len(sample["input_ids"])
             if self.context is not None and num_tokens > self.context:
@@ -69,7 +72,6 @@ class ConversationCollator:
                     f"{self.context}: set `max_length` {self.context} and `too_long` drop, which counts them first"
                     f"{self.encoder.advise(sum(sample['num_image_tokens']))}.",
                 )
-            images += sample["images"]
             samples.append(sample)
         input_ids = [torch.tensor(sample["input_ids"]) for sample in samples]
         labels = [torch.tensor(sample["labels"]) for sample in samples]
