@@ -50,6 +50,9 @@ def train(base, processor, samples, tmp_path):
         model = AutoModelForImageTextToText.from_pretrained(base)
         dataset = load_training_data(str(samples))
         trainer = make_trainer(model, processor, dataset, tmp_path / name, callbacks, **options)
+        trainer.seen_by_tower = []
+        tower = trainer._bare_model().model.vision_tower
+        tower.register_forward_pre_hook(lambda module, inputs: trainer.seen_by_tower.append(len(inputs[0])))
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
@@ -81,7 +84,7 @@ def test_losses_and_gradients_are_the_towers_own(train, options):
     options = {"learning_rate": 1e-3, **options}  # steps that let a rounding stay one
     plain, cached = train("plain", feature_cache=None, **options), train("cached", **options)
     assert losses(cached) == pytest.approx(losses(plain), rel=1e-3)
-    assert losses(cached) != losses(plain)  # float16: else nothing was read
+    assert sum(cached.seen_by_tower) == 5 < sum(plain.seen_by_tower)  # four images, and a blank one for the shape
     norms = [
         [float(entry["grad_norm"]) for entry in trainer.state.log_history if "grad_norm" in entry]
         for trainer in (plain, cached)
