@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from experiments.flickr8k.photo_world import fill_features
 from experiments.flickr8k.pretrained_world import PretrainedWorld
 from trainer.data.caption_words import CaptionWords
 from trainer.data.captioned_photos import CaptionedPhoto
-from trainer.grounding import compose_for_grounding
 
 
 NEIGHBOURS, TEMPERATURE = 50, 0.1  # of the cosines between features, chosen on the dev photos
@@ -42,7 +42,7 @@ def compute_means(
     world: PretrainedWorld, train: Sequence[CaptionedPhoto], asked: Sequence[CaptionedPhoto]
 ) -> tuple[Tensor, Tensor]:
     """Mean features of train photos and of others, in units of their spread and of length 1, `(photos, d_v)` each."""
-    cache = world.features(*compose_for_grounding(world.tower, world.vocabulary, projector_hidden_size=1))
+    cache = fill_features(world)
     means = torch.stack([cache.read(photo.image).float().mean(0) for photo in (*train, *asked)])  # (photos, d_v)
     known = means[: len(train)]
     means = F.normalize((means - known.mean(0)) / known.std(0))

@@ -225,7 +225,14 @@ def _train_language_model(world: PhotoWorld, folder: Path, which: int, config_cl
 
 def compute_features(world: AdapterWorld, folder: Path) -> None:
     """The frozen tower's features of every photo."""
+    fill_features(world)
+
+
+def fill_features(world: AdapterWorld) -> FeatureCache:
+    """The features of all photos; what is not there yet is computed."""
     model, processor = compose_for_grounding(world.tower, world.vocabulary, projector_hidden_size=1)
-    computer = FeatureComputer(model, processor.image_processor, Accelerator(mixed_precision="no"), batch_size=16)
+    cache = world.features(model, processor)
     photos = [photo for split in world.splits for photo in world.photos(split)]
-    computer.fill(world.features(model, processor), [as_rows(caption_dataset(photos))])
+    computer = FeatureComputer(model, processor.image_processor, Accelerator(mixed_precision="no"), batch_size=16)
+    computer.fill(cache, [as_rows(caption_dataset(photos))])
+    return cache
