@@ -34,7 +34,7 @@ def assert_fresh(model, dtype=torch.float32):
 @pytest.fixture
 def folded(model):
     assert_fresh(model)
-    assert model.model.folded_adapter.weight.shape == (32, 40)
+    assert model.model.folded_adapter.map.made.weight.shape == (32, 40)
     return model
 
 
@@ -139,9 +139,9 @@ def test_a_move_to_another_device_leaves_the_fold_behind(folded):
 
 
 def test_unchanged_weights_are_folded_once(folded):
-    weight = folded.model.folded_adapter.weight
+    weight = folded.model.folded_adapter.map.made.weight
     assert_fresh(folded)
-    assert folded.model.folded_adapter.weight is weight
+    assert folded.model.folded_adapter.map.made.weight is weight
 
 
 def test_the_fold_is_more_exact_than_the_order_it_replaces(folded):
@@ -181,7 +181,7 @@ def test_a_softmax_is_never_folded(vision, text, processor, activation):
         vision, text, [100, 101, 102], processor=processor, projector_hidden_size=40, coefficient_activation=activation
     )
     assert_fresh(model)
-    assert model.model.folded_adapter.weight is None
+    assert not model.model.folded_adapter.map.made
 
 
 def test_the_fold_is_no_part_of_the_checkpoint(folded):

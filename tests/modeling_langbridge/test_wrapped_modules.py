@@ -99,9 +99,7 @@ def test_a_parametrized_embedding_gives_the_words_that_it_computes(model, pixel_
     with torch.no_grad():
         embedding.parametrizations.weight.original.mul_(2)
     torch.testing.assert_close(visual_tokens(model, pixel_values), 4 * expected)
-    assert not model.model.folded_adapter.is_possible(
-        model.model.multi_modal_projector, model.model.vocabulary_head, embedding
-    )
+    assert not model.model.folded_adapter.is_lookup(embedding)
 
 
 @pytest.fixture(params=["linear", "softmax", "gated_softmax"])
