@@ -5,11 +5,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import psutil
 from accelerate.utils import broadcast_object_list
@@ -89,38 +89,47 @@ def caching_pays(computer: FeatureComputer, cache: FeatureCache, datasets: Seque
 
 
 def measure_costs(computer: FeatureComputer, cache: FeatureCache, images: DatasetImages) -> Costs:
+    """The costs of an image, by images from all over the data, whose features are then in the cache."""
     size = computer.batch_size
     number = min(len(images), TRIAL_STEPS * size, max(TRIAL_IMAGES, size))
-    places = [place * len(images) // number for place in range(number)]  # all over the data
-    cache.shape = computer.measure()  # which warms the tower up, too
+    places = [place * len(images) // number for place in range(number)]
     prepared, reading = images.using(computer.prepare, places), images.using(cache.read, places)
     seconds = dict.fromkeys(("prepare", "compute", "write", "read"), 0.0)
 
-    def timed(what: str, work: Callable[[], Any]) -> Any:
+    @contextmanager
+    def timed(what: str) -> Iterator[None]:
         began = time.perf_counter()
-        result = work()
+        yield
         seconds[what] += time.perf_counter() - began
-        return result
 
+    cache.shape = computer.measure()  # which warms the tower up, too
     tried = lacking = 0
     while tried < number and sum(seconds.values()) < TRIAL_SECONDS:
         chosen = range(tried, min(tried + size, number))
-        keys, pixels = zip(*timed("prepare", lambda: [prepared[place] for place in chosen]), strict=True)  # noqa: B023
-        features = timed("compute", lambda: computer.compute(pixels))  # noqa: B023
+        with timed("prepare"):
+            keys, pixels = zip(*(prepared[place] for place in chosen), strict=True)
+        with timed("compute"):
+            features = computer.compute(pixels)
         new = {key: row for row, key in enumerate(keys) if key not in cache}
-        timed("write", lambda: cache.add(new, features[list(new.values())]))  # noqa: B023
+        with timed("write"):
+            cache.add(new, features[list(new.values())])
         tried, lacking = chosen.stop, lacking + len(new)
-    timed("write", cache.save)
+    with timed("write"):
+        cache.save()
     cache.refresh()
     if len(images) * cache.bytes_per_image > psutil.virtual_memory().available:
         for path in cache.shards:
             forget(path)
     for start in range(0, tried, size):
-        timed("read", lambda: cache.stack([reading[place] for place in range(start, min(start + size, tried))]))  # noqa: B023
-    beside = 0 if computer.accelerator.device.type == "cpu" else min(computer.num_workers, os.cpu_count())
+        with timed("read"):
+            cache.stack([reading[place] for place in range(start, min(start + size, tried))])
     counts = {"prepare": tried, "compute": tried, "write": max(lacking, 1), "read": tried}
-    each = {what: total / counts[what] for what, total in seconds.items()}
-    return Costs(**each, missing=lacking / tried, num_workers=beside)
+    beside = 0 if computer.accelerator.device.type == "cpu" else min(computer.num_workers, os.cpu_count())
+    return Costs(
+        **{what: total / counts[what] for what, total in seconds.items()},
+        missing=lacking / tried,
+        num_workers=beside,
+    )
 
 
 def forget(path: Path) -> None:
