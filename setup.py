@@ -43,6 +43,7 @@ setup(
             "jinja2",
             "peft>=0.21",
             "POT>=0.9.7",
+            "psutil",
             "scipy",
             "tensorboard",
             "matplotlib",

@@ -147,7 +147,10 @@ def complete_template(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
 def mark_answers(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     """A chat template of string contents with its answers in `generation` blocks; as it is where it has blocks of its
     own, ends no turn, or would be written otherwise."""
-    end_of_turn = find_end_of_turn(tokenizer, FLATTEN_CONTENT + template)
+    try:
+        end_of_turn = find_end_of_turn(tokenizer, FLATTEN_CONTENT + template)
+    except Exception:  # as of a tokenizer without an end-of-text token, whose template writes one; training reports it
+        return template
     if end_of_turn is None or "endgeneration" in template:
         return template
     strings = {

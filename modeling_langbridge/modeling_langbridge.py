@@ -175,7 +175,12 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         vision_feature_select_strategy: str | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Runs the vision tower; `pooler_output` holds what the adapter reads, `(images, tokens, d_v)`."""
+        """Runs the vision tower; `pooler_output` holds what the adapter reads, `(images, tokens, d_v)`.
+
+        In place of pixels, `pixel_values` may be such features, computed before: they are handed on as they are.
+        """
+        if pixel_values.dim() == 3:
+            return BaseModelOutputWithPooling(pooler_output=pixel_values)
         layers = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
         # A layer's number keeps it alone; transformers before 5.23 takes all but 0 for `True`, and keeps every layer.
         kwargs["output_hidden_states"] = kwargs.get("output_hidden_states") or (len(layers) == 1 and layers[0]) or True

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from trl import SFTConfig
 
 from .device import fit_options_to_machine
+from .feature_caching import FeatureCacheArguments
 from .objectives.assignment_prediction import AssignmentPredictionArguments
 from .objectives.word_prediction import WordPredictionArguments
 from .option_values import AT_LEAST_0, AT_LEAST_1, TrainingOptions, check_values
@@ -17,7 +18,13 @@ from .publishing.publishing import check_publishing
 
 @dataclass
 class LangBridgeSFTConfig(
-    AssignmentPredictionArguments, WordPredictionArguments, PackingArguments, PartArguments, TrainingOptions, SFTConfig
+    FeatureCacheArguments,
+    AssignmentPredictionArguments,
+    WordPredictionArguments,
+    PackingArguments,
+    PartArguments,
+    TrainingOptions,
+    SFTConfig,
 ):
     """
     TRL's [`~trl.SFTConfig`], what each part of the model does, and the defaults that image-text samples need.
@@ -60,5 +67,10 @@ class LangBridgeSFTConfig(
         fit_options_to_machine(self)
         super().__post_init__()
         check_publishing(self)
+        if self.feature_cache is not None and self.train_vision_tower != "frozen":
+            raise ValueError(
+                f"`feature_cache` needs a vision tower that stays as it is, but `train_vision_tower` is "
+                f"{self.train_vision_tower}: leave one of them out."
+            )
         if self.push_to_hub and "lora" in self.modes().values():
             raise ValueError("`push_to_hub` publishes whole models: merge the LoRA, then use scripts/push_to_hub.py.")

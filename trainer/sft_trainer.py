@@ -14,6 +14,7 @@ from datasets import Dataset, IterableDataset
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, ProcessorMixin
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.utils.generic import is_flash_attention_requested
@@ -31,10 +32,12 @@ from .checkpointing.output_folder import saving_to
 from .checkpointing.resuming import ResumingMixin, describe_run
 from .checkpointing.sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
 from .data.conversations import ConversationEncoder
+from .data.faults import errors_of_workers
 from .data.packing import pack
 from .data.packing_collator import PackingCollator
 from .data.sample_lengths import count_tokens, without_too_long
 from .data.sources import as_rows
+from .feature_caching import FeatureCachingMixin
 from .objectives.assignment_prediction import AssignmentObjective
 from .objectives.objective import Objective
 from .objectives.word_prediction import WordPredictionObjective
@@ -60,7 +63,7 @@ def context_of(model: PreTrainedModel) -> int | None:
     return getattr(model.config.text_config, "max_position_embeddings", None)
 
 
-class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, PackingMixin, SFTTrainer):
+class LangBridgeSFTTrainer(ResumingMixin, FeatureCachingMixin, PublishingMixin, PackingMixin, SFTTrainer):
     """
     [`~trl.SFTTrainer`] for LangBridge.
 
@@ -218,13 +221,8 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, PackingMixin, SFTTrai
         return optimizer
 
     def get_batch_samples(self, *args: Any, **kwargs: Any):
-        with self.throughput.waiting_for_data():
-            try:
-                batches, num_items = super().get_batch_samples(*args, **kwargs)
-            except RuntimeError as error:
-                # torch gives the error of a worker process as the text of its traceback.
-                _, found, message = str(error).rpartition("SampleError: ")
-                raise ValueError(message.strip()) if found else error from None
+        with self.throughput.waiting_for_data(), errors_of_workers():
+            batches, num_items = super().get_batch_samples(*args, **kwargs)
         for objective in self.objectives:
             objective.begin_step(batches, self.accelerator)
         return batches, num_items
@@ -350,6 +348,11 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, PackingMixin, SFTTrai
             logger.warning("The adapter alone was not saved: %s", error)
         else:
             self.recorder.write(folder / "adapter", *run)
+
+    def _get_feature_parts(self) -> tuple[PreTrainedModel, BaseImageProcessor, list[Dataset | IterableDataset]]:
+        evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        datasets = [samples_of(dataset) for dataset in (self.train_dataset, *evaluated) if dataset is not None]
+        return self._bare_model(), self.data_collator.encoder.processor.image_processor, datasets
 
     def _bare_model(self) -> PreTrainedModel:
         """The LangBridge itself, in which LoRA stays active, without what launchers and PEFT have put around it."""

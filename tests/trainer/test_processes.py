@@ -133,6 +133,18 @@ def test_a_checkpoint_of_one_layout_is_resumed_in_another(runs, written_by, read
     assert logged(resumed, "loss") == pytest.approx(logged(runs["one"], "loss"), abs=1e-4)
 
 
+@pytest.mark.parametrize("layout", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
+def test_two_processes_compute_each_images_features_once_and_learn_from_them(runs, arguments, tmp_path, layout):
+    run(layout, [*arguments, "--feature_cache", str(tmp_path / "features")], tmp_path / layout)
+    keys = [
+        key for shard in (tmp_path / "features").rglob("*.safetensors") for key in load_file(shard)["keys"].tolist()
+    ]
+    assert len(keys) == len(set(map(bytes, keys))) == 4
+    assert len(list((tmp_path / "features").rglob("*.safetensors"))) == 2  # of each process its own
+    for name in ("loss", "eval_loss", "grad_norm"):
+        assert logged(tmp_path / layout, name) == pytest.approx(logged(runs["one"], name), rel=1e-3)
+
+
 @pytest.fixture(scope="module")
 def in_tiles(arguments, vision, text, tmp_path_factory) -> list[str]:
     """The same training of a LangBridge-NeXT: the second process receives text alone here, too."""

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .conversations import ConversationEncoder
 from .faults import SampleError
+from .feature_cache import FeatureCache
 from .images import open_image
 from .samples import naming, read_sample
 
@@ -27,6 +28,8 @@ class ConversationCollator:
             Further entries of the batch: by their names, what makes each of the batch's samples.
         context (`int`, *optional*):
             The most tokens that the language model can read, where samples were not counted before.
+        features ([`~trainer.data.feature_cache.FeatureCache`], *optional*):
+            What images are read from; `pixel_values` are then their features, `(images, tokens, d_v)`.
 
     Returns, when called with a list of rows:
         `dict` with `input_ids`, `attention_mask` and `labels`, `(batch, sequence)`; `pixel_values`
@@ -42,6 +45,7 @@ class ConversationCollator:
     encoder: ConversationEncoder
     columns: Mapping[str, Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]] = field(default_factory=dict)
     context: int | None = None
+    features: FeatureCache | None = None
 
     def __post_init__(self):
         blank = Image.new("RGB", (64, 64))
@@ -60,13 +64,16 @@ class ConversationCollator:
         return batch | self.describe(samples)
 
     def encode(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The sample of a row, its images open, with `input_ids` and `labels`."""
+        """The sample of a row with `input_ids` and `labels`, and `read_images`, open or as features."""
         with naming(row):
             sample = read_sample(row)
         with naming(sample):
-            # Opened first: the size of an image may say how many tokens it has.
-            sample["images"] = [open_image(image) for image in sample["images"]]
-            sample = self.encoder.encode(sample)
+            if self.features is not None:
+                read_images = [self.features.read(image) for image in sample["images"]]
+            else:
+                # Opened before encoding: the size of an image may say how many tokens it has.
+                read_images = sample["images"] = [open_image(image) for image in sample["images"]]
+            sample = {**self.encoder.encode(sample), "read_images": read_images}
         num_tokens = len(sample["input_ids"])
         if self.context is not None and num_tokens > self.context:
             raise SampleError(
@@ -79,9 +86,12 @@ class ConversationCollator:
 
     def describe(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """What a batch has of its samples beside their tokens: names, images and columns."""
-        images = [image for sample in samples for image in sample["images"]]
+        images = [image for sample in samples for image in sample["read_images"]]
         batch = {"sample_ids": [sample["id"] for sample in samples]}
-        batch |= self.process_images(images) if images else self.no_images
+        if self.features is not None:
+            batch |= self.features.stack(images)
+        else:
+            batch |= self.process_images(images) if images else self.no_images
         return batch | {name: make_column(samples) for name, make_column in self.columns.items()}
 
     def process_images(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
