@@ -77,8 +77,9 @@ def assert_same(one, other) -> None:
         {"train_language_model": "full", "gradient_accumulation_steps": 2},
         {"train_language_model": "lora", "lora_dropout": 0.0},
         {"dataloader_num_workers": 2},
+        {"packing": True, "max_length": 128},
     ],
-    ids=["adapter", "language model", "lora", "workers"],
+    ids=["adapter", "language model", "lora", "workers", "packed"],
 )
 def test_losses_and_gradients_are_the_towers_own(train, options):
     options = {"learning_rate": 1e-3, **options}  # steps that let a rounding stay one
