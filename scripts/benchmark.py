@@ -12,6 +12,7 @@ docs/benchmarks.md has the answers of one machine.
 
 import argparse
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 
@@ -25,6 +26,8 @@ QUESTIONS = {
     "generation": "time to first token and tokens a second, beside LLaVA",
     "data": "opening images, preparing them, and how long a step waits for them",
     "start_up": "imports, --help, opening a checkpoint, finding words in a tokenizer",
+    "ladder": "training from a plain Trainer to the recipes, one option after another",
+    "step_memory": "what plan.py says of a training step's memory, and what it takes",
     "growth": "how each thing's time grows with images, resolution, words and rows",
     "assignment_prediction": "what assignment prediction adds to a training step",
     "high_resolution": "a LangBridge-NeXT beside transformers' LLaVA-NeXT",
@@ -58,6 +61,11 @@ OPTIONS = {
         "steps": (at_least(1), 10, "steps of the run whose waiting is measured"),
     },
     "start_up": {"scale": SHAPES["scale"]},
+    "ladder": {
+        "images": (at_least(1), 8, "samples of a batch"),
+        "steps": (at_least(4), 8, "steps of a rung, of which the first two and the last are not timed"),
+    },
+    "step_memory": {"images": (at_least(1), 8, "samples of a batch")},
     "growth": {},
     "assignment_prediction": {
         **ADAPTER,
@@ -68,6 +76,7 @@ OPTIONS = {
     },
     "high_resolution": {"layers": SHAPES["layers"], "words": ADAPTER["words"]},
 }
+TRAINED = ("ladder", "step_memory")
 ON_A_GPU = ("adapter", "training_step", "generation")
 
 
@@ -91,6 +100,15 @@ def parse_arguments() -> argparse.Namespace:
             options.add_argument("--tokenizer", help="also find words in this one, a folder or Hub id")
         if question == "growth":
             options.add_argument("--plot", type=Path, metavar="FILE", help="also draw the curves to this png")
+        if question in TRAINED:
+            shapes = ("small", "qwen2_0.5b", "qwen2_7b")
+            help_shape = "small, for a CPU, or CLIP-L/336 and that language model (default: small)"
+            options.add_argument("--shape", choices=shapes, default="small", help=help_shape)
+            help_data = "folder with flickr8k, llava_format and tokenizers (default: $LANGBRIDGE_DATA)"
+            options.add_argument("--data", type=Path, default=os.environ.get("LANGBRIDGE_DATA"), help=help_data)
+        if question == "ladder":
+            stages = ("pretraining", "lora", "full")
+            options.add_argument("--stage", choices=stages, default="full", help="what is trained (default: full)")
         if question in ON_A_GPU:
             options.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
         options.add_argument("--rounds", type=at_least(1), default=5, help="of which the median is taken (default: 5)")

@@ -11,7 +11,11 @@ from .option_values import AT_LEAST_1, check_values
 
 
 if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig, PreTrainedModel
+
     from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+    from modeling_langbridge.adapter.configuration import LangBridgeAdapterConfig
+    from modeling_langbridge.conversion.variants import Variant
 
 
 @dataclass
@@ -147,31 +151,32 @@ def load_model(
     The model to be trained and its processor. LoRA's file refers to a folder of the model it belongs to, and a model
     is quantised while it is loaded from one: a new model is then written to `base` first.
     """
-    from transformers import BitsAndBytesConfig
-
-    from modeling_langbridge.adapter.kinds import check_language_model, check_vision_tower
     from modeling_langbridge.adapter.loading import open_model
 
+    check_places(arguments, needs_folder)
     folder = arguments.model
-    if folder is not None and (arguments.vision_tower or arguments.language_model or arguments.adapter):
-        raise ValueError(
-            "--model is a whole LangBridge; --vision_tower, --language_model and --adapter make a new one: leave one "
-            "side out."
-        )
-    if arguments.model_revision != "main" and (folder is None or needs_folder):
-        raise ValueError(
-            "--model_revision is of a --model that is trained without LoRA, whose file names no revision of its base: "
-            "download the revision (`hf download`) and give its folder."
-        )
     if folder is None:
-        if arguments.vision_tower and arguments.language_model:
-            check_vision_tower(arguments.vision_tower)
-            check_language_model(arguments.language_model)
         if not needs_folder:
             return compose(arguments)
         folder = str(base)
         compose_once(arguments, base)
-    quantization = BitsAndBytesConfig(
+    return open_model(
+        folder,
+        revision=arguments.model_revision,
+        device_map=None,
+        dtype=arguments.dtype,
+        attn_implementation=arguments.attn_implementation,
+        quantization_config=quantize(arguments),
+    )
+
+
+def quantize(arguments: ModelArguments) -> "BitsAndBytesConfig | None":
+    """How the language model is quantised, by the options."""
+    from transformers import BitsAndBytesConfig
+
+    if not arguments.load_in_4bit:
+        return None
+    return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=arguments.bnb_4bit_quant_type,
         bnb_4bit_use_double_quant=arguments.use_bnb_nested_quant,
@@ -179,14 +184,33 @@ def load_model(
         # Names count from the root; others would match nothing, and nobody would say so.
         llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
     )
-    return open_model(
-        folder,
-        revision=arguments.model_revision,
-        device_map=None,
-        dtype=arguments.dtype,
-        attn_implementation=arguments.attn_implementation,
-        quantization_config=quantization if arguments.load_in_4bit else None,
-    )
+
+
+def check_places(arguments: ModelArguments, needs_folder: bool) -> None:
+    """Raises `ValueError` where what is to be trained is said twice or not at all, or is something else."""
+    from modeling_langbridge.adapter.kinds import check_language_model, check_vision_tower
+
+    parts = arguments.vision_tower, arguments.language_model
+    if arguments.model is not None and (any(parts) or arguments.adapter):
+        raise ValueError(
+            "--model is a whole LangBridge; --vision_tower, --language_model and --adapter make a new one: leave one "
+            "side out."
+        )
+    if arguments.model_revision != "main" and (arguments.model is None or needs_folder):
+        raise ValueError(
+            "--model_revision is of a --model that is trained without LoRA, whose file names no revision of its base: "
+            "download the revision (`hf download`) and give its folder."
+        )
+    if arguments.model is not None:
+        return
+    if not all(parts):
+        raise ValueError("Say what to train: --model, or --vision_tower and --language_model.")
+    check_vision_tower(arguments.vision_tower)
+    check_language_model(arguments.language_model)
+    if arguments.adapter is not None and arguments.adapter_type != "langbridge":
+        raise ValueError(
+            f"--adapter is made of words, --adapter_type {arguments.adapter_type} is not: leave one of them out."
+        )
 
 
 def compose_once(arguments: ModelArguments, base: Path) -> None:
@@ -215,30 +239,37 @@ def compose_once(arguments: ModelArguments, base: Path) -> None:
                 )
 
 
+def compose_processor(
+    arguments: ModelArguments, text: "str | PreTrainedModel", adapter: "LangBridgeAdapterConfig | None"
+) -> tuple["Variant", "LangBridgeProcessor"]:
+    """Which LangBridge a new model is, and its processor, by the options and the adapter to start from."""
+    from modeling_langbridge.conversion.variants import VARIANTS
+
+    model_type = arguments.model_type
+    if model_type is None:
+        model_type = "langbridge_next" if adapter is not None and adapter.image_newline else "langbridge"
+    variant = VARIANTS[model_type]
+    tiles = {"image_grid_pinpoints": arguments.resolutions()} if variant.is_next else {}
+    processor = variant.processor.from_vision_text_pretrained(
+        arguments.vision_tower,
+        text,
+        words_per_image=arguments.words_per_image,
+        pool_patches=arguments.pool_patches or (1 if adapter is None else adapter.pool_patches),
+        **tiles,
+    )
+    return variant, processor
+
+
 def compose(arguments: ModelArguments) -> tuple["LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
     """A new LangBridge of a vision tower and a language model, with a fresh adapter or one trained elsewhere."""
     from transformers import AutoModelForCausalLM
 
     from modeling_langbridge import LangBridgeAdapter, SharedVocabulary
-    from modeling_langbridge.conversion.variants import VARIANTS
 
-    if arguments.vision_tower is None or arguments.language_model is None:
-        raise ValueError("Say what to train: --model, or --vision_tower and --language_model.")
-    if arguments.adapter is not None and arguments.adapter_type != "langbridge":
-        raise ValueError(
-            f"--adapter is made of words, --adapter_type {arguments.adapter_type} is not: leave one of them out."
-        )
     language_model = AutoModelForCausalLM.from_pretrained(arguments.language_model, dtype=arguments.dtype)
     parts = arguments.vision_tower, language_model
     adapter = None if arguments.adapter is None else LangBridgeAdapter.from_pretrained(arguments.adapter)
-    model_type = arguments.model_type
-    if model_type is None:
-        model_type = "langbridge_next" if adapter is not None and adapter.config.image_newline else "langbridge"
-    variant = VARIANTS[model_type]
-    tiles = {"image_grid_pinpoints": arguments.resolutions()} if variant.is_next else {}
-    processor = variant.processor.from_vision_text_pretrained(
-        *parts, words_per_image=arguments.words_per_image, pool_patches=arguments.pool_patches or 1, **tiles
-    )
+    variant, processor = compose_processor(arguments, language_model, adapter and adapter.config)
     if adapter is not None:
         model, processor = adapter.join(
             *parts,

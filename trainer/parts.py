@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of a LangBridge and how each is trained: frozen, in full, or by LoRA."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -164,17 +165,9 @@ def keep_trained_in_float32(model: nn.Module) -> None:
 
 
 def describe_parts(model: nn.Module, arguments: PartArguments, learning_rate: float) -> str:
-    """What is trained and what is frozen, with numbers of parameters, and the memory that they take."""
+    """What is trained and what is frozen, with numbers of parameters."""
     modes, rates, lines = arguments.modes(), arguments.learning_rates(), []
-    total, trained, weights = Counter(), Counter(), 0
-    for name, parameter in model.named_parameters():
-        if "original_module" in name.split("."):  # PEFT keeps the untrained copy of what it saves in full
-            continue
-        # bitsandbytes keeps two 4-bit values in a byte.
-        count = parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
-        total[part_of(name)] += count
-        weights += parameter.nbytes
-        trained[part_of(name)] += count if parameter.requires_grad else 0
+    total, trained = count_parameters(model)
     for part in (part for part in modes if part in total):
         mode = modes[part]
         if mode == "frozen":
@@ -184,9 +177,31 @@ def describe_parts(model: nn.Module, arguments: PartArguments, learning_rate: fl
             rate = learning_rate if rates[part] is None else rates[part]
             lines.append(f"  {part}: trained {how}, {trained[part]:,} parameters at learning rate {rate:g}")
     share = 100 * sum(trained.values()) / sum(total.values())
-    memory = [in_units(size) for size in (weights, 4 * sum(trained.values()), 8 * sum(trained.values()))]
-    lines.append("Memory: {} of weights, {} of gradients, {} of AdamW's state; activations are extra.".format(*memory))
     return "\n".join([f"What is trained ({share:.1f} % of {sum(total.values()):,} parameters):", *lines])
+
+
+def count_parameters(model: nn.Module) -> tuple[Counter[str], Counter[str]]:
+    """The parameters of each part, and those of them that are trained."""
+    total, trained = Counter(), Counter()
+    for name, parameter in model.named_parameters():
+        if "original_module" in name.split("."):  # PEFT keeps the untrained copy of what it saves in full
+            continue
+        # bitsandbytes packs values.
+        packed = getattr(parameter, "quant_state", None)
+        count = parameter.numel() if packed is None else math.prod(packed.shape)
+        total[part_of(name)] += count
+        trained[part_of(name)] += count if parameter.requires_grad else 0
+    return total, trained
+
+
+def describe_memory(model: nn.Module) -> str:
+    """The memory that weights and AdamW take, without sharding."""
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    memory = [in_units(size) for size in (weights, trained, 2 * trained)]
+    return "Memory: {} of weights, {} of gradients, {} of AdamW's state; scripts/plan.py counts the rest.".format(
+        *memory
+    )
 
 
 def in_units(size: int) -> str:

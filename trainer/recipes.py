@@ -3,7 +3,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,17 @@ class RecipeParser(TrlParser):
         self.print_help()
         self.exit()
 
-    def parse(self, arguments: list[str] | None = None) -> tuple[Any, ...]:
+    def parse(
+        self,
+        arguments: list[str] | None = None,
+        fit: Callable[[dict[str, Any]], dict[str, Any]] = fit_to_machine,
+    ) -> tuple[Any, ...]:
         """
         Parses the command line, with the recipe that `--config` names as the defaults.
 
         Args:
             arguments (`list[str]`, *optional*): the command line; that of the process by default.
+            fit (`Callable`, *optional*): makes the options of the recipe fit the machine, by default this one.
 
         Returns:
             `tuple` of an instance of each dataclass, and the set of the names of the options on the command line.
@@ -94,7 +99,7 @@ class RecipeParser(TrlParser):
         names = {action.dest for action in self._actions}
         if unknown := [name for name in recipe if name not in names]:
             raise ValueError(f"The recipe {asked.config[0]} holds {no_option(unknown[0], names)}.")
-        self.set_defaults_with_config(**fit_to_machine(recipe))
+        self.set_defaults_with_config(**fit(recipe))
         *parsed, unread = self.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
         if unread:
             name = unread[0].removeprefix("--")

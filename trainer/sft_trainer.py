@@ -43,6 +43,7 @@ from .objectives.objective import Objective
 from .objectives.word_prediction import WordPredictionObjective
 from .packing import PackingMixin, samples_of
 from .parts import (
+    describe_memory,
     describe_parts,
     keep_trained_in_float32,
     part_of,
@@ -173,6 +174,7 @@ class LangBridgeSFTTrainer(ResumingMixin, FeatureCachingMixin, PublishingMixin, 
         self.peak_rates: dict[str, float] = {}  # empty where the optimizer is not of this trainer's making
         self.step_samples: list[str] = []
         logger.info(describe_parts(self.model, args, args.learning_rate))
+        logger.info(describe_memory(self.model))
 
     @staticmethod
     def _read(dataset, encoder: ConversationEncoder, args: LangBridgeSFTConfig, packing: bool):

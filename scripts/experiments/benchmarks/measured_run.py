@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A few real training steps in a process of their own: memory, tokens a second, and what is multiplied in which dtype.
+
+Run by `measure`, with the options of train.py.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from train import DataArguments
+from transformers import Trainer, TrainerCallback, set_seed
+
+from trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer, load_training_data
+from trainer.data.collator import ConversationCollator
+from trainer.data.conversations import ConversationEncoder
+from trainer.model_loading import ModelArguments, load_model
+from trainer.parts import keep_trained_in_float32, prepare_parts
+from trainer.planning.counted_products import CountedProducts
+from trainer.recipes import RecipeParser
+
+
+UNTIMED_STEPS = 2  # the first ones, which fill caches
+PLAIN = "--plain"
+SCRIPTS = Path(__file__).resolve().parents[2]
+
+
+def measure(options: dict[str, Any], plain: bool = False) -> dict[str, Any]:
+    """
+    Trains for `max_steps`, four at least, in a fresh process.
+
+    Args:
+        options (`dict`): of train.py, by name.
+        plain (`bool`, *optional*, defaults to `False`): by transformers' own Trainer, which computes all logits.
+
+    Returns:
+        `dict` with `memory` (bytes at the peak, beyond what the process holds before it makes the model), `tokens` a
+        second of `clock`, padding left out, over all steps but the first two and the last, and `multiply_adds` of the
+        last by dtype.
+
+    Raises:
+        `ValueError`: the training ends with an error, whose text is in the message.
+    """
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", __name__, *([PLAIN] if plain else []), *words]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        # Tensors that go are given back to the system at once, so that what is resident is what is in use.
+        "MALLOC_MMAP_THRESHOLD_": "1048576",
+        "MALLOC_TRIM_THRESHOLD_": "1048576",
+    }
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if result.returncode:
+        raise ValueError(f"Training with {' '.join(words)} failed: {result.stderr.strip()[-2000:]}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+class Steps(TrainerCallback):
+    """Times the steps, and counts the products of the last one."""
+
+    def __init__(self):
+        self.seconds: list[float] = []
+        self.tokens: list[int] = []  # of every step
+        self.products = CountedProducts()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.tokens.append(0)
+        self.is_last = state.global_step == args.max_steps - 1
+        if self.is_last:
+            self.products.__enter__()
+        self.began = clock()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds.append(clock() - self.began)
+        if self.is_last:
+            self.products.__exit__(None, None, None)
+
+    def count(self, inputs: dict[str, Any]) -> None:
+        packed = inputs.get("num_tokens")
+        self.tokens[-1] += int(inputs["attention_mask"].sum() if packed is None else packed)
+
+
+def make_trainer(kind: type[Trainer], steps: Steps, *arguments: Any, **options: Any) -> Trainer:
+    """A trainer that says how many tokens its batches have."""
+
+    class Counting(kind):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            steps.count(inputs)
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    return Counting(*arguments, callbacks=[steps], **options)
+
+
+def run(arguments: list[str]) -> dict[str, Any]:
+    plain = PLAIN in arguments
+    words = [word for word in arguments if word != PLAIN]
+    parser = RecipeParser((ModelArguments, DataArguments, LangBridgeSFTConfig))
+    model_arguments, data, config, _ = parser.parse(words)
+    before = resident()
+    set_seed(0)
+    needs_folder = model_arguments.load_in_4bit or "lora" in config.modes().values()
+    model, processor = load_model(model_arguments, Path(config.output_dir, "base"), needs_folder)
+    dataset, steps = load_training_data(data.dataset, **data.image_options()), Steps()
+    if plain:
+        collate = ConversationCollator(ConversationEncoder(processor, config.plain_captions))
+
+        def collate_for_model(rows: list[dict]) -> dict[str, torch.Tensor]:
+            return {name: value for name, value in collate(rows).items() if name != "sample_ids"}
+
+        config.remove_unused_columns = False
+        prepare_parts(model, config)
+        keep_trained_in_float32(model)
+        trainer = make_trainer(Trainer, steps, model, config, collate_for_model, dataset)
+    else:
+        trainer = make_trainer(LangBridgeSFTTrainer, steps, model, config, processor, dataset)
+    forget_peak()
+    trainer.train()
+    timed = slice(UNTIMED_STEPS, -1)
+    return {
+        "memory": peak() - before,
+        "tokens": sum(steps.tokens[timed]) / sum(steps.seconds[timed]),
+        "multiply_adds": {str(dtype).removeprefix("torch."): n for dtype, n in steps.products.multiply_adds.items()},
+    }
+
+
+def clock() -> float:
+    """Seconds by the clock on a GPU; on a CPU those that this process has computed, which other work disturbs less."""
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def resident() -> int:
+    """The bytes that this process holds; on a GPU none, as torch's own count begins with the first tensor."""
+    if torch.cuda.is_available():
+        return 0
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+def forget_peak() -> None:
+    """The peak is counted from here on."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak() -> int:
+    """The most bytes that were held since."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(sys.argv[1:])))
