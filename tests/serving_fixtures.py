@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A text server and `serve_eyes.py` before it, each a process of its own: a pytest plugin."""
 
-import base64
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 from threading import Thread
 
@@ -15,8 +13,6 @@ import pytest
 import uvicorn
 from huggingface_hub.utils import httpx
 from paths import SCRIPTS
-from PIL import Image
-from tiny_parts import make_image
 from wordy_models import compose
 
 from modeling_langbridge import LangBridgeAdapter
@@ -28,25 +24,6 @@ from serving.wording import TEMPLATE
 
 TEXT_SERVER = Path(__file__).with_name("text_server.py")
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.role + ': ' + message.content + '\n' }}{% endfor %}"
-
-
-def data_url(image: Image.Image) -> str:
-    buffer = BytesIO()
-    image.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def image_part(colour: str = "red", **options) -> dict:
-    return {"type": "image_url", "image_url": {"url": data_url(make_image(colour, **options))}}
-
-
-def text_part(text: str = "what is it?") -> dict:
-    return {"type": "text", "text": text}
-
-
-def ask(*parts: dict, model: str = "answers at once", **fields) -> dict:
-    """The body of a chat request."""
-    return {"model": model, "messages": [{"role": "user", "content": list(parts)}], **fields}
 
 
 def start(*command: object, log: Path) -> tuple[subprocess.Popen, str]:

@@ -9,8 +9,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from chat_requests import ask, image_part, text_part
 from huggingface_hub.utils import httpx
-from serving_fixtures import ask, image_part, text_part
 
 from serving import app
 from serving.app import Limits

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chat requests with images in them, as OpenAI's clients send them."""
+
+import base64
+from io import BytesIO
+
+from PIL import Image
+from tiny_parts import make_image
+
+
+def data_url(image: Image.Image) -> str:
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def image_part(colour: str = "red", **options) -> dict:
+    return {"type": "image_url", "image_url": {"url": data_url(make_image(colour, **options))}}
+
+
+def text_part(text: str = "what is it?") -> dict:
+    return {"type": "text", "text": text}
+
+
+def ask(*parts: dict, model: str = "answers at once", **fields) -> dict:
+    """The body of a chat request."""
+    return {"model": model, "messages": [{"role": "user", "content": list(parts)}], **fields}
