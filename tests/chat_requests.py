@@ -8,14 +8,16 @@ from PIL import Image
 from tiny_parts import make_image
 
 
-def data_url(image: Image.Image) -> str:
+def data_url(image: Image.Image, image_format: str = "PNG") -> str:
     buffer = BytesIO()
-    image.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    image.save(buffer, image_format)
+    return f"data:image/{image_format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def image_part(colour: str = "red", **options) -> dict:
-    return {"type": "image_url", "image_url": {"url": data_url(make_image(colour, **options))}}
+def image_part(image: str | Image.Image = "red", **options) -> dict:
+    """An image, or one that is made in a colour."""
+    image = make_image(image, **options) if isinstance(image, str) else image
+    return {"type": "image_url", "image_url": {"url": data_url(image)}}
 
 
 def text_part(text: str = "what is it?") -> dict:
