@@ -142,7 +142,7 @@ async def answer(request: Request) -> Response:
     if model == "breaks off":
         if streams:
             return StreamingResponse(breaking_off(chunk("half")), media_type="text/event-stream")
-        return StreamingResponse(breaking_off('{"half":'), headers={"content-length": "100"})
+        return StreamingResponse(breaking_off('{"half":'), media_type="application/json")
     if model == "answers at once":
         return JSONResponse(whole("yes"))
     pieces = request.app.state.model.write(asked["messages"], asked.get("max_tokens", 6))

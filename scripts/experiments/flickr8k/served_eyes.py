@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What words in place of images are worth to a text-only language model: its answers about photos, through its server.
+
+    PYTHONPATH=.:scripts python -m experiments.flickr8k.served_eyes --url http://localhost:8001/v1 --model NAME \\
+        --language_model FOLDER --vision_tower FOLDER --data FLICKR8K --output_dir FOLDER
+
+The server is `serve_eyes.py` before a server of the language model. An interrupted run goes on where it was.
+"""
+
+import argparse
+import base64
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.utils import httpx
+from tqdm import tqdm
+
+from experiments.flickr8k.caption_corpora import most_used_words, read_flickr8k
+from experiments.flickr8k.yes_no_questions import ask_about
+from experiments.photos_demo.captions import WORDS_PER_IMAGE, write_captions
+from modeling_langbridge import LangBridgeAdapter
+from modeling_langbridge.image_opening import open_image
+from serving.wording import TEMPLATE, fill_template
+from trainer.command_line import run_script
+from trainer.data.captioned_photos import CaptionedPhoto
+from trainer.evaluation.caption_metrics import measure_captions
+from trainer.number_arguments import at_least
+
+
+DESCRIBE = "Describe the image in one sentence."
+EXAMPLES = 2  # train photos with their captions, as turns before a photo that is to be described
+WORDS = 8
+ROWS = {
+    "nothing": "no picture",
+    "image": "**the image, through `serve_eyes.py`**",
+    "caption": "a caption by the same language model, with the adapter",
+    "people": "words that people use",
+}
+Part = dict[str, Any]  # of a chat message
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a photo: its `task` and `key`, the text, and the right and the wrong answer, if it has one."""
+
+    task: str
+    key: str
+    photo: str
+    text: str
+    right: str = ""
+    wrong: str = ""
+
+
+def ask_questions(photos: Sequence[CaptionedPhoto]) -> Iterator[Question]:
+    """Of each photo a caption, whether things are there that are and are not, and which of these two is."""
+    for photo in photos:
+        yield Question("caption", photo.name, photo.name, DESCRIBE)
+    questions = list(ask_about(photos))
+    for question in questions:
+        text, right = f"{question['text']} Answer yes or no.", question["label"]
+        wrong = {"yes": "no", "no": "yes"}[right]
+        yield Question("yes_no", str(question["question_id"]), question["image"], text, right, wrong)
+    for present, absent in zip(questions[::2], questions[1::2], strict=True):
+        right, wrong = (question["text"].split()[3] for question in (present, absent))
+        first, second = random.Random(present["question_id"]).sample([right, wrong], 2)
+        text = f"What is in the image, a {first} or a {second}? Answer with one word."
+        yield Question("one_word", present["image"], present["image"], text, right, wrong)
+
+
+def show_with(captions: dict[str, str]) -> dict[str, Callable[[CaptionedPhoto], list[Part]]]:
+    """How a photo is shown in each row of the table."""
+
+    def as_text(words: str) -> list[Part]:
+        return [{"type": "text", "text": fill_template(TEMPLATE, 1, words)}]
+
+    def as_image(photo: CaptionedPhoto) -> list[Part]:
+        content = base64.b64encode(Path(photo.image).read_bytes()).decode()
+        return [{"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{content}"}}]
+
+    return {
+        "nothing": lambda photo: [],
+        "image": as_image,
+        "caption": lambda photo: as_text(captions[photo.name]),
+        "people": lambda photo: as_text(", ".join(most_used_words(photo.captions[1:], WORDS))),
+    }
+
+
+def build_chat(
+    question: Question,
+    photos: dict[str, CaptionedPhoto],
+    show: Callable[[CaptionedPhoto], list[Part]],
+    examples: Sequence[CaptionedPhoto],
+) -> list[dict[str, Any]]:
+    """The messages of a question, after examples where a caption is asked for."""
+    messages = []
+    for photo in examples if question.task == "caption" else ():
+        messages.append({"role": "user", "content": [*show(photo), {"type": "text", "text": DESCRIBE}]})
+        messages.append({"role": "assistant", "content": f"{photo.captions[0].strip(' .')}."})
+    shown = [*show(photos[question.photo]), {"type": "text", "text": question.text}]
+    return [*messages, {"role": "user", "content": shown}]
+
+
+def is_right(question: dict[str, str]) -> bool:
+    """Whether an answer names the right one of two and not the wrong one."""
+    words = "".join(letter if letter.isalpha() else " " for letter in question["answer"].lower()).split()
+    return question["right"] in words and question["wrong"] not in words
+
+
+def write_table(answers: Sequence[dict], photos: dict[str, CaptionedPhoto]) -> str:
+    """The table, with standard errors in brackets."""
+    lines = [
+        "| handed over | one of two right | yes/no right | says yes | CIDEr | tokens of a question | "
+        "seconds of a question | of a caption |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row, name in ROWS.items():
+        tasks = {
+            task: [answer for answer in answers if (answer["row"], answer["task"]) == (row, task)]
+            for task in ("caption", "yes_no", "one_word")
+        }
+        written = {answer["photo"]: answer["answer"] for answer in tasks["caption"]}
+        scores = measure_captions(written, {photo: photos[photo].captions for photo in written})
+        cider = next(score.value() for key, score in scores.items() if key.startswith("CIDEr"))
+        one, yes_no = (share([is_right(answer) for answer in tasks[task]]) for task in ("one_word", "yes_no"))
+        says_yes = mean([answer["answer"].lower().startswith("yes") for answer in tasks["yes_no"]])
+        tokens = mean([answer["tokens"] for answer in tasks["yes_no"]])
+        seconds = [mean([answer["seconds"] for answer in tasks[task]]) for task in ("yes_no", "caption")]
+        lines.append(
+            f"| {name} | {one} | {yes_no} | {says_yes:.2f} | {cider:.3f} | {tokens:.0f} | {seconds[0]:.2f} | "
+            f"{seconds[1]:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def mean(numbers: Sequence[float]) -> float:
+    return sum(numbers) / len(numbers)
+
+
+def share(right: Sequence[bool]) -> str:
+    """A share with its standard error."""
+    value = mean(right)
+    return f"{value:.3f} ({(value * (1 - value) / len(right)) ** 0.5:.3f})"
+
+
+def caption_photos(arguments: argparse.Namespace, photos: Sequence[CaptionedPhoto], path: Path) -> dict[str, str]:
+    """The captions that the language model writes with the adapter, kept in a file."""
+    if not path.exists():
+        adapter = LangBridgeAdapter.grounded_efficientnet_lite0()
+        model, processor = adapter.join(
+            arguments.vision_tower, arguments.language_model, words_per_image=WORDS_PER_IMAGE
+        )
+        written = write_captions(model, processor, [open_image(photo.image) for photo in photos])
+        captions = dict(zip([photo.name for photo in photos], written, strict=True))
+        path.write_text(json.dumps(captions, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", required=True, help="where serve_eyes.py serves, with /v1")
+    parser.add_argument("--model", required=True, help="the language model's name there")
+    parser.add_argument("--language_model", required=True, help="its folder, for the captions with the adapter")
+    parser.add_argument("--vision_tower", required=True, help="EfficientNet-Lite0's folder")
+    parser.add_argument("--data", required=True, help="Flickr8k's folder")
+    parser.add_argument("--output_dir", type=Path, required=True, help="answers are added here")
+    parser.add_argument("--photos", type=at_least(2), default=40, help="test photos (default: 40)")
+    arguments = parser.parse_args()
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    test = read_flickr8k(arguments.data, "test")[: arguments.photos]
+    examples = read_flickr8k(arguments.data, "train")[:EXAMPLES]
+    captions = caption_photos(arguments, [*test, *examples], arguments.output_dir / "captions.json")
+    photos, shows = {photo.name: photo for photo in test}, show_with(captions)
+    path = arguments.output_dir / "answers.jsonl"
+    answers = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {(answer["row"], answer["task"], answer["key"]) for answer in answers}
+    asked = [(question, row) for question in ask_questions(test) for row in ROWS]
+    left = [(question, row) for question, row in asked if (row, question.task, question.key) not in done]
+    with path.open("a", encoding="utf-8") as file, httpx.Client(timeout=600) as client:
+        for question, row in tqdm(left, desc="questions"):
+            body = {
+                "model": arguments.model,
+                "messages": build_chat(question, photos, shows[row], examples),
+                "max_tokens": {"caption": 24, "yes_no": 3, "one_word": 6}[question.task],
+                "temperature": 0,
+            }
+            start = time.perf_counter()
+            answer = client.post(f"{arguments.url}/chat/completions", json=body).raise_for_status().json()
+            answers.append(
+                {
+                    **asdict(question),
+                    "row": row,
+                    "answer": answer["choices"][0]["message"]["content"].strip(),
+                    "tokens": answer["usage"]["prompt_tokens"],
+                    "seconds": time.perf_counter() - start,
+                }
+            )
+            file.write(json.dumps(answers[-1]) + "\n")
+            file.flush()
+    print(write_table(answers, photos))
+
+
+if __name__ == "__main__":
+    run_script(main)
