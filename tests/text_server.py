@@ -171,6 +171,7 @@ def main() -> None:
     )
     app.state.model = TextModel(sys.argv[1])
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sys.stdout.write(f"http://127.0.0.1:{listening.getsockname()[1]}\n")
         sys.stdout.flush()
         uvicorn.Server(uvicorn.Config(app, log_level="critical")).run(sockets=[listening])

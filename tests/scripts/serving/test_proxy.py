@@ -114,6 +114,16 @@ def test_a_stream_is_passed_on_as_it_comes(eyes):
     assert min(gaps) > 0.2
 
 
+def test_a_short_answer_does_not_wait_in_the_network(eyes):
+    eyes.post(CHAT, json=ask())
+    seconds = []
+    for _ in range(20):
+        start = time.perf_counter()
+        eyes.post(CHAT, json=ask())
+        seconds.append(time.perf_counter() - start)
+    assert sorted(seconds)[5] < 0.035
+
+
 def test_a_real_model_answers_as_it_does_when_asked_for_the_words(eyes, upstream):
     body = ask(image_part(), text_part(), model="tiny", max_tokens=5)
     through = eyes.post(CHAT, json=body).json()["choices"][0]["message"]["content"]
@@ -179,6 +189,16 @@ def test_an_image_that_is_none_is_refused_by_its_place(eyes, upstream, part, sen
     answer = eyes.post(CHAT, json=ask(text_part(), part))
     assert re.search(sentence, refusal(answer, 400, "invalid_image"))
     assert answer.json()["error"]["param"] == "messages[0].content[1]"
+    assert len(upstream.received()) == number
+
+
+def test_an_image_inside_is_not_fetched_even_where_the_web_is_allowed(serve_here, upstream):
+    url = serve_here(upstream.url, limits=Limits(max_images=32, max_bytes=2**25, allow_web_images=True))
+    number = len(upstream.received())
+    for inside in (upstream.url, url, "http://169.254.169.254"):
+        part = {"type": "image_url", "image_url": {"url": f"{inside}/v1/models"}}
+        answer = httpx.post(f"{url}{CHAT}", json=ask(part), timeout=60)
+        assert "has a private address" in refusal(answer, 400, "invalid_image")
     assert len(upstream.received()) == number
 
 
