@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
         help="share of an image's coefficients below which a word is marked as uncertain (default: 0.04)",
     )
     reading.add_argument(
-        "--template", help="text with {words} in it, and {number} for which image it is (default: see docs/serving.md)"
+        "--template", help="text with {words} in it, and {number}, its place (default: as docs/serving.md shows it)"
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max_images", type=at_least(1), default=32, help="images in a request (default: 32)")

@@ -2,15 +2,18 @@
 """What a language model is told of an image: a template around its words, by place, the uncertain marked as such."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from modeling_langbridge.reading.word_places import PlacedWord
+
+if TYPE_CHECKING:
+    from modeling_langbridge.reading.word_places import PlacedWord
 
 
 WORDS, NUMBER = "{words}", "{number}"
 TEMPLATE = f"[Image {NUMBER} shows, strongest first: {WORDS}]"
 
 
-def list_words(words: Sequence[PlacedWord], sure: float) -> str:
+def list_words(words: "Sequence[PlacedWord]", sure: float) -> str:
     """
     The words of an image in a line such as `centre: dog, maybe ball; bottom: grass`.
 

@@ -26,6 +26,7 @@ from experiments.flickr8k.yes_no_questions import ask_about
 from experiments.photos_demo.captions import WORDS_PER_IMAGE, write_captions
 from modeling_langbridge import LangBridgeAdapter
 from modeling_langbridge.image_opening import open_image
+from modeling_langbridge.utils.files import read_json
 from serving.wording import TEMPLATE, fill_template
 from trainer.command_line import run_script
 from trainer.data.captioned_photos import CaptionedPhoto
@@ -34,6 +35,7 @@ from trainer.number_arguments import at_least
 
 
 DESCRIBE = "Describe the image in one sentence."
+CAPTIONED = 40  # of the photos, the first ones: captions take most of the time
 EXAMPLES = 2  # train photos with their captions, as turns before a photo that is to be described
 WORDS = 8
 ROWS = {
@@ -42,15 +44,16 @@ ROWS = {
     "caption": "a caption by the same language model, with the adapter",
     "people": "words that people use",
 }
+LENGTHS = {"caption": 24, "yes_no": 3, "one_word": 6}  # tokens of an answer at most
+KEY = ("row", "task", "photo", "text")  # what tells an answer from all others
 Part = dict[str, Any]  # of a chat message
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a photo: its `task` and `key`, the text, and the right and the wrong answer, if it has one."""
+    """A question about a photo: its `task`, its text, and the right and the wrong answer, if it has one."""
 
     task: str
-    key: str
     photo: str
     text: str
     right: str = ""
@@ -59,18 +62,18 @@ class Question:
 
 def ask_questions(photos: Sequence[CaptionedPhoto]) -> Iterator[Question]:
     """Of each photo a caption, whether things are there that are and are not, and which of these two is."""
-    for photo in photos:
-        yield Question("caption", photo.name, photo.name, DESCRIBE)
+    for photo in photos[:CAPTIONED]:
+        yield Question("caption", photo.name, DESCRIBE)
     questions = list(ask_about(photos))
     for question in questions:
         text, right = f"{question['text']} Answer yes or no.", question["label"]
         wrong = {"yes": "no", "no": "yes"}[right]
-        yield Question("yes_no", str(question["question_id"]), question["image"], text, right, wrong)
+        yield Question("yes_no", question["image"], text, right, wrong)
     for present, absent in zip(questions[::2], questions[1::2], strict=True):
         right, wrong = (question["text"].split()[3] for question in (present, absent))
         first, second = random.Random(present["question_id"]).sample([right, wrong], 2)
         text = f"What is in the image, a {first} or a {second}? Answer with one word."
-        yield Question("one_word", present["image"], present["image"], text, right, wrong)
+        yield Question("one_word", present["image"], text, right, wrong)
 
 
 def show_with(captions: dict[str, str]) -> dict[str, Callable[[CaptionedPhoto], list[Part]]]:
@@ -106,10 +109,11 @@ def build_chat(
     return [*messages, {"role": "user", "content": shown}]
 
 
-def is_right(question: dict[str, str]) -> bool:
-    """Whether an answer names the right one of two and not the wrong one."""
-    words = "".join(letter if letter.isalpha() else " " for letter in question["answer"].lower()).split()
-    return question["right"] in words and question["wrong"] not in words
+def is_right(answer: dict[str, str]) -> bool:
+    """Whether an answer names the right one of the two words before the wrong one, or alone."""
+    words = "".join(letter if letter.isalpha() else " " for letter in answer["answer"].lower()).split()
+    named = [word for word in words if word in (answer["right"], answer["wrong"])]
+    return named[:1] == [answer["right"]]
 
 
 def write_table(answers: Sequence[dict], photos: dict[str, CaptionedPhoto]) -> str:
@@ -150,15 +154,15 @@ def share(right: Sequence[bool]) -> str:
 
 def caption_photos(arguments: argparse.Namespace, photos: Sequence[CaptionedPhoto], path: Path) -> dict[str, str]:
     """The captions that the language model writes with the adapter, kept in a file."""
-    if not path.exists():
+    captions = read_json(path) if path.exists() else {}
+    if left := [photo for photo in photos if photo.name not in captions]:
         adapter = LangBridgeAdapter.grounded_efficientnet_lite0()
-        model, processor = adapter.join(
-            arguments.vision_tower, arguments.language_model, words_per_image=WORDS_PER_IMAGE
-        )
-        written = write_captions(model, processor, [open_image(photo.image) for photo in photos])
-        captions = dict(zip([photo.name for photo in photos], written, strict=True))
+        parts = arguments.vision_tower, arguments.language_model
+        model, processor = adapter.join(*parts, words_per_image=WORDS_PER_IMAGE)
+        written = write_captions(model, processor, [open_image(photo.image) for photo in left])
+        captions |= dict(zip([photo.name for photo in left], written, strict=True))
         path.write_text(json.dumps(captions, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return captions
 
 
 def main() -> None:
@@ -169,40 +173,40 @@ def main() -> None:
     parser.add_argument("--vision_tower", required=True, help="EfficientNet-Lite0's folder")
     parser.add_argument("--data", required=True, help="Flickr8k's folder")
     parser.add_argument("--output_dir", type=Path, required=True, help="answers are added here")
-    parser.add_argument("--photos", type=at_least(2), default=40, help="test photos (default: 40)")
+    parser.add_argument("--photos", type=at_least(2), default=100, help="test photos (default: 100)")
     arguments = parser.parse_args()
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     test = read_flickr8k(arguments.data, "test")[: arguments.photos]
     examples = read_flickr8k(arguments.data, "train")[:EXAMPLES]
     captions = caption_photos(arguments, [*test, *examples], arguments.output_dir / "captions.json")
+    questions = list(ask_questions(test))
     photos, shows = {photo.name: photo for photo in test}, show_with(captions)
     path = arguments.output_dir / "answers.jsonl"
-    answers = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(answer["row"], answer["task"], answer["key"]) for answer in answers}
-    asked = [(question, row) for question in ask_questions(test) for row in ROWS]
-    left = [(question, row) for question, row in asked if (row, question.task, question.key) not in done]
+    kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    answers = {tuple(answer[name] for name in KEY): answer for answer in kept}
+    asked = {(row, *(getattr(question, name) for name in KEY[1:])): question for question in questions for row in ROWS}
+    left = [key for key in asked if key not in answers]
     with path.open("a", encoding="utf-8") as file, httpx.Client(timeout=600) as client:
-        for question, row in tqdm(left, desc="questions"):
+        for key in tqdm(left, desc="questions"):
+            row, question = key[0], asked[key]
             body = {
                 "model": arguments.model,
                 "messages": build_chat(question, photos, shows[row], examples),
-                "max_tokens": {"caption": 24, "yes_no": 3, "one_word": 6}[question.task],
+                "max_tokens": LENGTHS[question.task],
                 "temperature": 0,
             }
             start = time.perf_counter()
             answer = client.post(f"{arguments.url}/chat/completions", json=body).raise_for_status().json()
-            answers.append(
-                {
-                    **asdict(question),
-                    "row": row,
-                    "answer": answer["choices"][0]["message"]["content"].strip(),
-                    "tokens": answer["usage"]["prompt_tokens"],
-                    "seconds": time.perf_counter() - start,
-                }
-            )
-            file.write(json.dumps(answers[-1]) + "\n")
+            answers[key] = {
+                "row": row,
+                **asdict(question),
+                "answer": answer["choices"][0]["message"]["content"].strip(),
+                "tokens": answer["usage"]["prompt_tokens"],
+                "seconds": time.perf_counter() - start,
+            }
+            file.write(json.dumps(answers[key]) + "\n")
             file.flush()
-    print(write_table(answers, photos))
+    print(write_table([answers[key] for key in asked], photos))
 
 
 if __name__ == "__main__":
