@@ -23,7 +23,11 @@ from serving.wording import TEMPLATE
 
 
 TEXT_SERVER = Path(__file__).with_name("text_server.py")
-CHAT_TEMPLATE = "{% for message in messages %}{{ message.role + ': ' + message.content + '\n' }}{% endfor %}"
+# As of SmolLM2 and Qwen: it takes strings, and has a special token at either end of a turn.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|endoftext|>' + message.role + '\n' + message.content + '<|endoftext|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|endoftext|>assistant\n' }}{% endif %}"
+)
 
 
 def start(*command: object, log: Path) -> tuple[subprocess.Popen, str]:
@@ -54,7 +58,7 @@ class TextServer:
         return httpx.get(f"{self.url}/stopped").json()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def parts(vision, text, tmp_path_factory) -> tuple[Path, str]:
     """A grounded adapter and its vision tower."""
     folder = tmp_path_factory.mktemp("parts")
@@ -63,18 +67,25 @@ def parts(vision, text, tmp_path_factory) -> tuple[Path, str]:
     return folder / "adapter", vision
 
 
-@pytest.fixture(scope="module")
-def upstream(text, tmp_path_factory) -> Iterator[TextServer]:
-    folder = tmp_path_factory.mktemp("upstream")
-    shutil.copytree(text, folder / "model")
-    (folder / "model" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    server, url = start(TEXT_SERVER, folder / "model", log=folder / "log")
+@pytest.fixture(scope="session")
+def language_model(text, tmp_path_factory) -> Path:
+    """A language model with a chat template."""
+    folder = tmp_path_factory.mktemp("language_model") / "model"
+    shutil.copytree(text, folder)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def upstream(language_model, tmp_path_factory) -> Iterator[TextServer]:
+    """The text server with that language model."""
+    server, url = start(TEXT_SERVER, language_model, log=tmp_path_factory.mktemp("upstream") / "log")
     yield TextServer(url)
     server.kill()
     server.wait()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def serve(parts, tmp_path_factory) -> Iterator[Callable[..., tuple[str, Path, subprocess.Popen]]]:
     """Starts `serve_eyes.py` before an upstream; returns its address, its log and its process."""
     servers = []
@@ -123,7 +134,7 @@ def serve_here(parts) -> Iterator[Callable[..., str]]:
         listening.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def eyes(serve, upstream) -> Iterator[httpx.Client]:
     """A client of `serve_eyes.py` with its defaults."""
     url, *_ = serve(upstream.url)
