@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .patch_words import PatchWords
+from .patch_words import NamedNumbers
 
 
 MOST = 0.5  # of a word's strength must lie in one third of the width or the height, for that third to be named
@@ -36,12 +36,17 @@ class PlacedWord:
     place: str
 
 
-def place_words(words: PatchWords) -> list[PlacedWord]:
-    """The strongest words of a photo, the strongest first, each with its place."""
-    return [
-        PlacedWord(word, share, name_place(words.coefficients[..., words.names.index(word)].abs()))
-        for word, share in words.photo
-    ]
+def place_words(words: NamedNumbers, names: list[str], coefficients: torch.Tensor) -> list[PlacedWord]:
+    """
+    Words of a photo, each with its place.
+
+    Args:
+        words (`list[tuple[str, float]]`): The words with their shares.
+        names (`list[str]`): The V words, as [`~modeling_langbridge.reading.patch_words.name_words`] writes them.
+        coefficients (`torch.Tensor` of shape `(rows, columns, V)`): Each patch's.
+    """
+    places = {word: coefficients[..., names.index(word)].abs() for word, _ in words}
+    return [PlacedWord(word, share, name_place(places[word])) for word, share in words]
 
 
 def name_place(strengths: torch.Tensor) -> str:

@@ -12,7 +12,13 @@ from PIL import Image
 
 from modeling_langbridge import LangBridgeAdapter, LangBridgeForConditionalGeneration, LangBridgeProcessor
 from modeling_langbridge.image_opening import FORMATS, ImageError
-from modeling_langbridge.reading.patch_words import strongest_words
+from modeling_langbridge.reading.patch_words import (
+    find_grid,
+    lay_on_grid,
+    load_pixels,
+    name_words,
+    strongest_of_photo,
+)
 from modeling_langbridge.reading.word_places import place_words
 
 from .wording import list_words
@@ -64,6 +70,7 @@ class Eyes:
         max_pixels: int,
     ):
         self.model, self.processor, self.sure, self.max_pixels = model, processor, sure, max_pixels
+        self.names = name_words(processor.tokenizer, model.model.get_word_ids())
         self.known: OrderedDict[bytes, str] = OrderedDict()
         self.locks: WeakValueDictionary[bytes, anyio.Lock] = WeakValueDictionary()
         self.one_image = anyio.CapacityLimiter(1)
@@ -100,7 +107,12 @@ class Eyes:
                 "oversized image",
                 f"an image has {width} x {height} pixels, and may have {self.max_pixels:,}: send a smaller copy",
             )
-        seen = strongest_words(self.model, self.processor, content, top=1)
-        if not seen.coefficients.isfinite().all():
+        image = self.processor.open_image(content)
+        inputs = load_pixels(self.model, self.processor, image)
+        with torch.no_grad():
+            coefficients = self.model.get_image_coefficients(**inputs)[0].float().cpu()  # (tokens, V)
+        if not coefficients.isfinite().all():
             raise ImageError("undecodable image", "an image gives values that are not finite: send another copy of it")
-        return list_words(place_words(seen), self.sure)
+        words = strongest_of_photo(coefficients, self.names, self.model.config.words_per_image)
+        grid, _ = find_grid(self.processor, inputs)
+        return list_words(place_words(words, self.names, lay_on_grid(coefficients, grid)), self.sure)

@@ -10,8 +10,8 @@ from PIL import ImageOps
 
 from modeling_langbridge import LangBridgeAdapter
 from modeling_langbridge.image_opening import open_image
-from modeling_langbridge.reading.patch_words import strongest_words
-from modeling_langbridge.reading.word_places import name_place, place_words
+from modeling_langbridge.reading.patch_words import PatchWords, strongest_words
+from modeling_langbridge.reading.word_places import PlacedWord, name_place, place_words
 from trainer.data.captioned_photos import read_captioned_photos
 
 
@@ -55,6 +55,10 @@ def test_a_patch_between_two_thirds_counts_for_both():
     assert name_place(torch.ones(1, 1)) == "throughout"
 
 
+def place(seen: PatchWords) -> list[PlacedWord]:
+    return place_words(seen.photo, seen.names, seen.coefficients)
+
+
 def test_in_the_mirror_left_is_right(data):
     if not (PARTS / "efficientnet_lite0").is_dir():
         pytest.skip(f"no efficientnet_lite0 in {PARTS}: `make parts` fetches it")
@@ -63,10 +67,8 @@ def test_in_the_mirror_left_is_right(data):
     named = []
     for photo in read_captioned_photos(str(data / "flickr8k" / "captions.jsonl"), None, "dev")[:40]:
         image = open_image(photo.image)
-        mirrored = {
-            word.word: word.place for word in place_words(strongest_words(model, processor, ImageOps.mirror(image)))
-        }
-        words = place_words(strongest_words(model, processor, image))
+        mirrored = {word.word: word.place for word in place(strongest_words(model, processor, ImageOps.mirror(image)))}
+        words = place(strongest_words(model, processor, image))
         named += [(word.place, mirrored[word.word]) for word in words if word.word in mirrored]
     sides = [(place, other) for place, other in named if "left" in place or "right" in place]
     assert len(sides) > 30

@@ -86,7 +86,8 @@ def read_together(eyes: Eyes, contents: list[bytes]) -> list[str]:
 
 def test_an_image_has_the_words_of_strongest_words(eyes, parts):
     (found,) = read_together(eyes, [png(make_image())])
-    words = place_words(strongest_words(*parts, make_image()))
+    seen = strongest_words(*parts, make_image())
+    words = place_words(seen.photo, seen.names, seen.coefficients)
     assert found == list_words(words, 0.2) and len(words) == 5
 
 
