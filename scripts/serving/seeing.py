@@ -107,12 +107,14 @@ class Eyes:
                 "oversized image",
                 f"an image has {width} x {height} pixels, and may have {self.max_pixels:,}: send a smaller copy",
             )
-        image = self.processor.open_image(content)
-        inputs = load_pixels(self.model, self.processor, image)
+        inputs = load_pixels(self.model, self.processor, self.processor.open_image(content))
+        try:
+            grid, _ = find_grid(self.processor, inputs)
+        except ValueError as error:
+            raise ImageError("undecodable image", str(error)) from error
         with torch.no_grad():
             coefficients = self.model.get_image_coefficients(**inputs)[0].float().cpu()  # (tokens, V)
         if not coefficients.isfinite().all():
             raise ImageError("undecodable image", "an image gives values that are not finite: send another copy of it")
         words = strongest_of_photo(coefficients, self.names, self.model.config.words_per_image)
-        grid, _ = find_grid(self.processor, inputs)
         return list_words(place_words(words, self.names, lay_on_grid(coefficients, grid)), self.sure)

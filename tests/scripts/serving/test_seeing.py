@@ -5,15 +5,19 @@ import threading
 import time
 from collections.abc import Callable
 from io import BytesIO
-from pathlib import Path
 
 import anyio
 import pytest
 from PIL import Image
-from tiny_parts import make_image
+from tiny_parts import SENTENCES, make_image
 from wordy_models import compose
 
-from modeling_langbridge import LangBridgeAdapter
+from modeling_langbridge import (
+    LangBridgeAdapter,
+    LangBridgeNextForConditionalGeneration,
+    LangBridgeNextProcessor,
+    SharedVocabulary,
+)
 from modeling_langbridge.image_opening import ImageError
 from modeling_langbridge.reading.patch_words import strongest_words
 from modeling_langbridge.reading.word_places import place_words
@@ -124,6 +128,23 @@ def test_a_large_image_is_refused_before_it_is_decoded(eyes, monkeypatch):
         eyes.look(png(Image.new("1", (2000, 501))))
 
 
+def test_an_adapter_of_tiles_reads_wide_images_whole(vision, text, tmp_path):
+    processor = LangBridgeNextProcessor.from_vision_text_pretrained(vision, text)
+    vocabulary = SharedVocabulary.build([processor.tokenizer], SENTENCES)
+    model = LangBridgeNextForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, vocabulary, processor, projector_hidden_size=24, coefficient_activation="softmax"
+    )
+    LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(tmp_path / "adapter")
+    parts = open_eyes(str(tmp_path / "adapter"), vision, 5)
+    assert isinstance(parts[0], LangBridgeNextForConditionalGeneration)
+    eyes, image = Eyes(*parts, sure=0.2, max_pixels=10**6), make_image(size=(160, 50))
+    seen = strongest_words(*parts, image)
+    assert seen.grid[1] > seen.grid[0]
+    assert eyes.look(png(image)) == list_words(place_words(seen.photo, seen.names, seen.coefficients), 0.2)
+    with pytest.raises(ImageError, match="of 1 x 900 pixels has no patch of its own: widen it"):
+        eyes.look(png(Image.new("RGB", (1, 900))))
+
+
 def test_no_language_model_is_in_memory(eyes, parts):
     model, _ = parts
     assert sum(weight.numel() for weight in model.model.language_model.parameters()) < 5000
@@ -140,10 +161,3 @@ def test_an_adapter_of_raw_coefficients_is_refused(save, vision, fields, sentenc
     else:
         with pytest.raises(ValueError, match=sentence):
             open_eyes(folder, vision, 5)
-
-
-def test_the_folder_of_the_adapter_holds_no_language_model(save):
-    assert {path.suffix for path in Path(save(coefficient_activation="softmax")).iterdir()} == {
-        ".json",
-        ".safetensors",
-    }
