@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+import torch
 from huggingface_hub.utils import httpx
 from tqdm import tqdm
 
@@ -31,6 +33,7 @@ from serving.wording import TEMPLATE, fill_template
 from trainer.command_line import run_script
 from trainer.data.captioned_photos import CaptionedPhoto
 from trainer.evaluation.caption_metrics import measure_captions
+from trainer.evaluation.intervals import mean_of
 from trainer.number_arguments import at_least
 
 
@@ -117,9 +120,9 @@ def is_right(answer: dict[str, str]) -> bool:
 
 
 def write_table(answers: Sequence[dict], photos: dict[str, CaptionedPhoto]) -> str:
-    """The table, with standard errors in brackets."""
+    """The table, with 95 % intervals over photos."""
     lines = [
-        "| handed over | one of two right | yes/no right | says yes | CIDEr | tokens of a question | "
+        "| handed over | CIDEr | one of two right | yes/no right | says yes | tokens of a question | "
         "seconds of a question | of a caption |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -130,26 +133,19 @@ def write_table(answers: Sequence[dict], photos: dict[str, CaptionedPhoto]) -> s
         }
         written = {answer["photo"]: answer["answer"] for answer in tasks["caption"]}
         scores = measure_captions(written, {photo: photos[photo].captions for photo in written})
-        cider = next(score.value() for key, score in scores.items() if key.startswith("CIDEr"))
-        one, yes_no = (share([is_right(answer) for answer in tasks[task]]) for task in ("one_word", "yes_no"))
-        says_yes = mean([answer["answer"].lower().startswith("yes") for answer in tasks["yes_no"]])
-        tokens = mean([answer["tokens"] for answer in tasks["yes_no"]])
-        seconds = [mean([answer["seconds"] for answer in tasks[task]]) for task in ("yes_no", "caption")]
+        cider = next(score for key, score in scores.items() if key.startswith("CIDEr"))
+        one_word = mean_of(torch.tensor([is_right(answer) for answer in tasks["one_word"]]))
+        pairs = torch.tensor([is_right(answer) for answer in tasks["yes_no"]]).view(-1, 2)  # (photos, 2)
+        measures = one_word, mean_of(pairs.double().mean(1)), cider
+        says_yes = mean(answer["answer"].lower().startswith("yes") for answer in tasks["yes_no"])
+        tokens = mean(answer["tokens"] for answer in tasks["yes_no"])
+        seconds = [mean(answer["seconds"] for answer in tasks[task]) for task in ("yes_no", "caption")]
+        one, yes_no, score = (str(measure.estimate()) for measure in measures)
         lines.append(
-            f"| {name} | {one} | {yes_no} | {says_yes:.2f} | {cider:.3f} | {tokens:.0f} | {seconds[0]:.2f} | "
+            f"| {name} | {score} | {one} | {yes_no} | {says_yes:.2f} | {tokens:.0f} | {seconds[0]:.2f} | "
             f"{seconds[1]:.2f} |"
         )
     return "\n".join(lines)
-
-
-def mean(numbers: Sequence[float]) -> float:
-    return sum(numbers) / len(numbers)
-
-
-def share(right: Sequence[bool]) -> str:
-    """A share with its standard error."""
-    value = mean(right)
-    return f"{value:.3f} ({(value * (1 - value) / len(right)) ** 0.5:.3f})"
 
 
 def caption_photos(arguments: argparse.Namespace, photos: Sequence[CaptionedPhoto], path: Path) -> dict[str, str]:
