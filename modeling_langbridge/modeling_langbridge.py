@@ -34,13 +34,14 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
+from .chat_templates import STAND_IN as STAND_IN  # transformers before 5.10 copies only what this file names
 from .composing import compose
 from .configuration_langbridge import LangBridgeConfig
-from .folded_adapter import FoldedAdapter
-from .image_opening import open_image as open_image  # transformers before 5.10 copies only what this file names
+from .folded_adapter import FoldedAdapter, needs_gradients
+from .image_opening import open_image as open_image  # likewise
 from .processing_langbridge import LangBridgeProcessor
 from .video_opening import open_video as open_video  # likewise
-from .vocabulary_head import LangBridgeVocabularyHead, find_head, first_token_ids
+from .vocabulary_head import AffineMap, LangBridgeVocabularyHead, find_head, first_token_ids
 
 
 IMAGES_AT_ONCE = 16
@@ -59,7 +60,16 @@ class LangBridgeMultiModalProjector(nn.Module):
         self.act = nn.Identity() if adapter == "linear" else ACT2FN[config.projector_hidden_act]
         self.linear_2 = nn.Identity() if adapter == "linear" else nn.Linear(width, width, bias=bias)
 
-    def activate(self, image_features: torch.Tensor) -> torch.Tensor:
+    def forward(self, image_features: torch.Tensor, output_map: AffineMap | None = None) -> torch.Tensor:
+        """Projects visual features.
+
+        Args:
+            image_features (`torch.Tensor` of shape `(..., d_v)`): What the vision tower gives.
+            output_map ([`AffineMap`], *optional*): Stands in for the second layer and all that is behind it.
+
+        Returns:
+            `torch.Tensor` of shape `(..., H)`, or `(..., d)` with a map, or where it is the whole adapter.
+        """
         if image_features.shape[-1] != self.feature_size:
             raise ValueError(
                 f"The vision features are {image_features.shape[-1]} wide, but `vision_config.hidden_size` and "
@@ -67,11 +77,10 @@ class LangBridgeMultiModalProjector(nn.Module):
             )
         # In a QLoRA run the tower has another dtype. A quantised layer, which may hold no tensor, casts by itself.
         dtypes = (parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
-        return self.act(self.linear_1(image_features.to(next(dtypes, image_features.dtype))))
-
-    def forward(self, image_features: torch.Tensor) -> torch.Tensor:
-        """Projects `(..., d_v)` visual features to `(..., H)`, or to `(..., d)` where it is the whole adapter."""
-        return self.linear_2(self.activate(image_features))
+        activated = self.act(self.linear_1(image_features.to(next(dtypes, image_features.dtype))))  # (..., H)
+        if output_map is None:
+            return self.linear_2(activated)
+        return F.linear(activated.to(output_map.weight.dtype), *output_map)
 
 
 def join_outputs(parts: list[ModelOutput]) -> ModelOutput:
@@ -114,6 +123,8 @@ class LangBridgeLMHead(nn.Linear):
 class LangBridgePreTrainedModel(LlavaPreTrainedModel):
     config: LangBridgeConfig
     _no_split_modules = ["LangBridgeMultiModalProjector", "LangBridgeVocabularyHead"]
+    # Small, trained beside a quantised language model, and folded for inference, a quantiser leaves it as it is.
+    _keep_in_fp32_modules = ["model.multi_modal_projector"]
 
     def post_init(self):
         super().post_init()
@@ -151,7 +162,7 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
     def train(self, mode: bool = True) -> "LangBridgeModel":
         super().train(mode)
         self.folded_adapter.drop()
-        if not any(parameter.requires_grad for parameter in self.vision_tower.parameters()):
+        if not needs_gradients(self.vision_tower):
             # A frozen convolutional tower would otherwise go on learning its batch statistics.
             self.vision_tower.eval()
         return self
@@ -168,11 +179,15 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         layers = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
         # A layer's number keeps it alone; transformers before 5.23 takes all but 0 for `True`, and keeps every layer.
         kwargs["output_hidden_states"] = kwargs.get("output_hidden_states") or (len(layers) == 1 and layers[0]) or True
+        # PEFT lets every embedding's output require gradients, for checkpointing's sake: a frozen tower would run
+        # backward for nothing.
+        needed = torch.is_grad_enabled() and (pixel_values.requires_grad or needs_gradients(self.vision_tower))
         # Many tiles or frames are read a few at a time. Processes that share the weights must call them equally often.
-        together = len(pixel_values) if torch.is_grad_enabled() or dist.is_initialized() else IMAGES_AT_ONCE
-        outputs = join_outputs(
-            [self.vision_tower(part, return_dict=True, **kwargs) for part in pixel_values.split(max(1, together))]
-        )
+        together = len(pixel_values) if needed or dist.is_initialized() else IMAGES_AT_ONCE
+        with torch.set_grad_enabled(needed):
+            outputs = join_outputs(
+                [self.vision_tower(part, return_dict=True, **kwargs) for part in pixel_values.split(max(1, together))]
+            )
         if outputs.last_hidden_state.dim() == 4:  # a convolutional tower's map (images, d_v, rows, columns)
             features = outputs.last_hidden_state.flatten(2).transpose(1, 2)  # (images, tokens, d_v)
         else:
@@ -223,11 +238,10 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
     def adapt(self, image_features: torch.Tensor) -> torch.Tensor:
         """The adapter: visual features `(images, tokens, d_v)` to visual tokens `(images, tokens, d)`."""
         projector, head, embedding = self.multi_modal_projector, self.vocabulary_head, self.get_input_embeddings()
-        plain = not self.training and type(projector) is LangBridgeMultiModalProjector
-        if plain and self.folded_adapter.is_possible(projector, head, embedding):
-            folded = self.folded_adapter.refresh(projector.linear_2, head, embedding)
-            return F.linear(projector.activate(image_features), folded.weight, folded.bias)
-        return self.mix(projector(image_features))
+        output_map = head and self.folded_adapter.find_map(projector, head, embedding, image_features)
+        if output_map is None:
+            return self.mix(projector(image_features))
+        return projector(image_features, output_map)
 
     def mix(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The visual tokens `(..., d)` of what the projector gives, `(..., H)`, or `(..., d)` without words."""
@@ -237,12 +251,12 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
     def get_word_embeddings(self) -> torch.Tensor:
         """Returns the language model's embeddings E of the shared words, `(V, d)`, through which no gradient flows."""
         self.config.require_words("`get_word_embeddings`")
-        return find_head(self).embed_words(self.get_input_embeddings()).detach()  # (V, d)
+        return self.folded_adapter.embed_words(find_head(self.vocabulary_head), self.get_input_embeddings())  # (V, d)
 
     def get_word_ids(self) -> list[list[int]]:
         """Returns the token ids of each shared word's pieces, one where the tokenizer has the word whole."""
         self.config.require_words("`get_word_ids`")
-        return find_head(self).get_word_ids()
+        return find_head(self.vocabulary_head).get_word_ids()
 
 
 @auto_docstring(custom_intro="The LangBridge model: a vision tower, an adapter made of words and a language model.")
@@ -273,7 +287,8 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         # transformers itself writes only the entry of the one Auto class that the class was registered for.
         classes = type(self), self.config_class
         model, config = (f"{one.__module__.rpartition('.')[2]}.{one.__name__}" for one in classes)
-        models = dict.fromkeys(("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"), model)
+        classes = "AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM"
+        models = dict.fromkeys(classes, model)
         self.config.auto_map = {"AutoConfig": config, **models}
         super().save_pretrained(save_directory, **kwargs)
 

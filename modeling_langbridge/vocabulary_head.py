@@ -63,6 +63,13 @@ def in_parts(function: Callable, rows_at_once: int, *tensors: torch.Tensor) -> l
     return [checkpoint(function, *part, use_reentrant=False) for part in parts]
 
 
+class AffineMap(NamedTuple):
+    """`a Wᵀ + b`: all that is behind the projector's activation, where the coefficients are linear."""
+
+    weight: torch.Tensor  # (d, H)
+    bias: torch.Tensor  # (d,)
+
+
 class PooledCoefficients(NamedTuple):
     """The softmax coefficients of images' patches, pooled over each image, each patch weighted by its gate."""
 
@@ -84,7 +91,7 @@ class LangBridgeVocabularyHead(nn.Module):
     def __init__(self, config: LangBridgeConfig):
         super().__init__()
         V, H, d = config.bridge_vocab_size, config.projector_hidden_size, config.text_config.hidden_size
-        self.activation = config.coefficient_activation
+        self.embedding_size, self.activation = d, config.coefficient_activation
         self.words_per_image = config.words_per_image
         self.drops_split_words = config.split_words == "leave_out"
         self.weight = nn.Parameter(torch.empty(V, H))
@@ -203,21 +210,42 @@ class LangBridgeVocabularyHead(nn.Module):
             return 2 * H * V * d + 3 * N * H * d < 3 * N * H * V + 2 * N * V * d
         return H * V * d + N * H * d < N * H * V + N * V * d
 
+    def joining_pays(self, num_tokens: int) -> bool:
+        """Whether `a (W3ᵀE)ᵀW2` takes fewer multiply-adds than `(a W2ᵀ) (W3ᵀE)` for this many visual tokens, and than
+        the order without reassociation: H²d instead of NH², three times with the backward pass."""
+        return num_tokens > self.embedding_size and self.reassociation_pays(num_tokens, self.embedding_size)
+
+    def join(self, embeddings: torch.Tensor, linear: nn.Linear) -> AffineMap:
+        """The map of what the layer before the head reads to visual tokens, through which gradients flow."""
+        words = embeddings.T @ self.weight  # (d, H)
+        bias = self.bias @ embeddings  # (d,)
+        weight = words @ linear.weight.to(words)
+        return AffineMap(weight, bias if linear.bias is None else bias + words @ linear.bias.to(words))
+
     def forward(
-        self, hidden_states: torch.Tensor, embeddings: torch.Tensor | None = None, pool: bool = False
-    ) -> torch.Tensor | PooledCoefficients:
+        self,
+        hidden_states: torch.Tensor | None,
+        embeddings: torch.Tensor | None = None,
+        pool: bool = False,
+        after: nn.Linear | None = None,
+    ) -> torch.Tensor | PooledCoefficients | AffineMap:
         """Mixes the word embeddings, or picks them; without embeddings, returns the coefficients.
 
         Args:
             hidden_states (`torch.Tensor` of shape `(..., H)`): Projected visual tokens; `(images, tokens, H)` where
-                words are picked.
+                words are picked; `None` with `after`.
             embeddings (`torch.Tensor` of shape `(V, d)`, *optional*): The language model's embeddings E of the words.
             pool (`bool`, *optional*, defaults to `False`): Without embeddings, whether to pool the coefficients.
+            after (`nn.Linear`, *optional*): The layer whose output the hidden states would be, to be joined with the
+                head, whose coefficients are linear.
 
         Returns:
             `torch.Tensor` of shape `(..., d)`, or `(images, words_per_image, d)`: Visual tokens for the language
-            model. Without embeddings the coefficients `(..., V)`, or [`PooledCoefficients`].
+            model. Without embeddings the coefficients `(..., V)`, or [`PooledCoefficients`]; with `after` the
+            [`AffineMap`] of both.
         """
+        if after is not None:
+            return self.join(embeddings.to(self.weight), after)
         if embeddings is None:
             return self.pool(hidden_states) if pool else self.get_coefficients(hidden_states)
         hidden_states = hidden_states.to(self.weight.dtype)

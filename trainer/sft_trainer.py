@@ -20,6 +20,7 @@ from trl import SFTTrainer
 from modeling_langbridge import LangBridgeAdapter, SharedVocabulary
 from modeling_langbridge.utils.weights import require_finite
 
+from .answered_positions import AnsweredPositions
 from .callbacks.photo_preview import PhotoPreviewCallback
 from .callbacks.throughput import Throughput
 from .checkpointing.checkpoints import clear_for_adapter, find_last_checkpoint
@@ -142,6 +143,7 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
                     f"`{objective.name}_weight` is not supported with sharded weights: use DDP or ZeRO-2."
                 )
             objective.attach(self.model)
+        self.answered_positions = AnsweredPositions(self._bare_model().model)
         self.throughput = Throughput()
         self.add_callback(self.throughput)
         self.add_callback(RunPlan)
@@ -221,6 +223,9 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
         if self.model.training:
             self.throughput.count(inputs)
             self.step_samples += sample_ids
+        # Losses that are not TRL's own, and whoever asks for logits, need the labels.
+        if not (self.compute_loss_func or self.label_smoother or kwargs.get("return_outputs")):
+            self.answered_positions.narrow(inputs)
         result = super().compute_loss(model, inputs, **kwargs)
         loss, *outputs = result if isinstance(result, tuple) else (result,)
         self._stop_unless_finite("loss", loss, sample_ids)

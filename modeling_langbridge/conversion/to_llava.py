@@ -25,7 +25,7 @@ from transformers import (
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from ..configuration_langbridge import LangBridgeConfig
-from ..folded_adapter import FoldedAdapter
+from ..folded_adapter import fold
 from ..modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeLMHead
 from ..processing_langbridge import LangBridgeProcessor, measure_vision_tower
 from ..utils.weights import require_finite
@@ -171,8 +171,7 @@ def fold_projector(model: LangBridgeForConditionalGeneration) -> dict[str, torch
     first = projector.linear_1
     H, d = first.out_features, model.config.text_config.hidden_size
     if model.config.adapter_type == "langbridge":
-        folded = FoldedAdapter().refresh(projector.linear_2, model.model.vocabulary_head, model.get_input_embeddings())
-        weight, bias = folded.weight, folded.bias  # (d, H), (d,)
+        weight, bias = fold(projector.linear_2, model.model.vocabulary_head, model.get_input_embeddings())
     elif model.config.adapter_type == "linear":
         weight, bias = torch.eye(d).to(first.weight), None
     else:

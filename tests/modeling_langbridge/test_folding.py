@@ -5,8 +5,10 @@ import copy
 
 import pytest
 import torch
+from tiny_parts import ask, make_image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.exporters.utils import decompose_multimodal
 
 from modeling_langbridge import LangBridgeForConditionalGeneration
 
@@ -34,7 +36,7 @@ def assert_fresh(model, dtype=torch.float32):
 @pytest.fixture
 def folded(model):
     assert_fresh(model)
-    assert model.model.folded_adapter.weight.shape == (32, 40)
+    assert model.model.folded_adapter.map.made.weight.shape == (32, 40)
     return model
 
 
@@ -139,9 +141,9 @@ def test_a_move_to_another_device_leaves_the_fold_behind(folded):
 
 
 def test_unchanged_weights_are_folded_once(folded):
-    weight = folded.model.folded_adapter.weight
+    weight = folded.model.folded_adapter.map.made.weight
     assert_fresh(folded)
-    assert folded.model.folded_adapter.weight is weight
+    assert folded.model.folded_adapter.map.made.weight is weight
 
 
 def test_the_fold_is_more_exact_than_the_order_it_replaces(folded):
@@ -181,7 +183,7 @@ def test_a_softmax_is_never_folded(vision, text, processor, activation):
         vision, text, [100, 101, 102], processor=processor, projector_hidden_size=40, coefficient_activation=activation
     )
     assert_fresh(model)
-    assert model.model.folded_adapter.weight is None
+    assert not model.model.folded_adapter.map.made
 
 
 def test_the_fold_is_no_part_of_the_checkpoint(folded):
@@ -198,3 +200,12 @@ def test_from_the_second_image_on_the_adapter_costs_what_llavas_mlp_costs(model)
 
     first, second = operations(model.model.adapt), operations(model.model.adapt)
     assert second == operations(mlp) < first
+
+
+def test_transformers_exporters_find_the_adapter_in_the_projector(model, processor):
+    inputs = processor.apply_chat_template(ask(make_image()), tokenize=True, return_dict=True, return_tensors="pt")
+    parts = decompose_multimodal(model, dict(inputs))
+    projector, kwargs = parts["multi_modal_projector"]
+    with torch.no_grad():
+        expected = model.get_image_features(inputs["pixel_values"]).pooler_output[0]
+        torch.testing.assert_close(projector(**kwargs)[0], expected)
