@@ -26,6 +26,8 @@ QUESTIONS = {
     "generation": "time to first token and tokens a second, beside LLaVA",
     "data": "opening images, preparing them, and how long a step waits for them",
     "start_up": "imports, --help, opening a checkpoint, finding words in a tokenizer",
+    "feature_cache": "passes over photos from the cache, beside opening them and running the tower",
+    "packing": "the padding that packing saves, and the tokens a second of steps",
     "ladder": "training from a plain Trainer to the recipes, one option after another",
     "step_memory": "what plan.py says of a training step's memory, and what it takes",
     "growth": "how each thing's time grows with images, resolution, words and rows",
@@ -61,6 +63,13 @@ OPTIONS = {
         "steps": (at_least(1), 10, "steps of the run whose waiting is measured"),
     },
     "start_up": {"scale": SHAPES["scale"]},
+    "feature_cache": {
+        "scale": SHAPES["scale"],
+        "layers": (at_least(1), 4, SHAPES["layers"][2]),
+        "images": (at_least(1), 16, "photos at a time"),
+        "workers": (at_least(0), 0, "processes that open photos"),
+    },
+    "packing": {"images": (at_least(1), 32, "samples of a batch")},
     "ladder": {
         "images": (at_least(1), 8, "samples of a batch"),
         "steps": (at_least(4), 8, "steps of a rung, of which the first two and the last are not timed"),
