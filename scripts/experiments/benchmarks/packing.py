@@ -89,7 +89,7 @@ def make_batches(lengths: list[int], batch: int, capacities: list[int], seed: in
     return kinds
 
 
-def compose(tokenizer: Path, tokens: int, folder: Path) -> tuple["PreTrainedModel", Any]:
+def compose(tokenizer: Path, tokens: int, width: int, folder: Path) -> tuple["PreTrainedModel", Any]:
     """A small LangBridge with so many visual tokens an image, and its processor."""
     import torch
     from transformers import (
@@ -114,11 +114,11 @@ def compose(tokenizer: Path, tokens: int, folder: Path) -> tuple["PreTrainedMode
     size = {"height": pixels, "width": pixels}
     spoken = AutoTokenizer.from_pretrained(tokenizer)
     config = Qwen2Config(
-        hidden_size=256,
-        intermediate_size=768,
+        hidden_size=width,
+        intermediate_size=3 * width,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        num_attention_heads=width // 64,
+        num_key_value_heads=width // 64,
         vocab_size=len(spoken),
         tie_word_embeddings=True,
     )
@@ -131,7 +131,7 @@ def compose(tokenizer: Path, tokens: int, folder: Path) -> tuple["PreTrainedMode
         *parts, **({"words_per_image": WORDS} if words else {})
     )
     model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
-        *parts, list(range(min(2000, len(spoken)))), processor, projector_hidden_size=256, **words
+        *parts, list(range(min(2000, len(spoken)))), processor, projector_hidden_size=width, **words
     )
     model.train().requires_grad_(True)
     model.get_input_embeddings().requires_grad_(False)  # whose gradient is as large as the vocabulary
@@ -176,7 +176,14 @@ def time_steps(
 
 
 def measure(
-    data: Path, tokenizer: Path, tokens: list[int], batch: int, capacities: list[int], rounds: int
+    data: Path,
+    tokenizer: Path,
+    tokens: list[int],
+    batch: int,
+    capacities: list[int],
+    rounds: int,
+    contents: list[str] | None = None,
+    width: int = 256,
 ) -> Iterator[Row]:
     """
     Counts padding, and times steps.
@@ -188,6 +195,8 @@ def measure(
         batch (`int`): samples of a batch.
         capacities (`list[int]`): tokens of a bin. Those that hold no two of the longest samples are left out.
         rounds (`int`): how often each kind is timed; 0 for the count alone.
+        contents (`list[str]`, *optional*): of which of `FILES`; all when left out.
+        width (`int`, *optional*, defaults to 256): the language model's, a multiple of 64.
 
     Yields:
         A `dict` for each of `FILES`, number of visual tokens and kind of batches: `data`, `visual tokens`, `batches`,
@@ -202,8 +211,9 @@ def measure(
     counted: dict[str, list[tuple[int, int]]] = {}  # the tokens of each sample's text, and its images
     for number in tokens:
         with tempfile.TemporaryDirectory() as folder:
-            model, processor = compose(tokenizer, number, Path(folder))
-        for content, (file, plain) in FILES.items():
+            model, processor = compose(tokenizer, number, width, Path(folder))
+        for content in contents or FILES:
+            file, plain = FILES[content]
             encoder = ConversationEncoder(processor, plain)
             dataset = as_rows(load_training_data(str(data / file), image_folder=str(data.parent)))
             if content not in counted:
@@ -236,6 +246,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens", type=int, nargs="+", default=[8, 49, 81, 576], help="visual tokens of an image (default: 4 kinds)"
     )
+    parser.add_argument("--contents", nargs="+", choices=list(FILES), help="what of it (default: all)")
+    parser.add_argument(
+        "--width", type=int, default=256, help="of the language model, a multiple of 64 (default: 256)"
+    )
     parser.add_argument("--batch", type=int, default=32, help="samples of a batch (default: 32)")
     parser.add_argument(
         "--max_length", type=int, nargs="+", default=[512, 2048], help="tokens of a bin (default: 512 and 2048)"
@@ -248,7 +262,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def answer(arguments: argparse.Namespace) -> Iterator[Row]:
     return measure(
         *(arguments.data, arguments.tokenizer, arguments.tokens, arguments.batch),
-        *(arguments.max_length, arguments.rounds),
+        *(arguments.max_length, arguments.rounds, arguments.contents, arguments.width),
     )
 
 
