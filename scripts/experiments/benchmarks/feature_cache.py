@@ -22,22 +22,11 @@ from trainer.data.feature_cache import FeatureCache
 from trainer.data.feature_key import describe_features
 from trainer.data.sources import as_rows
 from trainer.feature_computing import FeatureComputer
-from trainer.number_arguments import at_least
 
 from .measuring import measure
 from .models import Shapes, make_langbridge
 from .samples import NUM_PHOTOS, make_processor, write_samples
 from .tables import Table, compare
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scale", type=float, default=0.25, help="of a random CLIP-L/336's widths (default: 0.25)")
-    parser.add_argument("--layers", type=at_least(1), default=4, help="of a random tower (default: 4)")
-    parser.add_argument("--vision_tower", help="a pretrained tower, a folder or Hub id, instead")
-    parser.add_argument("--dataset", help="photos, in any form that train.py takes, instead of made ones")
-    parser.add_argument("--image_folder", help="what its relative image paths are relative to")
-    parser.add_argument("--batch_size", type=at_least(1), default=16, help="photos at a time (default: 16)")
-    parser.add_argument("--workers", type=at_least(0), default=0, help="processes that open photos (default: 0)")
 
 
 def answer(arguments: argparse.Namespace) -> list[Table]:
@@ -62,7 +51,7 @@ def make_parts(arguments: argparse.Namespace) -> tuple[LangBridgeForConditionalG
 def time_passes(dataset: Dataset, folder: Path, arguments: argparse.Namespace) -> Table:
     model, image_processor = make_parts(arguments)
     accelerator = Accelerator(cpu=True)
-    computer = FeatureComputer(model, image_processor, accelerator, arguments.batch_size, arguments.workers)
+    computer = FeatureComputer(model, image_processor, accelerator, arguments.images, arguments.workers)
     images, numbers = DatasetImages.find([dataset]), count()
     identity = describe_features(model, image_processor)
     filled = FeatureCache(folder / "filled", identity)

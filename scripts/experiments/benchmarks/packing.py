@@ -6,8 +6,6 @@ same on any machine. The steps are forward and backward passes of a small model 
 in full but for its vocabulary, on a few batches of real photos and captions, the same ones in every kind of batches.
 The kinds take turns, and medians are taken; the seconds are the process's CPU time, which other work on the machine
 disturbs less.
-
-    python scripts/experiments/benchmarks/packing.py --data data/llava_format --tokenizer data/tokenizers/qwen2
 """
 
 import argparse
@@ -20,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.command_line import run_script
+from .random_parts import find_data
+from .tables import Table, show
 
 
 if TYPE_CHECKING:
@@ -238,43 +237,15 @@ def measure(
                 yield row
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data", type=Path, required=True, help="the folder of both json files, beside that of photos"
-    )
-    parser.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer's folder or Hub id")
-    parser.add_argument(
-        "--tokens", type=int, nargs="+", default=[8, 49, 81, 576], help="visual tokens of an image (default: 4 kinds)"
-    )
-    parser.add_argument("--contents", nargs="+", choices=list(FILES), help="what of it (default: all)")
-    parser.add_argument(
-        "--width", type=int, default=256, help="of the language model, a multiple of 64 (default: 256)"
-    )
-    parser.add_argument("--batch", type=int, default=32, help="samples of a batch (default: 32)")
-    parser.add_argument(
-        "--max_length", type=int, nargs="+", default=[512, 2048], help="tokens of a bin (default: 512 and 2048)"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="rounds that the medians are taken over, 0 to count alone (default: 5)"
-    )
-
-
-def answer(arguments: argparse.Namespace) -> Iterator[Row]:
-    return measure(
-        *(arguments.data, arguments.tokenizer, arguments.tokens, arguments.batch),
-        *(arguments.max_length, arguments.rounds, arguments.contents, arguments.width),
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    for number, row in enumerate(answer(parser.parse_args())):
-        if number == 0:
-            print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
-        cells = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()]
-        print(f"| {' | '.join(cells)} |", flush=True)
-
-
-if __name__ == "__main__":
-    run_script(main)
+def answer(arguments: argparse.Namespace) -> list[Table]:
+    data = find_data(arguments.data)
+    rows = [
+        [show(value) for value in row.values()]
+        for row in measure(
+            *(data / "llava_format", data / "tokenizers" / "qwen2", arguments.tokens, arguments.images),
+            *(arguments.max_length, arguments.rounds, arguments.contents, arguments.width),
+        )
+    ]
+    columns = ["data", "visual tokens", "batches", "places a token", "samples a sequence"]
+    columns += ["tokens/s", "against shuffled"] if arguments.rounds else []
+    return [Table(f"Batches of {arguments.images} samples, or of as many tokens in bins", columns, rows)]
