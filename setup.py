@@ -43,6 +43,7 @@ setup(
             "jinja2",
             "peft>=0.21",
             "POT>=0.9.7",
+            "psutil",
             "scipy",
             "tensorboard",
             "matplotlib",
@@ -51,12 +52,14 @@ setup(
         ],
         "quantization": ["bitsandbytes>=0.50"],
         "flash-attn": ["flash-attn"],
-        "space": ["gradio>=6.31"],
+        "serve": ["starlette>=1.10", "uvicorn>=0.54"],
+        "space": ["gradio>=6.31", "mcp>=1.21,<2"],  # not gradio[mcp], which wants an older pydantic
         "video": ["av>=18"],
         "parts": ["gguf", "matplotlib"],
         "eval": ["pycocoevalcap>=1.2", "matplotlib"],
         "dev": [
             "markdown-it-py",
+            "openai",
             "parameterized",
             "playwright",
             "pytest",

@@ -29,6 +29,7 @@ OF_MODEL_TYPE: dict[str, Kind] = {
 
 # The files that are saved with every LangBridge, and those that a LangBridge-NeXT has beside them.
 CODE = [
+    "chat_templates.py",
     "composing.py",
     "configuration_langbridge.py",
     "folded_adapter.py",

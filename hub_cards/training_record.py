@@ -62,7 +62,8 @@ class TrainingRecord:
         steps (`int`): Optimizer steps.
         samples (`int`): Samples seen, repeats included.
         batch_size (`int`):
-            Samples per step, over all processes and accumulated batches; an epoch's last step may have fewer.
+            Samples per step, over all processes and accumulated batches; an epoch's last step may have fewer. The mean
+            where they were packed.
         epochs (`float`, *optional*): Passes through the data; `None` where its length is unknown.
         optimizer, schedule (`str`): The optimizer's class and the learning rate schedule.
         precision (`str`): Compute precision: `"bfloat16"`, `"float16"` (both mixed) or `"float32"`.

@@ -34,10 +34,11 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
+from .chat_templates import STAND_IN as STAND_IN  # transformers before 5.10 copies only what this file names
 from .composing import compose
 from .configuration_langbridge import LangBridgeConfig
 from .folded_adapter import FoldedAdapter, needs_gradients
-from .image_opening import open_image as open_image  # transformers before 5.10 copies only what this file names
+from .image_opening import open_image as open_image  # likewise
 from .processing_langbridge import LangBridgeProcessor
 from .video_opening import open_video as open_video  # likewise
 from .vocabulary_head import AffineMap, LangBridgeVocabularyHead, find_head, first_token_ids
@@ -122,6 +123,8 @@ class LangBridgeLMHead(nn.Linear):
 class LangBridgePreTrainedModel(LlavaPreTrainedModel):
     config: LangBridgeConfig
     _no_split_modules = ["LangBridgeMultiModalProjector", "LangBridgeVocabularyHead"]
+    # Small, trained beside a quantised language model, and folded for inference, a quantiser leaves it as it is.
+    _keep_in_fp32_modules = ["model.multi_modal_projector"]
 
     def post_init(self):
         super().post_init()
@@ -172,7 +175,12 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         vision_feature_select_strategy: str | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Runs the vision tower; `pooler_output` holds what the adapter reads, `(images, tokens, d_v)`."""
+        """Runs the vision tower; `pooler_output` holds what the adapter reads, `(images, tokens, d_v)`.
+
+        In place of pixels, `pixel_values` may be such features, computed before: they are handed on as they are.
+        """
+        if pixel_values.dim() == 3:
+            return BaseModelOutputWithPooling(pooler_output=pixel_values)
         layers = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
         # A layer's number keeps it alone; transformers before 5.23 takes all but 0 for `True`, and keeps every layer.
         kwargs["output_hidden_states"] = kwargs.get("output_hidden_states") or (len(layers) == 1 and layers[0]) or True
@@ -284,7 +292,8 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         # transformers itself writes only the entry of the one Auto class that the class was registered for.
         classes = type(self), self.config_class
         model, config = (f"{one.__module__.rpartition('.')[2]}.{one.__name__}" for one in classes)
-        models = dict.fromkeys(("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"), model)
+        classes = "AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM"
+        models = dict.fromkeys(classes, model)
         self.config.auto_map = {"AutoConfig": config, **models}
         super().save_pretrained(save_directory, **kwargs)
 

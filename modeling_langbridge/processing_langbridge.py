@@ -20,60 +20,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import MultiModalData
 from transformers.utils import auto_docstring
 
+from .chat_templates import add_missing_tokens, adds_bos, begins_with_bos, find_end_of_turn
 from .image_opening import open_image, open_images
 from .video_opening import open_video, open_videos
-
-
-# Converts content, strings and blocks alike, into the plain strings that a language model's own template expects.
-# Texts keep their blanks. Where two parts have none between them, an image gets a line break and a text a space.
-# Answers are trimmed, as training teaches them.
-FLATTEN_CONTENT = """\
-{%- macro gap(left, right) -%}
-    {%- if left and right and left == left.rstrip() and right == right.lstrip() -%}
-        {{- '\\n' if left.endswith('<image>') or right == '<image>' else ' ' -}}
-    {%- endif -%}
-{%- endmacro -%}
-{%- set flat = namespace(messages=[]) -%}
-{%- for message in messages -%}
-    {%- set flat.content = message.content -%}
-    {%- if message.content is not none -%}
-        {%- set flat.content = '' -%}
-        {%- set is_text = message.content is string -%}
-        {%- for block in ([{'type': 'text', 'text': message.content}] if is_text else message.content) -%}
-            {%- if block.type == 'image' or block.type == 'image_url' -%}
-                {%- set pieces = ['', ''] -%}
-            {%- elif block.type == 'text' -%}
-                {%- set pieces = block.text.split('<image>') -%}
-            {%- else -%}
-                {{- raise_exception('LangBridge reads text and images, not ' ~ block.type ~ '.') -}}
-            {%- endif -%}
-            {%- for piece in pieces -%}
-                {%- if not loop.first -%}
-                    {%- set flat.content = flat.content + gap(flat.content, '<image>') + '<image>' -%}
-                {%- endif -%}
-                {%- set flat.content = flat.content + gap(flat.content, piece) + piece -%}
-            {%- endfor -%}
-        {%- endfor -%}
-        {%- if message.role == 'assistant' -%}{%- set flat.content = flat.content | trim -%}{%- endif -%}
-    {%- endif -%}
-    {%- set flat.messages = flat.messages + [dict(message, content=flat.content)] -%}
-{%- endfor -%}
-{%- set messages = flat.messages -%}
-"""
-
-# For tokenizers without a chat template.
-PLAIN_TEMPLATE = """\
-{%- for message in messages -%}
-    {%- if not loop.first -%}{{- '\\n' -}}{%- endif -%}
-    {{- message.role | upper + ':' -}}
-    {%- if message.role == 'assistant' -%}
-        {%- generation -%}{{- ' ' + message.content + eos_token -}}{%- endgeneration -%}
-    {%- else -%}
-        {{- ' ' + message.content -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '\\nASSISTANT:' -}}{%- endif -%}
-"""
 
 
 def find_vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -113,68 +62,6 @@ def measure_vision_tower(
     with torch.device("meta"):
         tower = AutoModel.from_config(vision_config)
         return pixel_values.shape, tower(pixel_values.to("meta")).last_hidden_state.shape
-
-
-def add_missing_tokens(tokenizer: PreTrainedTokenizerBase):
-    """Adds to a tokenizer, in place, an image token, and a pad token and a chat template where it has none."""
-    tokenizer.add_tokens(["<image>"], special_tokens=True)
-    if tokenizer.pad_token is None:
-        # Not the end-of-turn token: a model trained with it as padding never learns to stop.
-        tokenizer.add_special_tokens({"pad_token": "<pad>"})
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = PLAIN_TEMPLATE
-    if isinstance(tokenizer.chat_template, dict):
-        tokenizer.chat_template = {
-            name: complete_template(tokenizer, template) for name, template in tokenizer.chat_template.items()
-        }
-    else:
-        tokenizer.chat_template = complete_template(tokenizer, tokenizer.chat_template)
-
-
-def complete_template(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """Extends a chat template so that it takes `{"type": "image"}` blocks and begins as the tokenizer begins text."""
-    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}
-    try:
-        rendered = tokenizer.apply_chat_template([message], chat_template=template, tokenize=False)
-    except Exception:  # a template may raise anything; it then expects strings
-        rendered = ""
-    if rendered.count("<image>") != 1:
-        template = FLATTEN_CONTENT + template
-        try:
-            rendered = tokenizer.apply_chat_template([message], chat_template=template, tokenize=False)
-        except Exception:  # training reports it
-            return template
-    if adds_bos(tokenizer) and not begins_with_bos(tokenizer, rendered):
-        # Some ways to tokenize a rendered text add the token and some do not: the template makes them all alike.
-        template = "{{- bos_token }}" + template
-    return template
-
-
-def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer puts its beginning-of-text token in front of a text by itself."""
-    return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
-
-
-def begins_with_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-    """Whether a text begins with the beginning-of-text token, so that the tokenizer must not add another."""
-    return tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-
-
-# Stands for an answer while a template is rendered: private-use characters, which no text has in this order.
-STAND_IN = "\ue000\uf8ff\ue000"
-
-
-def find_end_of_turn(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> str | None:
-    """The token that a chat template writes behind an answer, such as `<|im_end|>`; `None` where it writes none."""
-    messages = [
-        {"role": "user", "content": [{"type": "text", "text": "a"}]},
-        {"role": "assistant", "content": [{"type": "text", "text": STAND_IN}]},
-    ]
-    text = tokenizer.apply_chat_template(messages, chat_template=chat_template, tokenize=False)
-    behind = text.rpartition(STAND_IN)[2].lstrip()
-    tokens = sorted(map(str, tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
-    # Phi's tokenizer has tokens of spaces alone.
-    return next((token for token in tokens if token.strip() and behind.startswith(token)), None)
 
 
 @auto_docstring

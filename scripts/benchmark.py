@@ -2,7 +2,7 @@
 """Answers questions about speed and memory, each as tables of ways of doing the same thing.
 
 The models have random weights and the paper's shapes, or smaller ones in proportion (--scale). Ways are timed in turn,
-in one process, each once in a round; medians, their spread, and ratios that are medians over the rounds:
+each once in a round; medians, their spread, and ratios that are medians over the rounds:
 
     python scripts/benchmark.py adapter
     python scripts/benchmark.py training_step --scale 0.25 --json step.json
@@ -15,109 +15,185 @@ import json
 import os
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from trainer.command_line import check_new_file, run_script
 from trainer.number_arguments import at_least
 
 
-QUESTIONS = {
-    "adapter": "the adapter's order of products, beside LLaVA's MLP and the published code",
-    "training_step": "a whole training step, beside transformers' LLaVA of the same parts",
-    "generation": "time to first token and tokens a second, beside LLaVA",
-    "data": "opening images, preparing them, and how long a step waits for them",
-    "start_up": "imports, --help, opening a checkpoint, finding words in a tokenizer",
-    "ladder": "training from a plain Trainer to the recipes, one option after another",
-    "step_memory": "what plan.py says of a training step's memory, and what it takes",
-    "growth": "how each thing's time grows with images, resolution, words and rows",
-    "assignment_prediction": "what assignment prediction adds to a training step",
-    "high_resolution": "a LangBridge-NeXT beside transformers' LLaVA-NeXT",
+Option = dict[str, Any]
+
+
+def number(default: int, of_what: str, least: int = 1) -> Option:
+    return {"type": at_least(least), "default": default, "help": f"{of_what} (default: {default})"}
+
+
+def numbers(default: list[int], of_what: str, least: int = 1) -> Option:
+    return {**number(0, of_what, least), "nargs": "+", "default": default, "help": f"{of_what} (default: {default})"}
+
+
+def some_of(choices: list[str], of_what: str) -> Option:
+    return {"nargs": "+", "choices": choices, "default": choices, "help": f"{of_what} (default: all)"}
+
+
+def one_of(choices: list[str], of_what: str) -> Option:
+    return {"choices": choices, "default": choices[0], "help": f"{of_what} (default: {choices[0]})"}
+
+
+SCALES = [0.125, 0.25, 0.5, 1.0]  # which the heads of attention divide
+SCALE = {
+    "type": float,
+    "choices": SCALES,
+    "default": 0.25,
+    "help": "all widths, times those of CLIP-L/336 and Qwen2 0.5B under the paper's adapter (default: 0.25)",
 }
+LAYERS = "of tower and language model"
 SHAPES = {
-    "scale": (float, 0.25, "all widths, times those of CLIP-L/336 and Qwen2 0.5B under the paper's adapter: 1, 0.5 …"),
-    "layers": (at_least(1), 24, "of tower and language model"),
-    "projector_hidden_size": (at_least(1), 5120, "the projector's width H, before --scale"),
-    "images": (at_least(1), 4, "images of a training step"),
+    "scale": SCALE,
+    "layers": number(24, LAYERS),
+    "projector_hidden_size": number(5120, "the projector's width H, before --scale"),
 }
-ADAPTER = {
-    "tokens": (at_least(1), 576, "visual tokens of an image"),
-    "words": (at_least(1), 19200, "shared words V"),
+STEP = number(4, "images of a training step")
+WORDS = number(19200, "shared words V")
+STAGES = ["pretraining", "lora", "full"]
+DEVICE = one_of(["cpu", "cuda"], "what computes")
+ROUNDS = number(5, "rounds that the medians are taken over")
+REAL_DATA = {
+    "type": Path,
+    "default": os.environ.get("LANGBRIDGE_DATA"),
+    "help": "folder with flickr8k, llava_format and tokenizers (default: $LANGBRIDGE_DATA)",
 }
-OPTIONS = {
-    "adapter": {
-        **ADAPTER,
-        "images": SHAPES["images"],
-        "projector_hidden_size": (at_least(1), 640, "the projector's width H; the paper's is 5120"),
-        "width": (at_least(1), 896, "the language model's width d; 896 is Qwen2 0.5B's"),
-    },
-    "training_step": SHAPES,
-    "generation": {
-        **{name: SHAPES[name] for name in ("scale", "layers", "projector_hidden_size")},
-        "new_tokens": (at_least(2), 16, "tokens of an answer"),
-    },
-    "data": {
-        **{name: SHAPES[name] for name in ("scale", "images")},
-        "layers": (at_least(1), 4, SHAPES["layers"][2]),
-        "image_size": (at_least(14), 336, "pixels of an image's side, as the tower reads it"),
-        "steps": (at_least(1), 10, "steps of the run whose waiting is measured"),
-    },
-    "start_up": {"scale": SHAPES["scale"]},
-    "ladder": {
-        "images": (at_least(1), 8, "samples of a batch"),
-        "steps": (at_least(4), 8, "steps of a rung, of which the first two and the last are not timed"),
-    },
-    "step_memory": {"images": (at_least(1), 8, "samples of a batch")},
-    "growth": {},
-    "assignment_prediction": {
-        **ADAPTER,
-        "images": (at_least(1), 256, "photos of a training step"),
-        "caption": (at_least(1), 16, "tokens of a caption"),
-        "measured_photos": (at_least(1), 2, "photos that the decoder's passes are measured on"),
-        "measured_captions": (at_least(1), 16, "captions that their states are measured on"),
-    },
-    "high_resolution": {"layers": SHAPES["layers"], "words": ADAPTER["words"]},
+TRAINED = {
+    "shape": one_of(["small", "qwen2_0.5b", "qwen2_7b"], "small, for a CPU, or CLIP-L/336 and that language model"),
+    "data": REAL_DATA,
+    "images": number(8, "samples of a batch"),
 }
-TRAINED = ("ladder", "step_memory")
-ON_A_GPU = ("adapter", "training_step", "generation")
+
+# What each asks, and its options beside --json.
+QUESTIONS: dict[str, tuple[str, dict[str, Option]]] = {
+    "adapter": (
+        "the adapter's order of products, beside LLaVA's MLP and the published code",
+        {
+            "tokens": number(576, "visual tokens of an image"),
+            "words": WORDS,
+            "images": STEP,
+            "projector_hidden_size": number(640, "the projector's width H; the paper's is 5120"),
+            "width": number(896, "the language model's width d; 896 is Qwen2 0.5B's"),
+            "device": DEVICE,
+            "rounds": ROUNDS,
+        },
+    ),
+    "training_step": (
+        "a whole training step, beside transformers' LLaVA of the same parts",
+        {
+            **SHAPES,
+            "images": STEP,
+            "stages": some_of(STAGES, "what is trained"),
+            "bf16": {"action": "store_true", "help": "multiply in bfloat16 (autocast)"},
+            "device": DEVICE,
+            "rounds": ROUNDS,
+        },
+    ),
+    "generation": (
+        "time to first token and tokens a second, beside LLaVA",
+        {
+            **SHAPES,
+            "new_tokens": number(16, "tokens of an answer", least=2),
+            "batch_sizes": numbers([1, 16], "images at a time"),
+            "device": DEVICE,
+            "rounds": ROUNDS,
+        },
+    ),
+    "data": (
+        "opening images, preparing them, and how long a step waits for them",
+        {
+            "scale": SCALE,
+            "layers": number(4, LAYERS),
+            "image_size": number(336, "pixels of an image's side, as the tower reads it", least=14),
+            "images": STEP,
+            "workers": numbers([0, 1, 2], "processes that prepare samples", least=0),
+            "steps": number(10, "steps of the run whose waiting is measured"),
+            "rounds": ROUNDS,
+        },
+    ),
+    "feature_cache": (
+        "passes over photos from the cache, beside opening them and running the tower",
+        {
+            "scale": SCALE,
+            "layers": number(4, LAYERS),
+            "vision_tower": {"help": "a pretrained tower, a folder or Hub id, instead of a random one"},
+            "dataset": {"help": "photos, in any form that train.py takes, instead of made ones"},
+            "image_folder": {"help": "what its relative image paths are relative to"},
+            "images": number(16, "photos at a time"),
+            "workers": number(0, "processes that open photos", least=0),
+            "rounds": ROUNDS,
+        },
+    ),
+    "packing": (
+        "the padding that packing saves, and the tokens a second of steps",
+        {
+            "data": REAL_DATA,
+            "contents": some_of(["plain captions", "captions", "conversations"], "samples"),
+            "tokens": numbers([8, 49, 81, 576], "visual tokens of an image"),
+            "images": number(32, "samples of a batch"),
+            "max_length": numbers([512, 2048], "tokens of a bin"),
+            "width": number(256, "the language model's width d, a multiple of 64", least=64),
+            "rounds": number(5, "rounds that the medians are taken over; 0 counts padding alone", least=0),
+        },
+    ),
+    "ladder": (
+        "training from a plain Trainer to the recipes, one option after another",
+        {
+            **TRAINED,
+            "stage": one_of(["full", "pretraining", "lora"], "what is trained"),
+            "steps": number(8, "steps of a rung, of which the first two and the last are not timed", least=4),
+            "rounds": ROUNDS,
+        },
+    ),
+    "step_memory": ("what plan.py says of a training step's memory, and what it takes", TRAINED),
+    "start_up": (
+        "imports, --help, opening a checkpoint, finding words in a tokenizer",
+        {
+            "scale": SCALE,
+            "tokenizer": {"help": "also find words in this one, a folder or Hub id"},
+            "rounds": ROUNDS,
+        },
+    ),
+    "growth": (
+        "how each thing's time grows with images, resolution, words and rows",
+        {
+            "plot": {"type": Path, "metavar": "FILE", "help": "also draw the curves to this png"},
+            "rounds": ROUNDS,
+        },
+    ),
+    "assignment_prediction": (
+        "what assignment prediction adds to a training step",
+        {
+            "tokens": number(576, "visual tokens of an image"),
+            "words": WORDS,
+            "images": number(256, "photos of a training step"),
+            "caption": number(16, "tokens of a caption"),
+            "measured_photos": number(2, "photos that the decoder's passes are measured on"),
+            "measured_captions": number(16, "captions that their states are measured on"),
+            "rounds": ROUNDS,
+        },
+    ),
+    "high_resolution": (
+        "a LangBridge-NeXT beside transformers' LLaVA-NeXT",
+        {"layers": number(24, "of the language model"), "words": WORDS, "rounds": ROUNDS},
+    ),
+}
 
 
 def parse_arguments() -> argparse.Namespace:
-    raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser(description=__doc__, **raw)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     questions = parser.add_subparsers(dest="question", metavar="QUESTION", required=True)
-    for question, meaning in QUESTIONS.items():
-        options = questions.add_parser(question, help=meaning, description=f"Measures {meaning}.")
-        for name, (kind, default, of_what) in OPTIONS[question].items():
-            options.add_argument(f"--{name}", type=kind, default=default, help=f"{of_what} (default: {default})")
-        if question == "training_step":
-            stages = ("pretraining", "lora", "full")
-            options.add_argument("--stages", nargs="+", choices=stages, default=stages, help="default: all three")
-            options.add_argument("--bf16", action="store_true", help="multiply in bfloat16 (autocast)")
-        if question == "generation":
-            options.add_argument("--batch_sizes", type=at_least(1), nargs="+", default=[1, 16], help="default: 1 16")
-        if question == "data":
-            options.add_argument("--workers", type=at_least(0), nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-        if question == "start_up":
-            options.add_argument("--tokenizer", help="also find words in this one, a folder or Hub id")
-        if question == "growth":
-            options.add_argument("--plot", type=Path, metavar="FILE", help="also draw the curves to this png")
-        if question in TRAINED:
-            shapes = ("small", "qwen2_0.5b", "qwen2_7b")
-            help_shape = "small, for a CPU, or CLIP-L/336 and that language model (default: small)"
-            options.add_argument("--shape", choices=shapes, default="small", help=help_shape)
-            help_data = "folder with flickr8k, llava_format and tokenizers (default: $LANGBRIDGE_DATA)"
-            options.add_argument("--data", type=Path, default=os.environ.get("LANGBRIDGE_DATA"), help=help_data)
-        if question == "ladder":
-            stages = ("pretraining", "lora", "full")
-            options.add_argument("--stage", choices=stages, default="full", help="what is trained (default: full)")
-        if question in ON_A_GPU:
-            options.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-        options.add_argument("--rounds", type=at_least(1), default=5, help="of which the median is taken (default: 5)")
-        options.add_argument("--json", type=Path, metavar="FILE", help="also write the tables to this file")
+    for question, (meaning, options) in QUESTIONS.items():
+        asked = questions.add_parser(question, help=meaning, description=f"Measures {meaning}.")
+        for name, option in options.items():
+            asked.add_argument(f"--{name}", **option)
+        asked.add_argument("--json", type=Path, metavar="FILE", help="also write the tables to this file")
     arguments = parser.parse_args()
-    if vars(arguments).get("scale", 1) not in (1, 0.5, 0.25, 0.125):
-        raise ValueError(
-            f"--scale is {arguments.scale}: give 1, 0.5, 0.25 or 0.125, which the heads of attention divide."
-        )
     if arguments.json is not None:
         check_new_file(arguments.json, "--json")
     return arguments

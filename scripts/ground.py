@@ -8,7 +8,6 @@ The adapter that comes out, in OUTPUT_DIR/adapter, works with any language model
     python scripts/train.py --config scripts/recipes/transfer_llama3_8b.yaml --adapter grounded/adapter ...
 """
 
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -53,10 +52,6 @@ class GroundingArguments(ImageArguments):
     coefficient_activation: Literal["gated_softmax", "softmax"] = field(
         default="gated_softmax", metadata={"help": "Distributions over the words, with a gate or without."}
     )
-    feature_cache: Path | None = field(
-        default=None,
-        metadata={"help": "Folder for the tower's features, read where it exists; for sets that fit in memory."},
-    )
 
     def __post_init__(self):
         check_values(self)
@@ -86,7 +81,6 @@ def ground(arguments: GroundingArguments, config: "GroundingConfig") -> None:
     from modeling_langbridge.adapter.kinds import check_vision_tower
     from modeling_langbridge.conversion.variants import VARIANTS
     from trainer import GroundingTrainer, compose_for_grounding, load_training_data
-    from trainer.data.feature_cache import FeatureCache
 
     dataset, eval_dataset = (
         path and load_training_data(path, **arguments.image_options())
@@ -104,16 +98,10 @@ def ground(arguments: GroundingArguments, config: "GroundingConfig") -> None:
         projector_hidden_size=arguments.projector_hidden_size,
         coefficient_activation=arguments.coefficient_activation,
     )
-    with ExitStack() as stack:
-        if arguments.feature_cache is not None:
-            tower = langbridge.model.vision_tower
-            cache = FeatureCache(tower, langbridge.config.vision_feature_layer, arguments.feature_cache)
-            stack.callback(cache.save)
-            stack.enter_context(cache.standing_in_for_tower(langbridge.model))
-        names = arguments.dataset, arguments.eval_dataset
-        trainer = GroundingTrainer(langbridge, config, processor, vocabulary, dataset, eval_dataset, *names)
-        trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
-        trainer.save_model()
+    names = arguments.dataset, arguments.eval_dataset
+    trainer = GroundingTrainer(langbridge, config, processor, vocabulary, dataset, eval_dataset, *names)
+    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    trainer.save_model()
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         print(f"The grounded adapter is in {Path(config.output_dir, 'adapter')}.")

@@ -37,7 +37,7 @@ MENDABLE_IN_TORCH = {
     r"PytorchStreamReader|zip archive": "the file of weights is damaged or no file of weights",
     r"DataLoader worker .* (killed|exited)": "use fewer --dataloader_num_workers, or more memory",
 }
-OWN_PACKAGES = ("trainer", "modeling_langbridge", "hub_cards", "experiments")
+OWN_PACKAGES = ("trainer", "modeling_langbridge", "hub_cards", "experiments", "serving")
 PARSERS = ("json", "yaml")  # what goes too deep in one of these is a file's content, elsewhere a bug
 
 # What transformers says of each run: a tower out of a whole CLIP, and tokens that the processor has added.

@@ -19,6 +19,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
 from modeling_langbridge import (
@@ -33,11 +34,13 @@ from .checkpointing.checkpoints import clear_for_adapter
 from .checkpointing.output_folder import saving_to
 from .checkpointing.resuming import ResumingMixin, describe_run
 from .data.caption_words import CaptionWords, caption_of
+from .data.feature_cache import FeatureCache
 from .data.image_places import path_of
 from .data.images import open_image
 from .data.samples import naming, read_sample
 from .data.sources import as_rows
 from .device import fit_options_to_machine
+from .feature_caching import FeatureCacheArguments, FeatureCachingMixin
 from .objectives.word_prediction import (
     WordPredictionArguments,
     weigh_words,
@@ -51,7 +54,7 @@ from .run_plan import RunPlan
 
 
 @dataclass
-class GroundingConfig(WordPredictionArguments, TrainingOptions, TrainingArguments):
+class GroundingConfig(FeatureCacheArguments, WordPredictionArguments, TrainingOptions, TrainingArguments):
     """
     transformers' [`~transformers.TrainingArguments`] and what the objective weighs.
 
@@ -183,21 +186,27 @@ class RowsByImage(torch.utils.data.Dataset):
 
 
 class GroundingCollator:
-    """Items of [`RowsByImage`], in any form that [`~trainer.data.samples.read_sample`] knows, to a batch."""
+    """
+    Items of [`RowsByImage`], in any form that [`~trainer.data.samples.read_sample`] knows, to a batch. Images are read
+    from `features`, a [`~trainer.data.feature_cache.FeatureCache`], where there is one.
+    """
 
     def __init__(self, processor: ProcessorMixin, words: CaptionWords, weights: torch.Tensor):
         self.processor, self.words, self.weights = processor, words, weights
+        self.features: FeatureCache | None = None
 
     def __call__(self, items: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
         images, found = [], []
+        read = open_image if self.features is None else self.features.read
         for rows in items:
             with naming(rows[0]):
-                images.append(open_image(read_sample(rows[0])["images"][0]))
+                images.append(read(read_sample(rows[0])["images"][0]))
             found.append([word for row in rows for word in self.words.find(caption_of(read_sample(row)))])
-        return {
-            **self.processor.image_processor(images, return_tensors="pt"),
-            "word_targets": word_targets(found, self.weights),
-        }
+        if self.features is not None:
+            pixels = self.features.stack(images)
+        else:
+            pixels = self.processor.image_processor(images, return_tensors="pt")
+        return {**pixels, "word_targets": word_targets(found, self.weights)}
 
 
 def with_one_image(dataset: Dataset) -> Dataset:
@@ -208,7 +217,7 @@ def with_one_image(dataset: Dataset) -> Dataset:
     return kept
 
 
-class GroundingTrainer(ResumingMixin, PublishingMixin, Trainer):
+class GroundingTrainer(ResumingMixin, FeatureCachingMixin, PublishingMixin, Trainer):
     """
     transformers' [`~transformers.Trainer`] for the grounding stage; every save is an adapter alone, in `adapter`.
 
@@ -259,6 +268,11 @@ class GroundingTrainer(ResumingMixin, PublishingMixin, Trainer):
             learning_rates=dict.fromkeys(trained, args.learning_rate),
         )
         self.add_callback(self.run_settings)
+
+    def _get_feature_parts(self) -> tuple[PreTrainedModel, BaseImageProcessor, list[Dataset]]:
+        langbridge = self.accelerator.unwrap_model(self.model).langbridge
+        datasets = [dataset.rows for dataset in (self.train_dataset, self.eval_dataset) if dataset is not None]
+        return langbridge, self.data_collator.processor.image_processor, datasets
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any):
         outputs = model(**inputs)

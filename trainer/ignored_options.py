@@ -45,4 +45,5 @@ def find_ignored(model: Any, data: Any, config: LangBridgeSFTConfig) -> Iterator
         yield mode == "frozen", {f"{part}_learning_rate"}, f"the part is frozen, see --train_{part}"
     yield not config.word_prediction_weight, {"frequency_power"}, "it needs --word_prediction_weight"
     yield not config.assignment_prediction_weight, objective, "it needs --assignment_prediction_weight"
+    yield not (config.packing or config.eval_packing), {"packing_strategy"}, "it needs --packing"
     yield not data.preview_photos, {"preview_steps"}, "it needs --preview_photos"

@@ -8,6 +8,7 @@ from datetime import timedelta
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 
+from .data.packing import PackedDataset
 from .device import describe_device
 
 
@@ -29,9 +30,13 @@ class RunPlan(TrainerCallback):
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         samples = train_dataloader.dataset
-        number = "a stream of" if isinstance(samples, IterableDataset) else f"{len(samples):,}"
         begun = f", of which {state.global_step:,} are made" if state.global_step else ""
-        logger.info(f"Trains on {number} samples: {state.max_steps:,} steps of {batch}{begun}.")
+        if isinstance(samples, PackedDataset):
+            number, size = f"{len(samples.samples):,} samples in {len(samples):,} bins", f"{batch} bins"
+        else:
+            number, size = "a stream of" if isinstance(samples, IterableDataset) else f"{len(samples):,}", f"{batch}"
+            number = f"{number} samples"
+        logger.info(f"Trains on {number}: {state.max_steps:,} steps of {size}{begun}.")
         self.first_step, self.began = state.global_step, time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):

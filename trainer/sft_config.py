@@ -7,16 +7,24 @@ from typing import Annotated, Literal
 from trl import SFTConfig
 
 from .device import fit_options_to_machine
+from .feature_caching import FeatureCacheArguments
 from .objectives.assignment_prediction import AssignmentPredictionArguments
 from .objectives.word_prediction import WordPredictionArguments
 from .option_values import AT_LEAST_0, AT_LEAST_1, TrainingOptions, check_values
+from .packing_arguments import PackingArguments
 from .parts import PartArguments
 from .publishing.publishing import check_publishing
 
 
 @dataclass
 class LangBridgeSFTConfig(
-    AssignmentPredictionArguments, WordPredictionArguments, PartArguments, TrainingOptions, SFTConfig
+    FeatureCacheArguments,
+    AssignmentPredictionArguments,
+    WordPredictionArguments,
+    PackingArguments,
+    PartArguments,
+    TrainingOptions,
+    SFTConfig,
 ):
     """
     TRL's [`~trl.SFTConfig`], what each part of the model does, and the defaults that image-text samples need.
@@ -33,7 +41,7 @@ class LangBridgeSFTConfig(
         default=None,
         metadata={
             "help": "Most tokens of a sample, its images' counted; default: the language model's context, beyond "
-            "which a sample is an error. Samples are never cut: see --too_long."
+            "which a sample is an error. Samples are never cut: see --too_long. With --packing, those of a bin."
         },
     )
     too_long: Literal["error", "drop"] = field(
@@ -55,8 +63,14 @@ class LangBridgeSFTConfig(
     def __post_init__(self):
         check_values(self)
         self.check_parts()
+        self.check_packing()
         fit_options_to_machine(self)
         super().__post_init__()
         check_publishing(self)
+        if self.feature_cache is not None and self.train_vision_tower != "frozen":
+            raise ValueError(
+                f"`feature_cache` needs a vision tower that stays as it is, but `train_vision_tower` is "
+                f"{self.train_vision_tower}: leave one of them out."
+            )
         if self.push_to_hub and "lora" in self.modes().values():
             raise ValueError("`push_to_hub` publishes whole models: merge the LoRA, then use scripts/push_to_hub.py.")

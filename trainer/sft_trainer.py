@@ -3,6 +3,7 @@
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,8 +14,10 @@ from datasets import Dataset, IterableDataset
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, ProcessorMixin
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.utils.generic import is_flash_attention_requested
 from trl import SFTTrainer
 
 from modeling_langbridge import LangBridgeAdapter, SharedVocabulary
@@ -28,13 +31,17 @@ from .checkpointing.lora_base import check_base, point_to_base
 from .checkpointing.output_folder import saving_to
 from .checkpointing.resuming import ResumingMixin, describe_run
 from .checkpointing.sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
-from .data.collator import ConversationCollator
 from .data.conversations import ConversationEncoder
+from .data.faults import errors_of_workers
+from .data.packing import pack
+from .data.packing_collator import PackingCollator
 from .data.sample_lengths import count_tokens, without_too_long
 from .data.sources import as_rows
+from .feature_caching import FeatureCachingMixin
 from .objectives.assignment_prediction import AssignmentObjective
 from .objectives.objective import Objective
 from .objectives.word_prediction import WordPredictionObjective
+from .packing import PackingMixin, samples_of
 from .parts import (
     describe_memory,
     describe_parts,
@@ -57,7 +64,7 @@ def context_of(model: PreTrainedModel) -> int | None:
     return getattr(model.config.text_config, "max_position_embeddings", None)
 
 
-class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
+class LangBridgeSFTTrainer(ResumingMixin, FeatureCachingMixin, PublishingMixin, PackingMixin, SFTTrainer):
     """
     [`~trl.SFTTrainer`] for LangBridge.
 
@@ -101,11 +108,13 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
         # TRL would drop every column it does not know, the sample's name among them.
         args.remove_unused_columns = False
         with args.main_process_first(desc="reading samples"):
-            train_dataset = self._read(train_dataset, encoder, args)
+            train_dataset = self._read(train_dataset, encoder, args, args.packing)
+            read = partial(self._read, encoder=encoder, args=args, packing=args.packs_evaluation())
             if isinstance(eval_dataset, dict):
-                eval_dataset = {name: self._read(rows, encoder, args) for name, rows in eval_dataset.items()}
+                eval_dataset = {name: read(rows) for name, rows in eval_dataset.items()}
             elif eval_dataset is not None:
-                eval_dataset = self._read(eval_dataset, encoder, args)
+                eval_dataset = read(eval_dataset)
+        samples = samples_of(train_dataset)
         self.by_length = args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
         self.lengths: WeakKeyDictionary[Dataset, Dataset] = WeakKeyDictionary()
         if self.by_length and isinstance(train_dataset, IterableDataset):
@@ -116,20 +125,23 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
         self.objectives: list[Objective] = []
         if args.word_prediction_weight:
             weights = args.word_prediction_weight, args.frequency_power
-            self.objectives.append(WordPredictionObjective(*weights, model, encoder.tokenizer, train_dataset))
+            self.objectives.append(WordPredictionObjective(*weights, model, encoder.tokenizer, samples))
         if args.assignment_prediction_weight:
-            self.objectives.append(AssignmentObjective(args, model, encoder.tokenizer, train_dataset, vocabulary))
+            self.objectives.append(AssignmentObjective(args, model, encoder.tokenizer, samples, vocabulary))
         lora = prepare_parts(model, args)
         if lora is not None and args.process_index == 0:  # whose end ends the others
             check_base(model)
         super().__init__(
             model,
             args,
-            data_collator=ConversationCollator(
+            data_collator=PackingCollator(
                 encoder,
                 {part.name: part.collate for part in self.objectives},
-                # Counting all samples takes a pass over them: done where a `max_length` asks for it.
-                context=context_of(model) if args.max_length is None else None,
+                # Counting all samples takes a pass over them: done where a `max_length` asks for it. That of bins says
+                # nothing about the context.
+                context=context_of(model) if args.max_length is None or args.packing or args.eval_packing else None,
+                max_length=args.max_length,
+                flat=is_flash_attention_requested(model.model.language_model.config),
             ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -154,7 +166,8 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
             for part, rate in args.learning_rates().items()
             if args.modes()[part] != "frozen"
         }
-        self.run_settings = describe_run(args, self.train_dataset, dataset_name, args.modes(), rates)
+        packing = f"in bins of {args.max_length} tokens" if args.packing else "none"
+        self.run_settings = describe_run(args, samples, dataset_name, args.modes(), rates, packing)
         self.add_callback(self.run_settings)
         self.group_parts: list[str] = []
         self.part_rates: dict[str, float] = {}
@@ -164,10 +177,13 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
         logger.info(describe_memory(self.model))
 
     @staticmethod
-    def _read(dataset, encoder: ConversationEncoder, args: LangBridgeSFTConfig):
+    def _read(dataset, encoder: ConversationEncoder, args: LangBridgeSFTConfig, packing: bool):
         dataset = as_rows(dataset)
         if args.max_length is None:
             return dataset
+        if packing:
+            lengths = args.max_length, args.too_long, args.length_column_name
+            return pack(dataset, encoder, *lengths, seed=args.seed, num_proc=args.dataset_num_proc)
         return without_too_long(dataset, encoder, args.max_length, args.too_long, args.dataset_num_proc)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
@@ -207,13 +223,8 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
         return optimizer
 
     def get_batch_samples(self, *args: Any, **kwargs: Any):
-        with self.throughput.waiting_for_data():
-            try:
-                batches, num_items = super().get_batch_samples(*args, **kwargs)
-            except RuntimeError as error:
-                # torch gives the error of a worker process as the text of its traceback.
-                _, found, message = str(error).rpartition("SampleError: ")
-                raise ValueError(message.strip()) if found else error from None
+        with self.throughput.waiting_for_data(), errors_of_workers():
+            batches, num_items = super().get_batch_samples(*args, **kwargs)
         for objective in self.objectives:
             objective.begin_step(batches, self.accelerator)
         return batches, num_items
@@ -339,6 +350,11 @@ class LangBridgeSFTTrainer(ResumingMixin, PublishingMixin, SFTTrainer):
             logger.warning("The adapter alone was not saved: %s", error)
         else:
             self.recorder.write(folder / "adapter", *run)
+
+    def _get_feature_parts(self) -> tuple[PreTrainedModel, BaseImageProcessor, list[Dataset | IterableDataset]]:
+        evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        datasets = [samples_of(dataset) for dataset in (self.train_dataset, *evaluated) if dataset is not None]
+        return self._bare_model(), self.data_collator.encoder.processor.image_processor, datasets
 
     def _bare_model(self) -> PreTrainedModel:
         """The LangBridge itself, in which LoRA stays active, without what launchers and PEFT have put around it."""

@@ -6,6 +6,7 @@ The environment variables MODEL_ID and MODEL_REVISION name the model; CAPTION_PR
 
 import html
 import os
+from functools import partial
 from pathlib import Path
 
 
@@ -14,6 +15,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 import gradio as gr
 from captioning import load_model, stream_answer
 from limits import KEPT, LIMITS, MAX_WAITING, Page
+from mcp_tools import add_mcp_tools
 from PIL import Image
 from transformers import PreTrainedConfig, ProcessorMixin
 from words_panel import CSS, add_words_panel
@@ -122,6 +124,9 @@ def build_page(model, processor, name: str, caption_prompt: str = "Describe the 
         asked.submit(answer, [opened, asked], answered, concurrency_id="write")
         if model.config.adapter_type == "langbridge":
             add_words_panel(opened, model, processor)
+        for function in page.fns.values():
+            function.api_visibility = "private"  # what the page calls is of use to nobody else
+        add_mcp_tools(page, model, processor, partial(open_photo, processor), caption_prompt)
     return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1, api_open=False)
 
 
@@ -134,7 +139,7 @@ def main() -> None:
             gr.Textbox(str(error), label="This Space has no model to show", lines=2)
     else:
         page = build_page(model, processor, name, os.environ.get("CAPTION_PROMPT", "Describe the image."))
-    page.launch(theme=THEME, css=CSS, footer_links=["gradio", "settings"], **LIMITS)
+    page.launch(theme=THEME, css=CSS, footer_links=["gradio", "settings"], mcp_server=True, **LIMITS)
 
 
 if __name__ == "__main__":

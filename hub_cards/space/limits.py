@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 
 
 MAX_FILE = 20 * 2**20  # bytes of a photo
+MAX_CALL = 4 * 2**20  # bytes of a call of another program, with its photo in base64; all of it is in memory
 MAX_BODY = 100_000  # bytes of any other request
 MAX_TEXT = 1000  # characters of a question
 MAX_WAITING = 20  # requests in the queue
@@ -82,6 +83,8 @@ class Gate:
         most = MAX_BODY
         if scope["path"].rstrip("/").endswith("/upload"):
             most += MAX_FILE  # MAX_BODY for the form around it
+        elif "/mcp/" in f"{scope['path']}/":
+            most = MAX_CALL
         seen, started = 0, False
 
         async def receive_bounded():

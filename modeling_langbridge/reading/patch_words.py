@@ -113,21 +113,49 @@ def crop_to_patches(processor: ProcessorMixin, image: Image.Image) -> tuple[Imag
     """
     unscaled = processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")
     pixels = unscaled["pixel_values"][0]  # (3, height, width), or (tiles, 3, height, width)
-    size, side = processor.patch_size, pixels.shape[-1]
-    rows, columns = (length // size for length in pixels.shape[-2:])
-    pixels = pixels[..., : rows * size, : columns * size]
+    grid, whole = find_grid(processor, unscaled)
+    size = processor.patch_size
     if "image_sizes" in unscaled:
-        image_size, resolutions = unscaled["image_sizes"][0].tolist(), processor.image_processor.image_grid_pinpoints
-        tiles = get_anyres_image_grid_shape(image_size, resolutions, side)  # rows, columns of tiles
-        pixels = pixels[1:].unflatten(0, tiles)  # (rows, columns, 3, height, width)
+        pixels = drop_margins(pixels[1:], size).unflatten(0, find_tiles(processor, unscaled))
         pixels = pixels.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)  # (3, height, width)
-        padded = tiles[0] * rows, tiles[1] * columns  # in patches
-        rows, columns = unpad_image(torch.empty(1, *padded), image_size).shape[1:]
-        if not rows * columns:
-            raise ValueError(f"An image of {image.width} x {image.height} pixels has no patch of its own: widen it.")
-        top, left = (size * ((whole - own) // 2) for whole, own in zip(padded, (rows, columns), strict=True))
-        pixels = pixels[:, top : top + rows * size, left : left + columns * size]
-    return Image.fromarray(pixels.permute(1, 2, 0).clamp(0, 255).byte().numpy()), (rows, columns)
+        top, left = (size * ((length - own) // 2) for length, own in zip(whole, grid, strict=True))
+        pixels = pixels[:, top : top + grid[0] * size, left : left + grid[1] * size]
+    pixels = drop_margins(pixels, size)
+    return Image.fromarray(pixels.permute(1, 2, 0).clamp(0, 255).byte().numpy()), grid
+
+
+def drop_margins(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """Pixels `(..., height, width)` without what is less than a patch."""
+    rows, columns = (length // size for length in pixels.shape[-2:])
+    return pixels[..., : rows * size, : columns * size]
+
+
+def find_tiles(processor: ProcessorMixin, inputs: BatchFeature) -> tuple[int, int]:
+    """The rows and columns of the tiles of a photo, by its `pixel_values` and `image_sizes`."""
+    resolutions, side = processor.image_processor.image_grid_pinpoints, inputs["pixel_values"].shape[-1]
+    return get_anyres_image_grid_shape(inputs["image_sizes"][0].tolist(), resolutions, side)
+
+
+def find_grid(processor: ProcessorMixin, inputs: BatchFeature) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The rows and columns of a photo's patches, and those that its tiles have with their padding.
+
+    Args:
+        processor (`LangBridgeProcessor`): It has made the inputs.
+        inputs (`BatchFeature`): The `pixel_values` of one photo, with its `image_sizes` for tiles.
+
+    Raises:
+        `ValueError`: the photo is so narrow that none of its tiles' patches lies on it.
+    """
+    rows, columns = (length // processor.patch_size for length in inputs["pixel_values"].shape[-2:])
+    if "image_sizes" not in inputs:
+        return (rows, columns), (rows, columns)
+    tiles = find_tiles(processor, inputs)
+    height, width = inputs["image_sizes"][0].tolist()
+    whole = tiles[0] * rows, tiles[1] * columns
+    rows, columns = unpad_image(torch.empty(1, *whole), (height, width)).shape[1:]
+    if not rows * columns:
+        raise ValueError(f"An image of {width} x {height} pixels has no patch of its own: widen it.")
+    return (rows, columns), whole
 
 
 def lay_on_grid(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

@@ -27,6 +27,7 @@ def train_adapter(
     word_prediction_weight: float = 0.0,
     muon: bool = True,
     bf16: bool = False,
+    feature_cache: str | None = None,
 ) -> None:
     """
     Trains what of a model is not frozen and writes to `log.json` the course of the loss and, as
@@ -47,6 +48,7 @@ def train_adapter(
         word_prediction_weight (`float`, *optional*, defaults to 0.0): see [`LangBridgeSFTConfig`].
         muon (`bool`, *optional*, defaults to `True`): whether Muon trains the matrices, or AdamW everything.
         bf16 (`bool`, *optional*, defaults to `False`): whether to multiply in bfloat16 (autocast).
+        feature_cache (`str`, *optional*): see [`LangBridgeSFTConfig`]; with [`LangBridgeSFTTrainer`] alone.
     """
     arguments = LangBridgeSFTConfig(
         output_dir=str(output_dir),
@@ -64,6 +66,7 @@ def train_adapter(
         logging_steps=min(20, max_steps),
         seed=seed,
         word_prediction_weight=word_prediction_weight,
+        feature_cache=feature_cache,
     )
     trainer = trainer_class(
         model=model,

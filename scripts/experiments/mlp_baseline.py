@@ -14,7 +14,7 @@ def build_mlp_baseline(
     """
     Joins the parts of a LangBridge by LLaVA's two-layer MLP, untrained and as wide as the language model.
 
-    LLaVA reads token states: replace a tower that gives a feature map by a [`FeatureCache`].
+    LLaVA reads token states: a tower that gives a feature map does not fit.
 
     Args:
         langbridge ([`LangBridgeForConditionalGeneration`]):

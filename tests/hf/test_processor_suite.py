@@ -9,7 +9,7 @@ from tiny_parts import make_tokenizer
 from transformers import CLIPImageProcessorPil, LlavaNextImageProcessorPil, ProcessorMixin
 
 from modeling_langbridge import LangBridgeNextProcessor, LangBridgeProcessor
-from modeling_langbridge.processing_langbridge import add_missing_tokens
+from modeling_langbridge.chat_templates import add_missing_tokens
 
 
 pytest.importorskip("transformers_tests", reason="transformers' own tests are not here: `make test` fetches them")

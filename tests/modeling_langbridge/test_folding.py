@@ -5,8 +5,10 @@ import copy
 
 import pytest
 import torch
+from tiny_parts import ask, make_image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.exporters.utils import decompose_multimodal
 
 from modeling_langbridge import LangBridgeForConditionalGeneration
 
@@ -198,3 +200,12 @@ def test_from_the_second_image_on_the_adapter_costs_what_llavas_mlp_costs(model)
 
     first, second = operations(model.model.adapt), operations(model.model.adapt)
     assert second == operations(mlp) < first
+
+
+def test_transformers_exporters_find_the_adapter_in_the_projector(model, processor):
+    inputs = processor.apply_chat_template(ask(make_image()), tokenize=True, return_dict=True, return_tensors="pt")
+    parts = decompose_multimodal(model, dict(inputs))
+    projector, kwargs = parts["multi_modal_projector"]
+    with torch.no_grad():
+        expected = model.get_image_features(inputs["pixel_values"]).pooler_output[0]
+        torch.testing.assert_close(projector(**kwargs)[0], expected)

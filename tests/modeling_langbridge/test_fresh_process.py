@@ -13,7 +13,7 @@ from elsewhere import run_elsewhere
 LOADS = """
 from PIL import Image
 from transformers import (
-    AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor, pipeline
+    AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor, pipeline
 )
 
 try:
@@ -33,7 +33,7 @@ def ask(**image):
 
 prompts = [ask(path=picture), ask(image=Image.open(picture)), ask(url=picture)]
 captions = {}
-for auto_class in (AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoModel):
+for auto_class in (AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoModelForCausalLM, AutoModel):
     model = auto_class.from_pretrained(folder, trust_remote_code=True)
     assert type(model).__name__ == "LangBridgeForConditionalGeneration", type(model)
     pipe = pipeline("image-text-to-text", model=model, processor=processor)

@@ -86,6 +86,17 @@ def test_the_states_of_the_chosen_layer_are_read(layer, vision, text):
     assert torch.equal(model.model.get_vision_features(pixel_values).pooler_output, states[:, 1:])
 
 
+def test_features_computed_before_stand_where_pixels_stood(model, processor):
+    inputs = processor.apply_chat_template(ask(make_image()), tokenize=True, return_dict=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        coefficients = model.get_image_coefficients(inputs["pixel_values"])
+        features = model.model.get_vision_features(inputs["pixel_values"]).pooler_output  # (1, tokens, d_v)
+        assert torch.equal(model(**{**inputs, "pixel_values": features}).logits, expected)
+        assert torch.equal(model.get_image_coefficients(features), coefficients)
+        assert model.get_image_features(features[:0]).pooler_output[0].shape == (0, 32)  # of text alone
+
+
 def test_the_tower_keeps_the_states_of_that_layer_alone(vision, text):
     _, model = compose(vision, text)
     kept = model.model.get_vision_features(torch.randn(2, 3, 32, 32)).hidden_states

@@ -79,16 +79,29 @@ def test_layers_of_the_projector_may_be_wrapped(model, pixel_values):
     torch.testing.assert_close(visual_tokens(model, pixel_values), expected)
 
 
-def test_eight_bits_stay_close(model, processor, pixel_values, tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_plain_quantisation_leaves_the_adapter_as_it_is(model, tmp_path, bits, dtype):
     pytest.importorskip("bitsandbytes")
     model.save_pretrained(tmp_path)
-    expected = visual_tokens(model, pixel_values)
+    features = torch.randn(2, 16, 24)
+    with torch.no_grad():
+        expected = model.model.adapt(features)
     quantised = AutoModelForImageTextToText.from_pretrained(
-        tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True)
+        tmp_path, dtype=dtype, quantization_config=BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
     )
-    assert quantised.model.multi_modal_projector.linear_1.weight.dtype == torch.int8
-    found = visual_tokens(quantised, pixel_values).float()
-    assert (found - expected).norm() / expected.norm() < 0.1
+    for part in (quantised.model.language_model, quantised.model.vision_tower):
+        linear = next(module for module in part.modules() if isinstance(module, nn.Linear))
+        assert not linear.weight.is_floating_point()
+    for part in (quantised.model.multi_modal_projector, quantised.model.vocabulary_head):
+        assert all(parameter.is_floating_point() for parameter in part.parameters())
+    with torch.no_grad():
+        found = quantised.model.adapt(features.to(dtype)).float()
+    assert quantised.model.folded_adapter.map.made
+    assert (found - expected).norm() / expected.norm() < 0.02
+    quantised.model.multi_modal_projector.requires_grad_(True)
+    quantised.train().model.adapt(features.to(dtype)).sum().backward()
+    assert quantised.model.multi_modal_projector.linear_2.weight.grad.abs().sum() > 0
 
 
 def test_a_parametrized_embedding_gives_the_words_that_it_computes(model, pixel_values):

@@ -49,7 +49,7 @@ READ = [
     ("projector_hidden_size", [8], r"`projector_hidden_size` is \[8\]: give a whole number"),
     ("coefficient_activation", None, "`coefficient_activation` is None: give gated_softmax or softmax"),
     ("vision_tower", 5, "`vision_tower` is 5: give text"),
-    ("feature_cache", 5, "`feature_cache` is 5: give a path"),
+    ("feature_cache", 5, "`feature_cache` is 5: give text"),
     ("frequency_power", None, "`frequency_power` is None: give a number of at least 0"),
 ]
 

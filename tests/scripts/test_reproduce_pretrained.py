@@ -54,7 +54,7 @@ def world(tmp_path_factory) -> PretrainedWorld:
 
 
 def test_neighbours_words_are_those_of_the_captions_of_like_photos(world, tmp_path):
-    find_neighbour_words(world, tmp_path)
+    find_neighbour_words(dataclasses.replace(world, output_dir=tmp_path / "output"), tmp_path)
     words = json.loads((tmp_path / "words.json").read_text())
     for photo in [*world.photos("test"), *world.photos("train")[: world.sizes.examples]]:
         right = {word for caption in photo.captions for word in content_words(caption)}

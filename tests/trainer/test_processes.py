@@ -133,6 +133,18 @@ def test_a_checkpoint_of_one_layout_is_resumed_in_another(runs, written_by, read
     assert logged(resumed, "loss") == pytest.approx(logged(runs["one"], "loss"), abs=1e-4)
 
 
+@pytest.mark.parametrize("layout", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
+def test_two_processes_compute_each_images_features_once_and_learn_from_them(runs, arguments, tmp_path, layout):
+    run(layout, [*arguments, "--feature_cache", str(tmp_path / "features")], tmp_path / layout)
+    keys = [
+        key for shard in (tmp_path / "features").rglob("*.safetensors") for key in load_file(shard)["keys"].tolist()
+    ]
+    assert len(keys) == len(set(map(bytes, keys))) == 4
+    assert len(list((tmp_path / "features").rglob("*.safetensors"))) == 2  # of each process its own
+    for name in ("loss", "eval_loss", "grad_norm"):
+        assert logged(tmp_path / layout, name) == pytest.approx(logged(runs["one"], name), rel=1e-3)
+
+
 @pytest.fixture(scope="module")
 def in_tiles(arguments, vision, text, tmp_path_factory) -> list[str]:
     """The same training of a LangBridge-NeXT: the second process receives text alone here, too."""
@@ -180,3 +192,16 @@ def test_words_beside_captions_are_learnt_alike_in_two_processes(arguments, visi
         run(layout, arguments, tmp_path / layout)
     for name in ("loss", "word_prediction", "word_entropy", "grad_norm"):
         assert logged(tmp_path / "ddp", name) == pytest.approx(logged(tmp_path / "one", name), abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["ddp", "fsdp2"])
+def test_bins_are_learnt_alike_in_two_processes(arguments, tmp_path, layout):
+    arguments = [*arguments, "--packing", "true", "--max_length", "200"]  # in eight bins, a step of both
+    for name in ("one", layout):
+        run(name, arguments, tmp_path / name)
+    for name in ("loss", "eval_loss", "grad_norm", "num_tokens"):
+        assert logged(tmp_path / layout, name) == pytest.approx(logged(tmp_path / "one", name), rel=1e-4)
+    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("one", layout))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: name + text)

@@ -47,6 +47,7 @@ def describe_run(
     dataset_name: str | None,
     parts: dict[str, str],
     learning_rates: dict[str, float],
+    packing: str = "none",
 ) -> RunSettings:
     """
     What later runs are compared with that go on from this one's checkpoints.
@@ -57,10 +58,12 @@ def describe_run(
         dataset_name (`str`, *optional*): What it was loaded from.
         parts (`dict[str, str]`): How each part of the model is trained, by its name.
         learning_rates (`dict[str, float]`): The highest, of each part that is trained.
+        packing (`str`, *optional*, defaults to `"none"`): How samples share sequences.
     """
     settings = {
         "dataset": file_name(dataset_name) or dataset_name,
         "fingerprint of the dataset": dataset._fingerprint if isinstance(dataset, Dataset) else None,
+        "packing": packing,
         "samples a step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "max_steps": args.max_steps,
         "num_train_epochs": args.num_train_epochs,

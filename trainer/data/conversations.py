@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from transformers import ProcessorMixin
 
-from modeling_langbridge.processing_langbridge import STAND_IN, begins_with_bos, find_end_of_turn
+from modeling_langbridge.chat_templates import STAND_IN, begins_with_bos, find_end_of_turn, find_prompt_end
 
 from .faults import SampleError
 from .images import image_size
@@ -72,7 +72,7 @@ class ConversationEncoder:
         added = [token for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         texts = sorted((str(token) for token in added if str(token).strip()), key=len, reverse=True)
         self.special_tokens = re.compile("|".join(map(re.escape, texts)))
-        self.prompt_end = self.find_prompt_end()
+        self.prompt_end = find_prompt_end(self.apply_template)
         end_of_turn = find_end_of_turn(self.tokenizer, self.chat_template)
         if end_of_turn is None:
             raise SampleError(
@@ -181,12 +181,6 @@ class ConversationEncoder:
             )
         except Exception as error:  # a template may fail in as many ways as there are templates
             raise SampleError("template", f"the chat template refuses the conversation: {error}") from error
-
-    def find_prompt_end(self) -> str:
-        """What a prompt ends with behind its question; empty where the template writes no generation prompt."""
-        question = [{"role": "user", "content": [{"type": "text", "text": STAND_IN}]}]
-        prompt = self.apply_template(question, add_generation_prompt=True)
-        return "" if prompt == self.apply_template(question) else prompt.rpartition(STAND_IN)[2]
 
     def num_own(self, before: str) -> int:
         """How many characters in front of an answer are the model's own to write, since a prompt ends before them."""

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one error for a sample that cannot be trained on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -17,3 +19,13 @@ class SampleError(ValueError):
 
 def malformed(what: str, value: Any, expected: str) -> SampleError:
     return SampleError("malformed", f"{what} is {value!r:.60}, expected {expected}")
+
+
+@contextmanager
+def errors_of_workers() -> Iterator[None]:
+    """Gives the sentence of a [`SampleError`] in a data loader's worker, of which torch gives the whole traceback."""
+    try:
+        yield
+    except RuntimeError as error:
+        _, found, message = str(error).rpartition("SampleError: ")
+        raise ValueError(message.strip()) if found else error from None

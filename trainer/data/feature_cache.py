@@ -1,207 +1,201 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The features of a frozen vision tower, computed once per image.
-
-The cache stands where the tower stood, behind the real processor and collator: every pass over the photos after the
-first, and every further adapter, costs nothing for the tower.
-"""
+"""The features of a frozen vision tower in files that are read by memory map, computed once per image."""
 
 import hashlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_langbridge.utils.files import atomic_file
 
-
-SECONDS_BETWEEN_SAVES = 10.0
-# What a configuration says beside what the tower computes: where it comes from, how it is stored, and the width, which
-# the weights have as well, and which a LangBridge adds where it is missing.
-NOT_OF_THE_FUNCTION = ("_name_or_path", "transformers_version", "architectures", "dtype", "hidden_size")
+from .faults import SampleError
+from .feature_key import KEY_BYTES, hash_content, read_content
+from .image_places import is_inline, path_of
 
 
-class FeatureCache(nn.Module):
+SHARD_BYTES = 2**27  # of features in a file
+SHARD_SECONDS = 60.0  # of computing in a file: what a killed process loses at most
+ABANDONED_SECONDS = 3600.0  # after which an unfinished file is a killed process's
+
+
+class FeatureCache:
     """
-    A frozen vision tower that keeps in memory, for each image, the features that an adapter reads.
+    Vision features of images, `(tokens, d_v)` each, as an adapter reads them.
 
-    An image is recognised by the hash of its pixel values, which depend on the image processor as well, and of the
-    precision that the tower computes in. Its features are kept in memory in half precision (125 kB for 49 tokens of
-    width 1280, 1.2 MB for CLIP-L/336's 577 of 1024). The tower must treat each image of a batch alone, as towers in
-    eval mode do.
+    They lie in a folder of their own inside `folder`, named for all that they depend on beside the images, in
+    safetensors files that appear whole or not at all. Several processes may read and add at once. An image is known by
+    its content, so that a file that has changed is another image, and the same one under two names is stored once.
+
+    Features are kept in half precision: in bfloat16 where the tower gives that, or where they are beyond float16, else
+    in float16.
 
     Args:
-        tower ([`PreTrainedModel`]):
-            Any vision tower of transformers, with token states or a feature map as its last hidden state. It is put
-            into eval mode and gets no gradient.
-        vision_feature_layer (`int`, *optional*, defaults to -1):
-            Which hidden states of a tower of tokens are kept; a map's last ones always are.
-        folder (`str` or `os.PathLike`, *optional*):
-            Where features are kept on disk, a file for every few seconds of the tower's work: those that are there are
-            read, and new ones added as they come, by several processes as well. In memory alone when left out.
+        folder (`str` or `os.PathLike`):
+            Where the features of any number of towers are kept.
+        identity (`Mapping[str, str]`):
+            From [`~trainer.data.feature_key.describe_features`].
 
     Raises:
-        `ValueError`: the folder holds the features of another tower, or something else.
+        `ValueError`: the folder is a file, or a file in it is damaged.
     """
 
-    def __init__(
-        self, tower: PreTrainedModel, vision_feature_layer: int = -1, folder: str | os.PathLike | None = None
-    ) -> None:
-        super().__init__()
-        self.tower = tower.eval().requires_grad_(False)
-        self.layer = vision_feature_layer
-        self.config = tower.config
-        self.features: dict[bytes, torch.Tensor] = {}
-        self.folder = None if folder is None else Path(folder)
-        self.unsaved: list[bytes] = []
+    def __init__(self, folder: str | os.PathLike, identity: Mapping[str, str]) -> None:
+        self.identity = dict(identity)
+        digest = hashlib.blake2b(json.dumps(self.identity, sort_keys=True).encode(), digest_size=8).hexdigest()
+        self.folder = Path(folder).expanduser() / f"{self.identity['tower']}-{digest}"
+        if self.folder.parent.exists() and not self.folder.parent.is_dir():
+            raise ValueError(f"{folder} is a file, but features are kept in a folder: name another place.")
+        self.shards: list[Path] = []
+        self.places: dict[bytes, tuple[int, int]] = {}  # of each image, by its key: the shard and the row in it
+        self.mapped: dict[int, torch.Tensor] = {}  # of each shard that was read, the features
+        self.shape: tuple[int, int] | None = None  # (tokens, d_v)
+        self.unsaved: dict[bytes, torch.Tensor] = {}
+        self.written: list[Path] = []  # by this process
         self.saved_at = time.monotonic()
-        if self.folder is not None:
-            self._load(self.folder)
+        self.refresh()
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.places)
 
-    @property
-    def device(self) -> torch.device:
-        return self.tower.device
+    def __contains__(self, key: bytes) -> bool:
+        return key in self.places
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.tower.dtype
+    def __getstate__(self) -> dict[str, Any]:
+        """What worker processes get: they map the files themselves."""
+        return {**self.__dict__, "mapped": {}}
 
-    def train(self, mode: bool = True) -> "FeatureCache":
-        """The tower stays in eval mode whatever the model around it does: batch statistics would spoil the cache."""
-        return super().train(False)
+    def refresh(self) -> None:
+        """Takes up the files that were added since, by other processes as well."""
+        known = set(self.shards)
+        for path in sorted(self.folder.glob("features-*.safetensors")):
+            if path in known:
+                continue
+            try:
+                with safe_open(path, framework="pt") as file:
+                    keys = file.get_tensor("keys").numpy().tobytes()
+                    self.shape = tuple(file.get_slice("features").get_shape()[1:])
+            except SafetensorError as error:
+                raise ValueError(f"{path} is damaged, or no file of image features ({error}): remove it.") from error
+            for row, start in enumerate(range(0, len(keys), KEY_BYTES)):
+                self.places.setdefault(keys[start : start + KEY_BYTES], (len(self.shards), row))
+            self.shards.append(path)
 
-    @torch.no_grad()
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def read(self, image: Any) -> torch.Tensor:
         """
-        Gives what the tower gives, from memory where it can.
+        The features of an image `(tokens, d_v)`, of which the file's bytes are read and nothing is decoded.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(images, channels, height, width)`):
-                As the image processor makes them.
+            image: What [`~trainer.data.images.open_image`] opens.
 
         Raises:
-            `ValueError`: features are not finite in half precision.
+            [`SampleError`]: the cache does not have them, or the image is missing.
+        """
+        place = self.places.get(hash_content(read_content(image)))
+        if place is None:
+            path = path_of(image)
+            name = "an image" if path is None or is_inline(path) else f"the image {path[:200]}"
+            raise SampleError(
+                "features missing",
+                f"{name} is not in the feature cache: it has changed since the run began, or is of other data",
+            )
+        shard, row = place
+        if shard not in self.mapped:
+            with safe_open(self.shards[shard], framework="pt") as file:
+                self.mapped[shard] = file.get_tensor("features")  # mapped: only what is used is read
+        return self.mapped[shard][row]
 
-        Returns:
-            [`BaseModelOutputWithPooling`]: `last_hidden_state`, a map or the states of the layer that is kept, and in
-            `hidden_states`, under that layer's number, tokens `(images, tokens, d_v)`, for models such as LLaVA that
-            read them: there a feature map is flattened row by row.
-        """
-        device = pixel_values.device.type
-        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else pixel_values.dtype
-        keys = [
-            hashlib.blake2b(image.numpy(), digest_size=16, key=str(precision).encode()).digest()
-            for image in pixel_values.float().cpu()
-        ]
-        new = [i for i, key in enumerate(keys) if key not in self.features]
-        if new:
-            outputs = self.tower(pixel_values[new], output_hidden_states=True, return_dict=True)
-            is_map = outputs.last_hidden_state.ndim == 4
-            states = outputs.last_hidden_state if is_map else outputs.hidden_states[self.layer]
-            states = states.half().cpu()
-            if not states.isfinite().all():
-                raise ValueError(
-                    f"{type(self.tower).__name__} gives features that are not finite, or beyond half precision, in "
-                    "which they are kept: use this tower without a feature cache."
-                )
-            # Each image gets memory of its own: a view would keep the whole batch alive.
-            self.features.update((keys[i], state.clone()) for i, state in zip(new, states, strict=True))
-            self.unsaved += dict.fromkeys(keys[i] for i in new)
-        if self.folder is not None and time.monotonic() - self.saved_at > SECONDS_BETWEEN_SAVES:
-            self.save()
-        # Converted before they are stacked: autocast to bfloat16 has no rule for a stack in float16.
-        states = torch.stack([self.features[key].to(pixel_values.device, pixel_values.dtype) for key in keys])
-        tokens = states.flatten(2).transpose(1, 2) if states.ndim == 4 else states  # (images, tokens, d_v)
-        return BaseModelOutputWithPooling(last_hidden_state=states, hidden_states={self.layer: tokens})
+    def stack(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What several images, or none, are for a model: `pixel_values`, `(images, tokens, d_v)`."""
+        return {"pixel_values": torch.stack(features) if features else torch.zeros(0, *self.shape)}
 
-    @contextmanager
-    def standing_in_for_tower(self, model: nn.Module) -> Iterator[None]:
+    def add(self, keys: Iterable[bytes], features: torch.Tensor) -> None:
         """
-        Puts the cache in place of `model.vision_tower` for a block, and the model's own tower back after it, so that
-        the model is saved as it was.
-        """
-        tower = model.vision_tower
-        model.vision_tower = self
-        try:
-            yield
-        finally:
-            model.vision_tower = tower
-
-    def save(self) -> None:
-        """
-        Writes the features that are not in the folder yet to a file of their own, atomically.
+        Adds images by their keys, with their features `(images, tokens, d_v)`; a file is written when enough came.
 
         Raises:
+            `ValueError`: features are not finite.
             `OSError`: they cannot be written.
         """
+        if not features.isfinite().all():
+            raise ValueError(
+                f"{self.identity['tower']} gives features that are not finite (NaN or infinity): use it without "
+                "`feature_cache`, to learn of which samples."
+            )
+        self.shape = tuple(features.shape[1:])
+        self.unsaved.update(zip(keys, features.cpu().unbind(), strict=True))
+        if self.unsaved_bytes >= SHARD_BYTES or time.monotonic() - self.saved_at > SHARD_SECONDS:
+            self.save()
+
+    @property
+    def unsaved_bytes(self) -> int:
+        return len(self.unsaved) * self.bytes_per_image
+
+    @property
+    def bytes_per_image(self) -> int:
+        """What an image takes on the disk."""
+        tokens, width = self.shape
+        return 2 * tokens * width + KEY_BYTES
+
+    def save(self) -> None:
+        """Writes what was added since the last file to one of its own, atomically."""
         self.saved_at = time.monotonic()
         if not self.unsaved:
             return
         keys = b"".join(self.unsaved)
-        path = self.folder / f"features-{hashlib.blake2b(keys, digest_size=8).hexdigest()}.safetensors"
         with torch.autocast("cpu", enabled=False):  # it has no rule for a stack in float16
-            features = torch.stack([self.features[key] for key in self.unsaved])
+            features = to_half(torch.stack(list(self.unsaved.values())))
         tensors = {
-            "keys": torch.frombuffer(bytearray(keys), dtype=torch.uint8).view(-1, 16),
+            "keys": torch.frombuffer(bytearray(keys), dtype=torch.uint8).view(-1, KEY_BYTES),
             "features": features,
         }
+        path = self.folder / f"features-{hashlib.blake2b(keys, digest_size=8).hexdigest()}.safetensors"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.shards:  # for people
+                with atomic_file(self.folder / "identity.json") as unfinished:
+                    unfinished.write_text(json.dumps(self.identity, indent=2) + "\n", encoding="utf-8")
             with atomic_file(path) as unfinished:
-                save_file(tensors, unfinished, metadata=self.identity)
+                save_file(tensors, unfinished)
         except (OSError, SafetensorError) as error:
             raise OSError(
                 f"The features could not be written to {self.folder} ({error}): name another folder."
             ) from error
-        self.unsaved = []
+        self.unsaved = {}
+        self.written.append(path)
 
-    @cached_property
-    def identity(self) -> dict[str, str]:
-        """What the features of an image depend on beside its pixel values."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in sorted(self.tower.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        config = self.config.to_diff_dict()
-        settings = {name: value for name, value in config.items() if name not in NOT_OF_THE_FUNCTION}
-        return {
-            "tower": type(self.tower).__name__,
-            "settings": json.dumps(settings, sort_keys=True),
-            "weights": digest.hexdigest(),
-            "dtype": str(self.tower.dtype).removeprefix("torch."),
-            "layer": str(self.layer),
-        }
+    def remove_written(self) -> None:
+        """Removes what this process has written; the cache cannot be used any more."""
+        for path in self.written:
+            path.unlink(missing_ok=True)
 
-    def _load(self, folder: Path) -> None:
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} is a file, but features are kept in a folder: name another place.")
-        paths = sorted(folder.glob("features-*.safetensors")) if folder.exists() else []
-        if not paths and folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} holds something else than image features: name another folder.")
-        for path in paths:
-            try:
-                with safe_open(path, framework="pt") as file:
-                    found = file.metadata() or {}
-                    keys, features = file.get_tensor("keys"), file.get_tensor("features")
-            except SafetensorError as error:
-                raise ValueError(f"{path} is damaged, or no file of image features ({error}): remove it.") from error
-            if differ := [name for name, value in self.identity.items() if found.get(name) != value]:
-                raise ValueError(
-                    f"{folder} holds the features of another tower (it differs in its {', '.join(differ)}): name "
-                    "another folder, or remove this one."
-                )
-            self.features.update((bytes(key), state) for key, state in zip(keys.numpy(), features, strict=True))
+    def remove_abandoned(self) -> None:
+        """Removes the unfinished files of processes that were killed."""
+        for path in self.folder.glob(".*.features-*.safetensors"):
+            if path.stat().st_mtime < time.time() - ABANDONED_SECONDS:
+                path.unlink(missing_ok=True)
+
+    def require_room(self, images: int) -> None:
+        """Raises `OSError` where the disk has no room for so many more images."""
+        above = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+        needed, free = images * self.bytes_per_image, shutil.disk_usage(above).free
+        if needed > free:
+            raise OSError(
+                f"The features of {images:,} images need {needed / 1e9:,.1f} GB, but {self.folder.parent} has "
+                f"{free / 1e9:,.1f} GB left: name another `feature_cache` folder, or leave it out."
+            )
+
+
+def to_half(features: torch.Tensor) -> torch.Tensor:
+    """Features in 16 bits: in bfloat16 where they are, or where float16 cannot hold them, else in float16."""
+    if features.dtype == torch.bfloat16:
+        return features
+    half = features.half()
+    return half if half.isfinite().all() else features.bfloat16()

@@ -2,7 +2,7 @@
 """Samples that are too long are found before training, by name; nothing is ever cut."""
 
 import logging
-from typing import Any
+from typing import Any, NoReturn
 
 from datasets import Dataset, IterableDataset
 
@@ -52,14 +52,6 @@ def without_too_long(
         [`SampleError`]: with `"error"`, names a sample that is too long.
     """
 
-    def refuse(sample: str, num_tokens: int, num_image_tokens: int, more: int) -> None:
-        others = f", and {more} more samples are too long" if more else ""
-        raise SampleError(
-            "too long",
-            f"sample {sample} has {num_tokens} tokens, more than `max_length` {max_length}{others}: set `too_long` to "
-            f"drop, or raise `max_length`{encoder.advise(num_image_tokens)}.",
-        )
-
     num_dropped = 0
 
     def fits(row: dict[str, Any]) -> bool:
@@ -68,7 +60,7 @@ def without_too_long(
         if counted["num_tokens"] <= max_length:
             return True
         if too_long == "error":
-            refuse(**counted, more=0)
+            refuse(encoder, max_length, **counted)
         num_dropped += 1
         logger.warning(
             "Dropped sample %s: it has %s tokens, more than %s (%s dropped so far).",
@@ -79,17 +71,39 @@ def without_too_long(
     if isinstance(dataset, IterableDataset):
         return dataset.filter(fits)
     counted = count_tokens(dataset, encoder, num_proc)
-    lengths = counted["num_tokens"]
+    fitting = find_fitting(counted, encoder, max_length, too_long)
+    return dataset if len(fitting) == len(dataset) else dataset.select(fitting)
+
+
+def find_fitting(counted: Dataset, encoder: ConversationEncoder, max_length: int, too_long: str) -> list[int]:
+    """
+    The positions of the samples that have at most `max_length` tokens, of those that `count_tokens` counted.
+
+    Raises:
+        [`SampleError`]: with `too_long` `"error"`, names a sample that is too long.
+        `ValueError`: all are too long.
+    """
+    lengths = list(counted["num_tokens"])
     dropped = [index for index, num_tokens in enumerate(lengths) if num_tokens > max_length]
-    if not dropped:
-        return dataset
-    if too_long == "error":
-        refuse(**counted[dropped[0]], more=len(dropped) - 1)
-    if len(dropped) == len(dataset):
-        raise ValueError(f"All {len(dataset)} samples have more than `max_length` {max_length} tokens: raise it.")
-    names = ", ".join(f"sample {name}" for name in counted[dropped[:5]]["sample"])
-    logger.warning(
-        "Dropped %s of %s samples, longer than %s tokens: %s%s.",
-        *(len(dropped), len(dataset), max_length, names, ", ..." if len(dropped) > 5 else ""),
+    if dropped and too_long == "error":
+        refuse(encoder, max_length, **counted[dropped[0]], more=len(dropped) - 1)
+    if dropped and len(dropped) == len(counted):
+        raise ValueError(f"All {len(counted)} samples have more than `max_length` {max_length} tokens: raise it.")
+    if dropped:
+        names = ", ".join(f"sample {name}" for name in counted[dropped[:5]]["sample"])
+        logger.warning(
+            "Dropped %s of %s samples, longer than %s tokens: %s%s.",
+            *(len(dropped), len(counted), max_length, names, ", ..." if len(dropped) > 5 else ""),
+        )
+    return [index for index, num_tokens in enumerate(lengths) if num_tokens <= max_length]
+
+
+def refuse(
+    encoder: ConversationEncoder, max_length: int, sample: str, num_tokens: int, num_image_tokens: int, more: int = 0
+) -> NoReturn:
+    others = f", and {more} more samples are too long" if more else ""
+    raise SampleError(
+        "too long",
+        f"sample {sample} has {num_tokens} tokens, more than `max_length` {max_length}{others}: set `too_long` to "
+        f"drop, or raise `max_length`{encoder.advise(num_image_tokens)}.",
     )
-    return dataset.select([index for index, num_tokens in enumerate(lengths) if num_tokens <= max_length])

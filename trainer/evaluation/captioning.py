@@ -9,7 +9,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from modeling_langbridge.processing_langbridge import begins_with_bos
+from modeling_langbridge.chat_templates import begins_with_bos
 from modeling_langbridge.reading.questions import prepare_question
 
 from ..data.images import open_image

@@ -19,6 +19,7 @@ from modeling_langbridge import (
 from modeling_langbridge.vocabulary_head import look_up
 
 from ..data.caption_words import CaptionWords
+from ..data.feature_cache import FeatureCache
 from ..data.images import open_image
 from ..objectives.transport import word_scores
 
@@ -65,7 +66,12 @@ def gives_distributions(config: LangBridgeConfig) -> bool:
 
 
 @torch.no_grad()
-def pool_photos(bridge: LangBridgeModel, image_processor: BaseImageProcessor, photos: Sequence[Any]) -> Tensor:
+def pool_photos(
+    bridge: LangBridgeModel,
+    image_processor: BaseImageProcessor,
+    photos: Sequence[Any],
+    features: FeatureCache | None = None,
+) -> Tensor:
     """
     Each photo's coefficients, pooled over its patches by their gates, as grounding trains them.
 
@@ -73,14 +79,15 @@ def pool_photos(bridge: LangBridgeModel, image_processor: BaseImageProcessor, ph
         bridge ([`LangBridgeModel`]): with coefficients that are distributions.
         image_processor ([`BaseImageProcessor`]): of its vision tower.
         photos (`Sequence`): anything that [`~trainer.data.images.open_image`] opens.
+        features ([`~trainer.data.feature_cache.FeatureCache`], *optional*): what the photos are read from.
 
     Returns:
         `torch.Tensor` of shape `(photos, V)`, float32 on the CPU; every row sums to 1.
     """
     pooled = []
-    for pixels in pixel_batches(bridge, image_processor, photos):
-        for features in bridge.get_patch_features(**pixels):  # (tokens, d_v)
-            hidden_states = bridge.multi_modal_projector(features[None])
+    for pixels in pixel_batches(bridge, image_processor, photos, features):
+        for patches in bridge.get_patch_features(**pixels):  # (tokens, d_v)
+            hidden_states = bridge.multi_modal_projector(patches[None])
             pooled.append(bridge.vocabulary_head(hidden_states, pool=True).distribution.cpu())
     return torch.cat(pooled)
 
@@ -183,12 +190,21 @@ def assign(scores: Tensor) -> Tensor:
 
 
 def pixel_batches(
-    bridge: LangBridgeModel, image_processor: BaseImageProcessor, photos: Sequence[Any]
+    bridge: LangBridgeModel,
+    image_processor: BaseImageProcessor,
+    photos: Sequence[Any],
+    features: FeatureCache | None = None,
 ) -> Iterator[BatchFeature]:
-    """The photos' `pixel_values`, a few at a time, as and where the tower wants them; `image_sizes` for tiles."""
+    """
+    The photos' `pixel_values`, a few at a time, as and where the tower wants them; `image_sizes` for tiles. With
+    `features` they are what the tower would give.
+    """
     with tqdm(total=len(photos), desc="photos", unit=" photos", delay=1) as progress:
         for start in range(0, len(photos), PHOTOS_AT_ONCE):
-            images = [open_image(photo) for photo in photos[start : start + PHOTOS_AT_ONCE]]
-            pixels = image_processor(images, return_tensors="pt")
+            images = photos[start : start + PHOTOS_AT_ONCE]
+            if features is None:
+                pixels = image_processor(list(map(open_image, images)), return_tensors="pt")
+            else:
+                pixels = BatchFeature(features.stack(list(map(features.read, images))))
             yield pixels.to(bridge.vision_tower.device, bridge.vision_tower.dtype)
             progress.update(len(images))

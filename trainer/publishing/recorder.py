@@ -33,6 +33,7 @@ from hub_cards.training_record import (
 )
 from modeling_langbridge.utils.files import atomic_file
 
+from ..data.packing import PackedDataset
 from ..parts import PartArguments, part_of
 
 
@@ -129,6 +130,13 @@ class TrainingRecorder:
             optimizer = optimizer.optimizer
         batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         sized = has_length(trainer.train_dataset)
+        samples = count_samples(
+            state.global_step,
+            batch_size,
+            len(trainer.train_dataset) if sized and not args.dataloader_drop_last else None,
+        )
+        if isinstance(trainer.train_dataset, PackedDataset):  # means, exact for whole epochs
+            samples, batch_size = (round(bins * trainer.train_dataset.samples_a_bin) for bins in (samples, batch_size))
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         eval_losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
         return TrainingRecord(
@@ -141,11 +149,7 @@ class TrainingRecorder:
             eval_datasets=present(hub_id(self.eval_dataset)),
             local_eval_data=present(file_name(self.eval_dataset)),
             steps=state.global_step,
-            samples=count_samples(
-                state.global_step,
-                batch_size,
-                len(trainer.train_dataset) if sized and not args.dataloader_drop_last else None,
-            ),
+            samples=samples,
             batch_size=batch_size,
             epochs=float(state.epoch) if sized else None,
             optimizer=type(optimizer).__name__,

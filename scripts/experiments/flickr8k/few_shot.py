@@ -19,6 +19,7 @@ from transformers import Cache
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
 from trainer.data.captioned_photos import CaptionedPhoto
+from trainer.data.feature_cache import FeatureCache
 from trainer.evaluation.word_scores import pixel_batches, visual_tokens
 
 
@@ -40,10 +41,13 @@ def caption_examples(examples: Sequence[CaptionedPhoto], shown: Sequence[Tokens]
 
 @torch.no_grad()
 def see_photos(
-    model: LangBridgeForConditionalGeneration, processor: LangBridgeProcessor, photos: Sequence[CaptionedPhoto]
+    model: LangBridgeForConditionalGeneration,
+    processor: LangBridgeProcessor,
+    photos: Sequence[CaptionedPhoto],
+    features: FeatureCache | None = None,
 ) -> list[Tensor]:
     """The visual tokens `(tokens, d)` of each photo, or its words where the adapter picks some."""
-    batches = pixel_batches(model.model, processor.image_processor, [photo.image for photo in photos])
+    batches = pixel_batches(model.model, processor.image_processor, [photo.image for photo in photos], features)
     return [tokens for pixels in batches for tokens in visual_tokens(model, pixels)]
 
 

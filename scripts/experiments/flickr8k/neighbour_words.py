@@ -8,13 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
-from transformers import AutoImageProcessor, AutoModel
 
+from experiments.flickr8k.photo_world import fill_features
 from experiments.flickr8k.pretrained_world import PretrainedWorld
 from trainer.data.caption_words import CaptionWords
 from trainer.data.captioned_photos import CaptionedPhoto
-from trainer.data.images import open_image
 
 
 NEIGHBOURS, TEMPERATURE = 50, 0.1  # of the cosines between features, chosen on the dev photos
@@ -44,14 +42,8 @@ def compute_means(
     world: PretrainedWorld, train: Sequence[CaptionedPhoto], asked: Sequence[CaptionedPhoto]
 ) -> tuple[Tensor, Tensor]:
     """Mean features of train photos and of others, in units of their spread and of length 1, `(photos, d_v)` each."""
-    cache = world.features(AutoModel.from_pretrained(world.tower, dtype=torch.float32))
-    processor = AutoImageProcessor.from_pretrained(world.tower)
-    photos, means = [*train, *asked], []
-    for start in tqdm(range(0, len(photos), 16), desc="mean features, 16 photos a step"):
-        images = [open_image(photo.image) for photo in photos[start : start + 16]]
-        pixel_values = processor(images, return_tensors="pt")["pixel_values"]
-        means.append(cache(pixel_values).last_hidden_state.flatten(2).mean(2))  # (photos, d_v)
-    means = torch.cat(means)
+    cache = fill_features(world)
+    means = torch.stack([cache.read(photo.image).float().mean(0) for photo in (*train, *asked)])  # (photos, d_v)
     known = means[: len(train)]
     means = F.normalize((means - known.mean(0)) / known.std(0))
     return means[: len(train)], means[len(train) :]

@@ -67,10 +67,10 @@ def ground(world: AdapterWorld, seed: int, folder: Path) -> None:
         report_to="none",
         logging_steps=20,
         seed=seed,
+        feature_cache=world.feature_folder,
     )
     dataset = caption_dataset(world.photos("train"))
-    with world.features(langbridge.model.vision_tower).standing_in_for_tower(langbridge.model):
-        GroundingTrainer(langbridge, arguments, processor, world.vocabulary, dataset).train()
+    GroundingTrainer(langbridge, arguments, processor, world.vocabulary, dataset).train()
     LangBridgeAdapter.from_model(langbridge, processor.tokenizer).save_pretrained(folder / "adapter")
 
 
@@ -104,18 +104,18 @@ def _train(
     **options: Any,
 ) -> None:
     first_captions = [dataclasses.replace(photo, captions=photo.captions[:1]) for photo in world.photos("test")]
-    with world.features(model.model.vision_tower).standing_in_for_tower(model.model):
-        train_adapter(
-            LangBridgeSFTTrainer,
-            model,
-            processor,
-            folder,
-            train_dataset=caption_dataset(world.photos("train")),
-            eval_dataset=caption_dataset(first_captions),
-            learning_rate=learning_rate,
-            max_steps=max_steps,
-            batch_size=world.sizes.adapter_batch_size,
-            seed=seed,
-            bf16=world.bf16,
-            **options,
-        )
+    train_adapter(
+        LangBridgeSFTTrainer,
+        model,
+        processor,
+        folder,
+        train_dataset=caption_dataset(world.photos("train")),
+        eval_dataset=caption_dataset(first_captions),
+        learning_rate=learning_rate,
+        max_steps=max_steps,
+        batch_size=world.sizes.adapter_batch_size,
+        seed=seed,
+        bf16=world.bf16,
+        feature_cache=world.feature_folder,
+        **options,
+    )

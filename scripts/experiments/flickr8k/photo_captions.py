@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from experiments.flickr8k.caption_corpora import most_used_words
+from experiments.flickr8k.few_shot import see_photos
 from experiments.flickr8k.photo_adapters import load_adapter_onto
 from experiments.flickr8k.photo_world import PhotoWorld
 from experiments.small_language_model import word_prompt
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
 from trainer.data.captioned_photos import CaptionedPhoto
-from trainer.evaluation.captioning import ask, complete_prompts
+from trainer.data.feature_cache import FeatureCache
+from trainer.evaluation.captioning import ask_about_tokens, complete_prompts, generate_answers
 
 
 # Of `mlp` each language model has its own; the others are A's or nobody's.
@@ -59,15 +62,20 @@ def _caption(world: PhotoWorld, adapter: str, language_model: str, seed: int) ->
         words = world.sizes.words_per_image if adapter.endswith("_words") else None
         model, processor = load_adapter_onto(world, f"{adapter.removesuffix('_words')}_{seed}", language_model, words)
     model.to(torch.accelerator.current_accelerator() or "cpu")
-    with world.features(model.model.vision_tower).standing_in_for_tower(model.model):
-        return caption_photos(model, processor, world.photos("test"))
+    return caption_photos(model, processor, world.photos("test"), world.features(model, processor))
 
 
 def caption_photos(
-    model: LangBridgeForConditionalGeneration, processor: LangBridgeProcessor, photos: Sequence[CaptionedPhoto]
+    model: LangBridgeForConditionalGeneration,
+    processor: LangBridgeProcessor,
+    photos: Sequence[CaptionedPhoto],
+    features: FeatureCache,
 ) -> dict[str, str]:
     """Captions by photo name, the photo alone being the prompt, as `caption_dataset` trains it."""
-    answers = ask(model, processor, [photo.image for photo in photos], question="")
+    tokens, answers = torch.stack(see_photos(model, processor, photos, features)), []  # (photos, tokens, d)
+    for batch in tqdm(tokens.split(50), desc="captioning", delay=5):
+        inputs = ask_about_tokens(processor, batch, question="")
+        answers += generate_answers(model, processor.tokenizer, inputs, max_new_tokens=30)
     return {photo.name: answer for photo, answer in zip(photos, answers, strict=True)}
 
 

@@ -22,6 +22,7 @@ from modeling_langbridge import (
     LangBridgeProcessor,
 )
 from modeling_langbridge.adapter.word_space import set_to_inverse
+from trainer.data.feature_cache import FeatureCache
 from trainer.distillation import distil
 from trainer.evaluation.caption_metrics import caption_scores
 from trainer.muon import build_muon
@@ -103,23 +104,22 @@ def distil_from_photos(
         seed=seed,
     )
     images = [photo.image for photo in world.photos("train")]
-    with world.features(model.model.vision_tower).standing_in_for_tower(model.model):
-        r2 = distil(model, processor, images, arguments)
+    r2 = distil(model, processor, images, arguments, world.features(model, processor))
     (scratch / "distilled.json").write_text(json.dumps({"r2": r2}) + "\n", encoding="utf-8")
 
 
 class Captioning(TrainerCallback):
     """Captions the test photos and scores the captions after the steps that `world.sizes.finetuning_steps` names."""
 
-    def __init__(self, world: PhotoWorld, processor: LangBridgeProcessor):
-        self.photos, self.processor = world.photos("test"), processor
+    def __init__(self, world: PhotoWorld, processor: LangBridgeProcessor, features: FeatureCache):
+        self.photos, self.processor, self.features = world.photos("test"), processor, features
         self.steps, self.curve = world.sizes.finetuning_steps, {}
 
     def caption(self, step: int, model: PreTrainedModel) -> None:
         if step not in self.steps or step in self.curve:
             return
         model.eval()
-        captions = caption_photos(model, self.processor, self.photos)
+        captions = caption_photos(model, self.processor, self.photos, self.features)
         model.train()
         scores = caption_scores(captions, {photo.name: photo.captions for photo in self.photos})
         self.curve[step] = {"scores": scores, "captions": captions}
@@ -156,22 +156,22 @@ def finetune(world: PhotoWorld, start: str, seed: int, folder: Path) -> None:
         report_to="none",
         logging_steps=25,
         seed=seed,
+        feature_cache=world.feature_folder,
     )
-    captioning = Captioning(world, processor)
-    with world.features(model.model.vision_tower).standing_in_for_tower(model.model):
-        trainer = LangBridgeSFTTrainer(
-            model,
-            arguments,
-            processor,
-            caption_dataset(world.photos("train")),
-            caption_dataset(first_captions),
-            callbacks=[captioning],
-        )
-        # A high rate undoes the words.
-        rate = sizes.tuning_learning_rate if start == "words" else sizes.finetuning_adapter_learning_rate
-        rates = {"projector": rate, "vocabulary_head": rate}
-        trainer.optimizer = build_muon(model, sizes.finetuning_learning_rate, part_learning_rates=rates)
-        trainer.train()
+    captioning = Captioning(world, processor, world.features(model, processor))
+    trainer = LangBridgeSFTTrainer(
+        model,
+        arguments,
+        processor,
+        caption_dataset(world.photos("train")),
+        caption_dataset(first_captions),
+        callbacks=[captioning],
+    )
+    # A high rate undoes the words.
+    rate = sizes.tuning_learning_rate if start == "words" else sizes.finetuning_adapter_learning_rate
+    rates = {"projector": rate, "vocabulary_head": rate}
+    trainer.optimizer = build_muon(model, sizes.finetuning_learning_rate, part_learning_rates=rates)
+    trainer.train()
     losses = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
     content = json.dumps({"losses": losses, "curve": captioning.curve}, indent=1, ensure_ascii=False)
     (folder / "curve.json").write_text(content + "\n", encoding="utf-8")

@@ -6,21 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-from tqdm import tqdm
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, LlamaConfig, PreTrainedModel, Qwen2Config
+from accelerate import Accelerator
+from transformers import AutoTokenizer, LlamaConfig, Qwen2Config
 
-from experiments.flickr8k.caption_corpora import read_caption_text, read_flickr8k
+from experiments.flickr8k.caption_corpora import caption_dataset, read_caption_text, read_flickr8k
 from experiments.small_language_model import (
     CHAT_TEMPLATE,
     caption_documents,
     train_language_model,
     train_tokenizer,
 )
-from modeling_langbridge import SharedVocabulary
+from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
 from trainer.data.captioned_photos import CaptionedPhoto
 from trainer.data.feature_cache import FeatureCache
-from trainer.data.images import open_image
+from trainer.data.feature_key import describe_features
+from trainer.data.sources import as_rows
+from trainer.feature_computing import FeatureComputer
+from trainer.grounding import compose_for_grounding
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,14 @@ class AdapterWorld:
         limit = self.sizes.train_photos if split == "train" else self.sizes.test_photos
         return read_flickr8k(self.data / "flickr8k", split, limit)
 
-    def features(self, tower: PreTrainedModel) -> FeatureCache:
-        return FeatureCache(tower, folder=self.output_dir / "features_of_photos")
+    @property
+    def feature_folder(self) -> str:
+        """Where all stages keep the tower's features, outside of their own folders, which go when they are stopped."""
+        return str(self.output_dir / "features_of_photos")
+
+    def features(self, model: LangBridgeForConditionalGeneration, processor: LangBridgeProcessor) -> FeatureCache:
+        """The features of all photos, as `compute_features` left them."""
+        return FeatureCache(self.feature_folder, describe_features(model, processor.image_processor))
 
 
 @dataclass(frozen=True)
@@ -217,11 +225,14 @@ def _train_language_model(world: PhotoWorld, folder: Path, which: int, config_cl
 
 def compute_features(world: AdapterWorld, folder: Path) -> None:
     """The frozen tower's features of every photo."""
-    # Outside the stage's own folder, which goes when the stage is interrupted.
-    cache = world.features(AutoModel.from_pretrained(world.tower, dtype=torch.float32))
-    image_processor = AutoImageProcessor.from_pretrained(world.tower)
+    fill_features(world)
+
+
+def fill_features(world: AdapterWorld) -> FeatureCache:
+    """The features of all photos; what is not there yet is computed."""
+    model, processor = compose_for_grounding(world.tower, world.vocabulary, projector_hidden_size=1)
+    cache = world.features(model, processor)
     photos = [photo for split in world.splits for photo in world.photos(split)]
-    for start in tqdm(range(0, len(photos), 16), desc="features, 16 photos a step"):
-        images = [open_image(photo.image) for photo in photos[start : start + 16]]
-        cache(image_processor(images, return_tensors="pt")["pixel_values"])
-    cache.save()
+    computer = FeatureComputer(model, processor.image_processor, Accelerator(mixed_precision="no"), batch_size=16)
+    computer.fill(cache, [as_rows(caption_dataset(photos))])
+    return cache

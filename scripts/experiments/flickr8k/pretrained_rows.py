@@ -71,12 +71,9 @@ def measure_baselines(world: PretrainedWorld, name: str, seed: int, folder: Path
 
 def measure_with(world: PretrainedWorld, parts: Parts) -> dict:
     """Measures what an adapter hands over, and the words it picks."""
-    model, processor = parts
-
-    with world.features(model.model.vision_tower).standing_in_for_tower(model.model):
-        found = measure(world, parts, partial(see_photos, *parts))
-        if model.config.words_per_image is not None:
-            found["words"] = find_words(world, parts)
+    found = measure(world, parts, partial(see_photos, *parts, features=world.features(*parts)))
+    if parts[0].config.words_per_image is not None:
+        found["words"] = find_words(world, parts)
     return found
 
 
@@ -157,7 +154,8 @@ def find_words(world: PretrainedWorld, parts: Parts) -> dict[str, list[str]]:
     """The ten strongest words of each test photo."""
     model, processor = parts
     photos = world.photos("test")
-    pooled = pool_photos(model.model, processor.image_processor, [photo.image for photo in photos])  # (photos, V)
+    images = [photo.image for photo in photos]
+    pooled = pool_photos(model.model, processor.image_processor, images, world.features(*parts))  # (photos, V)
     surfaces = world.vocabulary.surfaces
     return {
         photo.name: [surfaces[word].strip() for word in words]

@@ -91,4 +91,4 @@ def test_the_command_prints_tables_and_writes_them(run_script, tmp_path):
 
 
 def test_a_scale_that_heads_do_not_divide_is_refused(run_script):
-    assert "--scale is 0.3: give 1, 0.5, 0.25 or 0.125" in run_script("training_step", "--scale", "0.3")
+    assert "choose from 0.125, 0.25, 0.5, 1.0" in run_script("training_step", "--scale", "0.3")
