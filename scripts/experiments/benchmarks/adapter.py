@@ -35,17 +35,26 @@ class Adapter(nn.Module):
         return self.projector(features, output_map)
 
 
-def make_adapter(H: int, V: int, d: int, head_class: type[LangBridgeVocabularyHead] = LangBridgeVocabularyHead):
+def make_adapter(
+    H: int,
+    V: int,
+    d: int,
+    head_class: type[LangBridgeVocabularyHead] = LangBridgeVocabularyHead,
+    activation: str = "linear",
+) -> Adapter:
     """An adapter of CLIP-L's features, with random weights."""
     config = LangBridgeConfig(
         vision_config=CLIPVisionConfig(hidden_size=FEATURE_SIZE, num_attention_heads=16),
         text_config=Qwen2Config(hidden_size=d),
         projector_hidden_size=H,
         bridge_vocab_size=V,
+        coefficient_activation=activation,
     )
     head = head_class(config)
     nn.init.normal_(head.weight, std=V**-0.5 / 100)
-    nn.init.zeros_(head.bias)
+    for parameter in (head.bias, head.gate_weight, head.gate_bias):
+        if parameter is not None:
+            nn.init.zeros_(parameter)
     return Adapter(LangBridgeMultiModalProjector(config), head, nn.Embedding(V, d).requires_grad_(False))
 
 
@@ -60,6 +69,7 @@ def answer(arguments: argparse.Namespace) -> list[Table]:
         "LLaVA's MLP, H wide": make_mlp(H, d),
         "LangBridge": make_adapter(H, V, d),
         "LangBridge, original order": make_adapter(H, V, d, OriginalOrder),
+        "LangBridge, gated softmax": make_adapter(H, V, d, activation="gated_softmax"),
     }
     ways = {name: way.to(device) for name, way in ways.items()}
     sizes = f"H {H:,}, V {V:,}, d {d:,}"

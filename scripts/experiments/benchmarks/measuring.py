@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import trange
 
+from trainer.planning.live_memory import LiveMemory
+
 
 PRODUCT, PRODUCT_SIZE = "product", 2048
 
@@ -90,12 +92,13 @@ class Work:
     multiply_adds: int  # of matrix products and convolutions
     bytes: int  # read and written by all operations
     largest: int  # elements of the largest tensor that an operation makes
+    peak: int  # bytes of the tensors that it makes that live at once
 
 
 def count_work(way: Callable[[], object]) -> Work:
-    with FlopCounterMode(display=False) as counter, Traffic() as traffic:
+    with FlopCounterMode(display=False) as counter, Traffic() as traffic, LiveMemory() as memory:
         way()
-    return Work(counter.get_total_flops() // 2, traffic.bytes, traffic.largest)
+    return Work(counter.get_total_flops() // 2, traffic.bytes, traffic.largest, memory.most)
 
 
 def with_product(ways: dict[str, Callable], dtype: torch.dtype, device: str) -> dict[str, Callable]:

@@ -54,7 +54,7 @@ def compare(
     timings = dict(timings)
     product, first = timings.pop(PRODUCT, None), next(iter(timings.values()))
     columns = ["", "seconds", "fastest to slowest", "against the first"]
-    columns += ["multiply-adds", "bytes"] if work else []
+    columns += ["multiply-adds", "bytes moved", "memory, MiB"] if work else []
     columns += ["of the peak"] if work and product else []
     columns += list(further or {})
     rows = []
@@ -62,7 +62,7 @@ def compare(
         row = [name, timing.median, f"{show(min(timing.seconds))} to {show(max(timing.seconds))}"]
         row.append(f"{timing.ratio_to(first):.3f}")
         if work:
-            row += [f"{work[name].multiply_adds:.2e}", f"{work[name].bytes:.2e}"]
+            row += [f"{work[name].multiply_adds:.2e}", f"{work[name].bytes:.2e}", work[name].peak / 2**20]
         if work and product:
             row.append(f"{work[name].multiply_adds / timing.median * product.median / PRODUCT_SIZE**3:.0%}")
         rows.append(row + [of_way[name] for of_way in (further or {}).values()])
