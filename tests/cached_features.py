@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.feature_key import describe_features
-from trainer.feature_computing import FeatureComputer
+from trainer.features.computing import FeatureComputer
 
 
 def open_cache(model, processor, folder: Path) -> FeatureCache:

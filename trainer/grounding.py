@@ -40,7 +40,7 @@ from .data.images import open_image
 from .data.samples import naming, read_sample
 from .data.sources import as_rows
 from .device import fit_options_to_machine
-from .feature_caching import FeatureCacheArguments, FeatureCachingMixin
+from .features.caching import FeatureCacheArguments, FeatureCachingMixin
 from .objectives.word_prediction import (
     WordPredictionArguments,
     weigh_words,

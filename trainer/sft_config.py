@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from trl import SFTConfig
 
 from .device import fit_options_to_machine
-from .feature_caching import FeatureCacheArguments
+from .features.caching import FeatureCacheArguments
 from .objectives.assignment_prediction import AssignmentPredictionArguments
 from .objectives.word_prediction import WordPredictionArguments
 from .option_values import AT_LEAST_0, AT_LEAST_1, TrainingOptions, check_values
-from .packing_arguments import PackingArguments
+from .packing.arguments import PackingArguments
 from .parts import PartArguments
 from .publishing.publishing import check_publishing
 

@@ -37,11 +37,11 @@ from .data.packing import pack
 from .data.packing_collator import PackingCollator
 from .data.sample_lengths import count_tokens, without_too_long
 from .data.sources import as_rows
-from .feature_caching import FeatureCachingMixin
+from .features.caching import FeatureCachingMixin
 from .objectives.assignment_prediction import AssignmentObjective
 from .objectives.objective import Objective
 from .objectives.word_prediction import WordPredictionObjective
-from .packing import PackingMixin, samples_of
+from .packing.packing import PackingMixin, samples_of
 from .parts import (
     describe_memory,
     describe_parts,

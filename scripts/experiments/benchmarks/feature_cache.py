@@ -21,7 +21,7 @@ from trainer.data.dataset_images import DatasetImages
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.feature_key import describe_features
 from trainer.data.sources import as_rows
-from trainer.feature_computing import FeatureComputer
+from trainer.features.computing import FeatureComputer
 
 from .measuring import measure
 from .models import Shapes, make_langbridge

@@ -21,7 +21,7 @@ from trainer.data.captioned_photos import CaptionedPhoto
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.feature_key import describe_features
 from trainer.data.sources import as_rows
-from trainer.feature_computing import FeatureComputer
+from trainer.features.computing import FeatureComputer
 from trainer.grounding import compose_for_grounding
 
 

@@ -23,7 +23,7 @@ from modeling_langbridge import (
 from trainer.data.collator import ConversationCollator
 from trainer.data.conversations import ConversationEncoder
 from trainer.data.packing_collator import PackingCollator
-from trainer.packing_check import require_exact_packing
+from trainer.packing.exactness import require_exact_packing
 from trainer.parts import part_of
 
 

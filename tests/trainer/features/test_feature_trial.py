@@ -9,7 +9,7 @@ from tiny_parts import make_image
 from tiny_training import COLOURS, losses, make_trainer, write_samples
 
 from trainer import load_training_data
-from trainer.feature_trial import Costs, caching_pays, default_folder
+from trainer.features.trial import Costs, caching_pays, default_folder
 
 
 CHEAP = {"prepare": 0.004, "compute": 0.030, "write": 0.001, "read": 0.001, "missing": 1.0, "num_workers": 0}

@@ -10,10 +10,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from modeling_langbridge import LangBridgeNextConfig
 
-from .data.feature_cache import FeatureCache
-from .data.feature_key import describe_features
-from .feature_computing import FeatureComputer
-from .feature_trial import caching_pays, default_folder
+from ..data.feature_cache import FeatureCache
+from ..data.feature_key import describe_features
+from .computing import FeatureComputer
+from .trial import caching_pays, default_folder
 
 
 @dataclass

@@ -17,11 +17,11 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .data.dataset_images import DatasetImages
-from .data.faults import errors_of_workers
-from .data.feature_cache import FeatureCache
-from .data.feature_key import hash_content, read_content
-from .data.images import open_image
+from ..data.dataset_images import DatasetImages
+from ..data.faults import errors_of_workers
+from ..data.feature_cache import FeatureCache
+from ..data.feature_key import hash_content, read_content
+from ..data.images import open_image
 
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from typing import Any
 from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
-from .data.packing import PackedDataset
-from .packing_check import require_exact_packing
+from ..data.packing import PackedDataset
+from .exactness import require_exact_packing
 
 
 def samples_of(dataset: Any) -> Any:

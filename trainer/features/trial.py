@@ -15,9 +15,9 @@ import psutil
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
-from .data.dataset_images import DatasetImages
-from .data.feature_cache import FeatureCache
-from .feature_computing import FeatureComputer
+from ..data.dataset_images import DatasetImages
+from ..data.feature_cache import FeatureCache
+from .computing import FeatureComputer
 
 
 logger = logging.getLogger(__name__)
