@@ -123,8 +123,6 @@ class LangBridgeLMHead(nn.Linear):
 class LangBridgePreTrainedModel(LlavaPreTrainedModel):
     config: LangBridgeConfig
     _no_split_modules = ["LangBridgeMultiModalProjector", "LangBridgeVocabularyHead"]
-    # Small, trained beside a quantised language model, and folded for inference, a quantiser leaves it as it is.
-    _keep_in_fp32_modules = ["model.multi_modal_projector"]
 
     def post_init(self):
         super().post_init()
@@ -149,6 +147,9 @@ class LangBridgePreTrainedModel(LlavaPreTrainedModel):
 
 @auto_docstring(custom_intro="The LangBridge model without a language modeling head.")
 class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
+    # A quantiser leaves it as it is: it is small, trained beside a quantised language model, and folded for inference.
+    _keep_in_fp32_modules = ["multi_modal_projector"]
+
     def __init__(self, config: LangBridgeConfig):
         LangBridgePreTrainedModel.__init__(self, config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
@@ -266,6 +267,7 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
 
 @auto_docstring(custom_intro="The LangBridge model: a vision tower, an adapter made of words and a language model.")
 class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForConditionalGeneration, GenerationMixin):
+    _keep_in_fp32_modules = ["model.multi_modal_projector"]
     model_class = LangBridgeModel
     processor_class = LangBridgeProcessor
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from train import DataArguments
-
 from trainer.command_line import check_new_file, run_script
+from trainer.data_arguments import DataArguments
 from trainer.model_loading import ModelArguments
 from trainer.option_values import AT_LEAST_1, check_values
 

@@ -21,7 +21,7 @@ from modeling_langbridge import (
     SharedVocabulary,
 )
 from trainer import load_training_data
-from trainer.model_loading import ModelArguments
+from trainer.model_loading import ModelArguments, check_places
 from trainer.model_loading import compose as compose_parts
 
 
@@ -283,4 +283,4 @@ def test_the_script_refuses_an_adapter_of_words_where_another_type_is_asked_for(
     model, _ = compose_parts(ModelArguments(**parts, adapter_type="linear"))
     assert model.config.adapter_type == "linear"
     with pytest.raises(ValueError, match="--adapter is made of words, --adapter_type linear is not"):
-        compose_parts(ModelArguments(**parts, adapter_type="linear", adapter=str(tmp_path)))
+        check_places(ModelArguments(**parts, adapter_type="linear", adapter=str(tmp_path)), needs_folder=False)

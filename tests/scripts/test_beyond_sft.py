@@ -16,7 +16,7 @@ import torch
 from paths import ROOT
 from tiny_parts import make_image
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoModelForImageTextToText, CLIPVisionModel
 
 
@@ -47,19 +47,21 @@ def checkpoint(tmp_path, monkeypatch, model, processor) -> nn.Module:
 
 @pytest.fixture
 def pictures_seen(processor):
-    """What reaches any vision tower: whether gradients are recorded meanwhile, and how often each picture is there."""
+    """What reaches any vision tower: whether gradients are recorded behind it, and how often each picture is there."""
     known = {colour: processor.image_processor(make_image(colour), return_tensors="pt") for colour in COLOURS}
-    seen = []
+    seen, pictures = [], []
 
     def name(pixels: torch.Tensor) -> str:
         (colour,) = (c for c, image in known.items() if torch.allclose(image["pixel_values"][0], pixels, atol=0.05))
         return colour
 
-    def note(module, arguments, output):
+    def note(module, arguments):
         if isinstance(module, CLIPVisionModel):
-            seen.append((torch.is_grad_enabled(), Counter(map(name, arguments[0].float()))))
+            pictures[:] = [Counter(map(name, arguments[0].float()))]
+        elif type(module).__name__ == "LangBridgeMultiModalProjector":
+            seen.append((torch.is_grad_enabled(), *pictures))
 
-    handle = register_module_forward_hook(note)
+    handle = register_module_forward_pre_hook(note)
     yield seen
     handle.remove()
 

@@ -32,7 +32,7 @@ from trainer.model_loading import ModelArguments, load_model
 
 
 # These build their parser of transformers' and TRL's dataclasses.
-RECIPE_SCRIPTS = ["ground.py", "train.py"]
+RECIPE_SCRIPTS = ["ground.py", "plan.py", "train.py"]
 HELP = """
 import contextlib, io, json, runpy, sys
 import trainer, trainer.command_line

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train import DataArguments
 from transformers import Trainer, TrainerCallback, set_seed
 
 from trainer import LangBridgeSFTConfig, LangBridgeSFTTrainer, load_training_data
 from trainer.data.collator import ConversationCollator
 from trainer.data.conversations import ConversationEncoder
+from trainer.data_arguments import DataArguments
 from trainer.model_loading import ModelArguments, load_model
 from trainer.parts import keep_trained_in_float32, prepare_parts
 from trainer.planning.counted_products import CountedProducts

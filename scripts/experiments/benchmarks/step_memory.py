@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from train import DataArguments
 
 from trainer import LangBridgeSFTConfig
 from trainer.data.conversations import ConversationEncoder
+from trainer.data_arguments import DataArguments
 from trainer.model_loading import ModelArguments
 from trainer.planning.described_model import describe_model
 from trainer.planning.described_run import DescribedRun

@@ -2,10 +2,14 @@
 """How benchmarks measure: in turn, by medians of ratios, with the work counted from the operations themselves."""
 
 import json
+import sys
 import time
 
 import pytest
 import torch
+from documents import code_blocks
+from paths import ROOT
+from tiny_training import load_script
 from torch.nn import functional as F
 
 from experiments.benchmarks.adapter import FEATURE_SIZE, make_adapter
@@ -88,6 +92,26 @@ def test_the_command_prints_tables_and_writes_them(run_script, tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     assert [table["rows"][0][0] for table in found["tables"]] == ["LLaVA's MLP, d wide"] * 2
     assert found["machine"]["torch"] == torch.__version__
+
+
+COMMANDS = [
+    command
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    for _, content in code_blocks(page)
+    for command in content.replace("\\\n", "").splitlines()
+    if command.startswith("python scripts/benchmark.py ")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_documents_have_options_that_are_known(command, monkeypatch):
+    monkeypatch.setattr(sys, "argv", command.split()[1:])
+    assert load_script("benchmark").parse_arguments().question in command
+
+
+def test_every_question_is_asked_in_the_documents():
+    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    assert [question for question in load_script("benchmark").QUESTIONS if question not in pages] == []
 
 
 def test_a_scale_that_heads_do_not_divide_is_refused(run_script):

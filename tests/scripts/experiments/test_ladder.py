@@ -3,9 +3,9 @@
 
 import pytest
 from paths import SCRIPTS
-from tiny_training import load_script
 
 from trainer import LangBridgeSFTConfig
+from trainer.data_arguments import DataArguments
 from trainer.model_loading import ModelArguments
 from trainer.recipes import RecipeParser
 
@@ -19,7 +19,7 @@ def ladder(monkeypatch):
 
 
 def test_every_rung_is_of_options_of_train_and_keeps_those_below(ladder):
-    parser = RecipeParser((ModelArguments, load_script("train").DataArguments, LangBridgeSFTConfig))
+    parser = RecipeParser((ModelArguments, DataArguments, LangBridgeSFTConfig))
     before = {}
     for options in ladder.climb().values():
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
