@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from .configuration_langbridge import LangBridgeConfig
 
 
-COEFFICIENTS_AT_ONCE = 2**24  # 64 MB of them in float32
+COEFFICIENTS_AT_ONCE = 2**23  # 32 MB of them in float32
 
 
 def first_token_ids(num_words: int, pieces: int = 1) -> torch.Tensor:
