@@ -38,7 +38,7 @@ CONVERSATIONS = {
 }
 
 
-@pytest.fixture(params=TOKENIZERS)
+@pytest.fixture(params=TOKENIZERS, scope="module")
 def real_processor(request, vision, data) -> LangBridgeProcessor:
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizers" / request.param)
     return LangBridgeProcessor.from_vision_text_pretrained(vision, "", tokenizer=tokenizer)
