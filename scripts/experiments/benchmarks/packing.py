@@ -12,21 +12,35 @@ import argparse
 import random
 import statistics
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+from trainer import load_training_data
+from trainer.data.conversations import ConversationEncoder
+from trainer.data.packing import best_fit_decreasing
+from trainer.data.packing_collator import PackingCollator
+from trainer.data.sample_lengths import count_tokens
+from trainer.data.sources import as_rows
+
+from . import measuring
 from .random_parts import find_data
 from .tables import Table, show
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedModel
-
-    from trainer.data.conversations import ConversationEncoder
 
 
 # What a file holds, and whether its questions are left out, as in pretraining.
@@ -64,10 +78,6 @@ def make_batches(lengths: list[int], batch: int, capacities: list[int], seed: in
         capacities (`list[int]`): tokens of a bin.
         seed (`int`, *optional*, defaults to 0): of every order.
     """
-    import torch
-    from transformers.trainer_pt_utils import LengthGroupedSampler
-
-    from trainer.data.packing import best_fit_decreasing
 
     def in_batches(sequences: list[list[int]], size: int) -> list[list[list[int]]]:
         return [sequences[start : start + size] for start in range(0, len(sequences), size)]
@@ -88,20 +98,8 @@ def make_batches(lengths: list[int], batch: int, capacities: list[int], seed: in
     return kinds
 
 
-def compose(tokenizer: Path, tokens: int, width: int, folder: Path) -> tuple["PreTrainedModel", Any]:
+def compose(tokenizer: Path, tokens: int, width: int, folder: Path) -> tuple[PreTrainedModel, Any]:
     """A small LangBridge with so many visual tokens an image, and its processor."""
-    import torch
-    from transformers import (
-        AutoTokenizer,
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        CLIPVisionModel,
-        Qwen2Config,
-        Qwen2ForCausalLM,
-    )
-
-    from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
-
     torch.manual_seed(0)
     words = {"coefficient_activation": "gated_softmax"} if tokens == WORDS else {}
     side = 7 if words else int(tokens**0.5)
@@ -137,7 +135,7 @@ def compose(tokenizer: Path, tokens: int, width: int, folder: Path) -> tuple["Pr
     return model, processor
 
 
-def step(model: "PreTrainedModel", batch: dict[str, Any]) -> None:
+def step(model: PreTrainedModel, batch: dict[str, Any]) -> None:
     """Forward and backward, but for the output layer: it reads targets alone, which are the same in any batches."""
     inputs = {name: batch[name] for name in batch.keys() - {"labels", "sample_ids", "num_tokens"}}
     states = model.model(**inputs, use_cache=False).last_hidden_state  # (sequences, tokens, d)
@@ -146,32 +144,31 @@ def step(model: "PreTrainedModel", batch: dict[str, Any]) -> None:
 
 
 def time_steps(
-    model: "PreTrainedModel",
-    encoder: "ConversationEncoder",
-    dataset: "Dataset",
+    model: PreTrainedModel,
+    encoder: ConversationEncoder,
+    dataset: Dataset,
     kinds: list[Batches],
     num_tokens: int,
     rounds: int,
 ) -> dict[str, float]:
     """Real tokens a second of each kind of batches of the same samples, the median over rounds."""
-    from tqdm import trange
-
-    from trainer.data.packing_collator import PackingCollator
-
     collator = PackingCollator(encoder)
-    seconds: dict[str, list[float]] = {kind.name: [] for kind in kinds}
-    for number in trange(rounds + 1, leave=False):
-        for kind in kinds:
-            packs, spent = kind.name.startswith("packed"), 0.0
-            for sequences in kind.batches:
-                rows = [[dataset[sample] for sample in one] for one in sequences]
-                batch = collator(rows if packs else [row for one in rows for row in one])
-                start = time.process_time()
+
+    def collate(kind: Batches, sequences: list[list[int]]) -> dict[str, Any]:
+        rows = [[dataset[sample] for sample in one] for one in sequences]
+        return collator(rows if kind.name.startswith("packed") else [row for one in rows for row in one])
+
+    def make_run(kind: Batches) -> Callable[[], None]:
+        batches = [collate(kind, sequences) for sequences in kind.batches]
+
+        def run() -> None:
+            for batch in batches:
                 step(model, batch)
-                spent += time.process_time() - start
-            if number:  # the first warms up
-                seconds[kind.name].append(spent)
-    return {name: num_tokens / statistics.median(values) for name, values in seconds.items()}
+
+        return run
+
+    timings = measuring.measure({kind.name: make_run(kind) for kind in kinds}, rounds)
+    return {name: num_tokens / statistics.median(timing.compared) for name, timing in timings.items()}
 
 
 def measure(
@@ -202,11 +199,6 @@ def measure(
         `places` for each real token, `samples` a sequence, and, where steps are timed, real `tokens a second` and
         their `ratio` to those of shuffled samples.
     """
-    from trainer import load_training_data
-    from trainer.data.conversations import ConversationEncoder
-    from trainer.data.sample_lengths import count_tokens
-    from trainer.data.sources import as_rows
-
     counted: dict[str, list[tuple[int, int]]] = {}  # the tokens of each sample's text, and its images
     for number in tokens:
         with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,8 @@ from transformers import (
 
 from modeling_langbridge import SharedVocabulary
 
+from .models import Shapes
+
 
 class Shape(NamedTuple):
     """The sizes of a model. `tokenizer` is a folder of `$LANGBRIDGE_DATA/tokenizers`, `words` is V."""
@@ -28,23 +30,8 @@ class Shape(NamedTuple):
     words: int
 
 
-CLIP_L_336 = CLIPVisionConfig(
-    hidden_size=1024,
-    intermediate_size=4096,
-    num_hidden_layers=24,
-    num_attention_heads=16,
-    image_size=336,
-    patch_size=14,
-)
-QWEN2_05B = Qwen2Config(
-    hidden_size=896,
-    intermediate_size=4864,
-    num_hidden_layers=24,
-    num_attention_heads=14,
-    num_key_value_heads=2,
-    vocab_size=151936,
-    tie_word_embeddings=True,
-)
+PAPER = Shapes().parts()
+CLIP_L_336, QWEN2_05B = PAPER["vision_config"], PAPER["text_config"]
 QWEN2_7B = Qwen2Config(
     hidden_size=3584,
     intermediate_size=18944,
