@@ -4,7 +4,6 @@
 import logging
 import math
 from functools import partial
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,21 +15,17 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.utils.generic import is_flash_attention_requested
 from trl import SFTTrainer
 
-from modeling_langbridge import LangBridgeAdapter, SharedVocabulary
-from modeling_langbridge.utils.weights import require_finite
+from modeling_langbridge import SharedVocabulary
 
 from .answered_positions import AnsweredPositions
 from .callbacks.photo_preview import PhotoPreviewCallback
 from .callbacks.throughput import Throughput
-from .checkpointing.checkpoints import clear_for_adapter, find_last_checkpoint
-from .checkpointing.lora_base import check_base, point_to_base
-from .checkpointing.output_folder import saving_to
+from .checkpointing.checkpoints import find_last_checkpoint
+from .checkpointing.lora_base import check_base
 from .checkpointing.resuming import ResumingMixin, describe_run
-from .checkpointing.sharding import gather_optimizer_state, scatter_optimizer_state, scatter_weights
 from .data.conversations import ConversationEncoder
 from .data.faults import errors_of_workers
 from .data.packing import pack
@@ -42,17 +37,12 @@ from .objectives.assignment_prediction import AssignmentObjective
 from .objectives.objective import Objective
 from .objectives.word_prediction import WordPredictionObjective
 from .packing.packing import PackingMixin, samples_of
-from .parts import (
-    describe_memory,
-    describe_parts,
-    keep_trained_in_float32,
-    part_of,
-    plain_name,
-    prepare_parts,
-)
+from .part_rates import PartRatesMixin
+from .parts import describe_memory, describe_parts, keep_trained_in_float32, prepare_parts
 from .publishing.publishing import PublishingMixin
-from .publishing.recorder import TrainingRecorder, describe_trained
+from .publishing.recorder import TrainingRecorder
 from .run_plan import RunPlan
+from .saving import SavingMixin
 from .sft_config import LangBridgeSFTConfig
 
 
@@ -64,7 +54,9 @@ def context_of(model: PreTrainedModel) -> int | None:
     return getattr(model.config.text_config, "max_position_embeddings", None)
 
 
-class LangBridgeSFTTrainer(ResumingMixin, FeatureCachingMixin, PublishingMixin, PackingMixin, SFTTrainer):
+class LangBridgeSFTTrainer(
+    ResumingMixin, SavingMixin, FeatureCachingMixin, PublishingMixin, PartRatesMixin, PackingMixin, SFTTrainer
+):
     """
     [`~trl.SFTTrainer`] for LangBridge.
 
@@ -169,9 +161,6 @@ class LangBridgeSFTTrainer(ResumingMixin, FeatureCachingMixin, PublishingMixin, 
         packing = f"in bins of {args.max_length} tokens" if args.packing else "none"
         self.run_settings = describe_run(args, samples, dataset_name, args.modes(), rates, packing)
         self.add_callback(self.run_settings)
-        self.group_parts: list[str] = []
-        self.part_rates: dict[str, float] = {}
-        self.peak_rates: dict[str, float] = {}  # empty where the optimizer is not of this trainer's making
         self.step_samples: list[str] = []
         logger.info(describe_parts(self.model, args, args.learning_rate))
         logger.info(describe_memory(self.model))
@@ -202,25 +191,6 @@ class LangBridgeSFTTrainer(ResumingMixin, FeatureCachingMixin, PublishingMixin, 
             counted = count_tokens(dataset, self.data_collator.encoder, self.args.dataset_num_proc)
             self.lengths[dataset] = counted.rename_column("num_tokens", self.args.length_column_name)
         return self.lengths[dataset]
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Splits the optimizer's groups by part, so that each part learns at its own rate."""
-        if self.optimizer is not None:
-            return self.optimizer
-        model = self.model if model is None else model
-        optimizer = super().create_optimizer(model)
-        parts = {parameter: part_of(name) for name, parameter in model.named_parameters()}
-        rates, groups, self.group_parts = self.args.learning_rates(), [], []
-        for group in optimizer.param_groups:
-            for part, rate in rates.items():
-                parameters = [parameter for parameter in group["params"] if parts[parameter] == part]
-                if parameters:
-                    rate = group["lr"] if rate is None else rate
-                    groups.append({**group, "params": parameters, "lr": rate})
-                    self.group_parts.append(part)
-                    self.peak_rates[part] = rate
-        optimizer.param_groups[:] = groups
-        return optimizer
 
     def get_batch_samples(self, *args: Any, **kwargs: Any):
         with self.throughput.waiting_for_data(), errors_of_workers():
@@ -281,12 +251,6 @@ class LangBridgeSFTTrainer(ResumingMixin, FeatureCachingMixin, PublishingMixin, 
             f"They changed no weight; {left}. A lower learning rate or bfloat16 instead of float16 may help."
         )
 
-    def _get_learning_rate(self) -> float:
-        """Called at each step before the schedule moves on: the rates that were used."""
-        groups = self.optimizer.param_groups
-        self.part_rates = {part: group["lr"] for part, group in zip(self.group_parts, groups, strict=False)}
-        return super()._get_learning_rate()
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs.update({f"learning_rate/{part}": rate for part, rate in self.part_rates.items()})
@@ -295,61 +259,6 @@ class LangBridgeSFTTrainer(ResumingMixin, FeatureCachingMixin, PublishingMixin, 
                 if isinstance(callback, PhotoPreviewCallback):
                     logs.update(callback.latest)
         super().log(logs, start_time)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_fsdp_enabled:
-            return super()._save_optimizer_and_scheduler(output_dir)
-        state = gather_optimizer_state(self.model, self.optimizer)
-        if self.args.should_save:
-            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.is_fsdp_enabled or checkpoint is None:
-            super()._load_optimizer_and_scheduler(checkpoint)
-        else:
-            scatter_optimizer_state(self.model, self.optimizer, Path(checkpoint) / OPTIMIZER_NAME)
-            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
-        if checkpoint is not None and self.lr_scheduler is not None and not self.is_deepspeed_enabled:
-            # The checkpoint's rates hold, whatever the arguments say.
-            self.peak_rates = dict(zip(self.group_parts, self.lr_scheduler.base_lrs, strict=False))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            scatter_weights(self.model if model is None else model, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if not self.args.should_save:
-            return super()._save(output_dir, state_dict)
-        model = self._bare_model()
-        require_finite((model.state_dict() if state_dict is None else state_dict).items(), "the trained model")
-        weights = self._adapter_weights(state_dict)  # before saving empties a gathered `state_dict`
-        if state_dict is not None:
-            # Gathered, the output layer no longer shares its memory with the embeddings that it is tied to.
-            state_dict = {name: value for name, value in state_dict.items() if name not in model.all_tied_weights_keys}
-        place, output_dir = Path(output_dir or self.args.output_dir), Path(self.args.output_dir)
-        with saving_to(place, output_dir) as folder:
-            super()._save(str(folder), state_dict)
-            point_to_base(folder, place)
-            clear_for_adapter(folder)
-            self._describe(folder, weights)
-
-    def _describe(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
-        """Puts the adapter alone, the record and the card into a saved folder."""
-        model = self._bare_model()
-        run = describe_trained(model, self.args, self.peak_rates), {part.name: part.weight for part in self.objectives}
-        self.recorder.write(folder, *run)
-        if model.config.adapter_type != "langbridge":
-            return  # without words, it is of use to its own language model only
-        try:
-            adapter = LangBridgeAdapter.from_model(model, self.processing_class.tokenizer, weights)
-            adapter.save_pretrained(folder / "adapter")
-        except ValueError as error:
-            logger.warning("The adapter alone was not saved: %s", error)
-        else:
-            self.recorder.write(folder / "adapter", *run)
 
     def _get_feature_parts(self) -> tuple[PreTrainedModel, BaseImageProcessor, list[Dataset | IterableDataset]]:
         evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
@@ -360,12 +269,3 @@ class LangBridgeSFTTrainer(ResumingMixin, FeatureCachingMixin, PublishingMixin, 
         """The LangBridge itself, in which LoRA stays active, without what launchers and PEFT have put around it."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if is_peft_model(model) else model
-
-    def _adapter_weights(self, state_dict: dict | None) -> dict[str, torch.Tensor]:
-        """The projector's and the vocabulary head's weights, by their names in the model."""
-        weights = self.accelerator.unwrap_model(self.model).state_dict() if state_dict is None else state_dict
-        return {
-            plain_name(name): tensor
-            for name, tensor in weights.items()
-            if part_of(name) in ("projector", "vocabulary_head") and ".original_module." not in name
-        }
