@@ -34,11 +34,11 @@ from .checkpointing.checkpoints import clear_for_adapter
 from .checkpointing.output_folder import saving_to
 from .checkpointing.resuming import ResumingMixin, describe_run
 from .data.caption_words import CaptionWords, caption_of
+from .data.dataset_rows import as_rows
 from .data.feature_cache import FeatureCache
 from .data.image_places import path_of
 from .data.images import open_image
 from .data.samples import naming, read_sample
-from .data.sources import as_rows
 from .device import fit_options_to_machine
 from .features.caching import FeatureCacheArguments, FeatureCachingMixin
 from .objectives.word_prediction import (

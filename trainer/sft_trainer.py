@@ -27,11 +27,11 @@ from .checkpointing.checkpoints import find_last_checkpoint
 from .checkpointing.lora_base import check_base
 from .checkpointing.resuming import ResumingMixin, describe_run
 from .data.conversations import ConversationEncoder
+from .data.dataset_rows import as_rows
 from .data.faults import errors_of_workers
 from .data.packing import pack
 from .data.packing_collator import PackingCollator
 from .data.sample_lengths import count_tokens, without_too_long
-from .data.sources import as_rows
 from .features.caching import FeatureCachingMixin
 from .objectives.assignment_prediction import AssignmentObjective
 from .objectives.objective import Objective

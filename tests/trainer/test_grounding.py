@@ -20,7 +20,7 @@ from modeling_langbridge import (
     SharedVocabulary,
 )
 from trainer import load_training_data
-from trainer.data.sources import as_rows
+from trainer.data.dataset_rows import as_rows
 from trainer.grounding import (
     GroundingConfig,
     GroundingModel,

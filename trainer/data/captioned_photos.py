@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from .caption_words import caption_of
+from .dataset_rows import as_rows
 from .faults import SampleError
 from .image_places import in_folder, is_inline, path_of
 from .json_rows import read_json_rows
 from .samples import read_sample, split_captions
-from .sources import as_rows, load_rows
+from .sources import load_rows
 
 
 @dataclass(frozen=True)

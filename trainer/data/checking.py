@@ -18,6 +18,7 @@ from transformers import ProcessorMixin
 from modeling_langbridge.utils.files import atomic_file, atomic_folder
 
 from .conversations import ConversationEncoder
+from .dataset_rows import undecoded
 from .faults import SampleError
 from .fields import form_of, is_empty, unused_fields
 from .image_places import ImageRules
@@ -25,7 +26,7 @@ from .images import open_image
 from .json_rows import read_json_rows
 from .samples import read_sample, read_webdataset, split_captions
 from .shards import read_shard_rows, write_shard_rows
-from .sources import check_split, find_files, is_json, is_shards, load_rows, undecoded
+from .sources import check_split, find_files, is_json, is_shards, load_rows
 
 
 ROWS_AT_ONCE = 256  # their images are decoded side by side

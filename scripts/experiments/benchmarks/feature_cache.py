@@ -18,9 +18,9 @@ from datasets import Dataset
 from modeling_langbridge import LangBridgeForConditionalGeneration, SharedVocabulary
 from trainer import compose_for_grounding, load_training_data
 from trainer.data.dataset_images import DatasetImages
+from trainer.data.dataset_rows import as_rows
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.feature_key import describe_features
-from trainer.data.sources import as_rows
 from trainer.features.computing import FeatureComputer
 
 from .measuring import measure

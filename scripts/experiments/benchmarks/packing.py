@@ -33,10 +33,10 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
 from trainer import load_training_data
 from trainer.data.conversations import ConversationEncoder
+from trainer.data.dataset_rows import as_rows
 from trainer.data.packing import best_fit_decreasing
 from trainer.data.packing_collator import PackingCollator
 from trainer.data.sample_lengths import count_tokens
-from trainer.data.sources import as_rows
 
 from . import measuring
 from .random_parts import find_data

@@ -18,9 +18,9 @@ from experiments.small_language_model import (
 )
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
 from trainer.data.captioned_photos import CaptionedPhoto
+from trainer.data.dataset_rows import as_rows
 from trainer.data.feature_cache import FeatureCache
 from trainer.data.feature_key import describe_features
-from trainer.data.sources import as_rows
 from trainer.features.computing import FeatureComputer
 from trainer.grounding import compose_for_grounding
 

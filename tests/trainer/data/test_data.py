@@ -30,8 +30,9 @@ from tiny_parts import make_image
 from trainer import load_training_data
 from trainer.data.collator import ConversationCollator
 from trainer.data.conversations import ConversationEncoder
+from trainer.data.dataset_rows import as_rows
 from trainer.data.samples import read_sample
-from trainer.data.sources import as_rows, with_image_folder
+from trainer.data.sources import with_image_folder
 
 
 MESSAGES = List({"role": Value("string"), "content": Value("string")})

@@ -11,8 +11,8 @@ from tiny_training import make_trainer
 
 from trainer.data.collator import ConversationCollator
 from trainer.data.conversations import ConversationEncoder
+from trainer.data.dataset_rows import as_rows
 from trainer.data.sample_lengths import count_tokens, without_too_long
-from trainer.data.sources import as_rows
 
 
 @pytest.fixture
