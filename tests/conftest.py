@@ -7,7 +7,6 @@ from pathlib import Path
 from paths import DATA, ROOT
 
 
-gc.disable()  # until everything is imported, see `pytest_collection_finish`: imports are a fifth faster
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
 # Child processes, too, import the project from here, wherever the one that is installed lies.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -27,7 +26,6 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.enable()
 
 
 @pytest.fixture(scope="session")

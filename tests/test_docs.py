@@ -141,6 +141,7 @@ def test_training(folder):
     assert "merged" in of(left, "merge_lora.py")
 
 
+@pytest.mark.slow
 def test_planning(folder):
     left = follow(DOCS / "planning.md", folder, {"plan.py": ["--projector_hidden_size", "16"]})
     assert "| 24GB | " in of(left, "--memory 24GB")

@@ -8,9 +8,15 @@ import ast
 import sys
 
 from elsewhere import run_elsewhere
+from tiny_parts import make_image
+from tiny_training import save_langbridge
+from transformers import pipeline
+
+from modeling_langbridge import LangBridgeNextForConditionalGeneration, LangBridgeNextProcessor
 
 
 LOADS = """
+sys.modules["av"] = None  # PyAV, which videos alone need
 from PIL import Image
 from transformers import (
     AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor, pipeline
@@ -22,7 +28,11 @@ try:
 except ImportError:
     pass
 
-folder, picture = sys.argv[1:]
+folder, of_tiles, picture = sys.argv[1:]
+try:
+    AutoModel.from_pretrained(folder)
+except ValueError as error:
+    print(error)
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 assert type(processor).__name__ == "LangBridgeProcessor", type(processor)
 
@@ -58,14 +68,33 @@ processor.save_pretrained(folder + "_again")
 again = pipeline("image-text-to-text", model=folder + "_again", trust_remote_code=True)
 answer = again(text=prompts[0], max_new_tokens=5, do_sample=False)
 assert answer[0]["generated_text"][-1]["content"] == one[0]
-print("all loads work")
+try:
+    processor.apply_chat_template([{"role": "user", "content": [{"type": "video", "video": b""}]}])
+except ImportError as error:
+    print(error)
+
+assert type(AutoProcessor.from_pretrained(of_tiles, trust_remote_code=True)).__name__ == "LangBridgeNextProcessor"
+for auto_class in (AutoModel, AutoModelForImageTextToText):
+    model = auto_class.from_pretrained(of_tiles, trust_remote_code=True)
+    assert type(model).__name__ == "LangBridgeNextForConditionalGeneration"
+pipe = pipeline("image-text-to-text", model=of_tiles, trust_remote_code=True)
+print("of tiles:", repr(pipe(text=prompts[0], max_new_tokens=5, do_sample=False)[0]["generated_text"][-1]["content"]))
 """
 
 
-def test_every_auto_class_and_the_pipeline_load_it(saved):
-    result = run_elsewhere(LOADS, str(saved / "model"), str(saved / "picture.png"), home=saved / "home")
+def test_every_auto_class_and_the_pipeline_load_it_and_a_langbridge_next_by_their_own_code(saved, vision, text):
+    make_image(size=(90, 60)).save(saved / "picture.png")
+    processor = LangBridgeNextProcessor.from_vision_text_pretrained(vision, text)
+    of_tiles = save_langbridge(vision, text, processor, saved / "next", LangBridgeNextForConditionalGeneration)
+    result = run_elsewhere(LOADS, saved / "model", of_tiles, saved / "picture.png", home=saved / "home")
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "all loads work" in result.stdout
+    untrusted, no_videos, answered = result.stdout.splitlines()[-3:]
+    assert "trust_remote_code=True" in untrusted
+    assert "Videos are decoded by PyAV" in no_videos
+    content = [{"type": "image", "path": str(saved / "picture.png")}, {"type": "text", "text": "what is it?"}]
+    pipe = pipeline("image-text-to-text", model=of_tiles)
+    expected = pipe(text=[{"role": "user", "content": content}], max_new_tokens=5, do_sample=False)
+    assert answered == f"of tiles: {expected[0]['generated_text'][-1]['content']!r}"
 
 
 def test_the_folder_holds_all_that_loading_needs(saved):
@@ -91,10 +120,3 @@ def test_the_code_that_travels_needs_nothing_beside_torch_and_transformers(saved
                 assert packages <= {"torch", "transformers", "huggingface_hub", "PIL"} | sys.stdlib_module_names, (
                     f"{file}: {packages}"
                 )
-
-
-def test_loading_without_trust_remote_code_says_what_to_set(saved):
-    code = "from transformers import AutoModel\nAutoModel.from_pretrained(sys.argv[1])"
-    result = run_elsewhere(code, str(saved / "model"), home=saved / "home")
-    assert result.returncode != 0
-    assert "trust_remote_code=True" in result.stderr

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from clips import make_clip
-from elsewhere import run_elsewhere
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -18,7 +17,6 @@ from transformers import (
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     LlavaNextProcessor,
-    pipeline,
 )
 
 from modeling_langbridge import (
@@ -203,33 +201,6 @@ def test_a_saved_model_answers_as_before(model, processor, tmp_path):
     assert again.image_processor.image_grid_pinpoints == processor.image_processor.image_grid_pinpoints
     assert all(torch.equal(value, inputs[name]) for name, value in read(again, SIZES[:3]).items())
     torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
-
-
-LOADS = """
-from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
-
-folder, picture = sys.argv[1:]
-assert type(AutoProcessor.from_pretrained(folder, trust_remote_code=True)).__name__ == "LangBridgeNextProcessor"
-for auto_class in (AutoModel, AutoModelForImageTextToText):
-    model = auto_class.from_pretrained(folder, trust_remote_code=True)
-    assert type(model).__name__ == "LangBridgeNextForConditionalGeneration"
-content = [{"type": "image", "path": picture}, {"type": "text", "text": "what is it?"}]
-pipe = pipeline("image-text-to-text", model=folder, trust_remote_code=True)
-answer = pipe(text=[{"role": "user", "content": content}], max_new_tokens=5, do_sample=False)
-print("answer:", repr(answer[0]["generated_text"][-1]["content"]))
-"""
-
-
-def test_a_fresh_process_loads_it_by_its_own_code(model, processor, tmp_path):
-    for part in (model, processor):
-        part.save_pretrained(tmp_path / "model")
-    make_image(size=(90, 60)).save(tmp_path / "picture.png")
-    result = run_elsewhere(LOADS, str(tmp_path / "model"), str(tmp_path / "picture.png"), home=tmp_path / "home")
-    content = [{"type": "image", "path": str(tmp_path / "picture.png")}, {"type": "text", "text": "what is it?"}]
-    pipe = pipeline("image-text-to-text", model=model, processor=processor)
-    expected = pipe(text=[{"role": "user", "content": content}], max_new_tokens=5, do_sample=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert f"answer: {expected[0]['generated_text'][-1]['content']!r}" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["siglip", "dinov2", "mobilenet_v2"])

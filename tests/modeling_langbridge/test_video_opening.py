@@ -10,7 +10,6 @@ import av
 import pytest
 import torch
 from clips import make_clip
-from elsewhere import run_elsewhere
 from PIL import Image, ImageDraw
 
 from modeling_langbridge import video_opening
@@ -240,22 +239,3 @@ def test_a_video_in_a_message_is_its_frames_as_images(processor, tmp_path, sampl
         assert processor.apply_chat_template(messages, **sampling).count("<image>") == number
     with pytest.raises(VideoError, match="None is neither a path"):
         processor.apply_chat_template([{"role": "user", "content": [{"type": "video"}]}])
-
-
-WITHOUT_PYAV = """
-sys.modules["av"] = None
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
-AutoModelForImageTextToText.from_pretrained(sys.argv[1], trust_remote_code=True)
-processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
-try:
-    processor.apply_chat_template([{"role": "user", "content": [{"type": "video", "video": b""}]}])
-except ImportError as error:
-    print("asked for:", error)
-"""
-
-
-def test_a_checkpoints_own_code_needs_pyav_for_videos_alone(saved, tmp_path):
-    result = run_elsewhere(WITHOUT_PYAV, str(saved / "model"), home=tmp_path / "home")
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "asked for: Videos are decoded by PyAV" in result.stdout

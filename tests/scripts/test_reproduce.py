@@ -96,6 +96,7 @@ def test_all_stages_lead_to_a_table_and_a_second_run_repeats_none(small_data, tm
     assert json.loads((world.output_dir / "captions" / "captions.json").read_text()) == bare
 
 
+@pytest.mark.slow
 def test_only_the_adapters_differ_between_the_models(small_data, tmp_path):
     world = tiny_world(small_data, tmp_path)
     for name, stage in (stage for group in stages_of(world)[:3] for stage in group.items()):

@@ -54,47 +54,72 @@ def arguments(vision, text, tmp_path_factory) -> list[str]:
     return [str(word) for name, value in options.items() for word in (f"--{name}", value)]
 
 
-def run(layout: str, arguments: list[str], *outputs: Path) -> None:
+def run(layout: str, *trainings: tuple[list[str], Path]) -> None:
     """
-    Trains in this process, or in two others under the preset of that name, which run one training after the other.
-    An output that holds a checkpoint is gone on with.
+    Trains with each command line into its output, in this process or in two others under the preset of that name,
+    which run one training after the other. An output that holds a checkpoint is gone on with.
     """
     batch_size = ["--per_device_train_batch_size", "8" if layout == "one" else "4"]
-    trainings = [[*arguments, *batch_size, "--output_dir", str(output)] for output in outputs]
-    for training, output in zip(trainings, outputs, strict=True):
-        if output.exists():
-            training += ["--resume_from_checkpoint", "last"]
+    resumed = ["--resume_from_checkpoint", "last"]
+    commands = [
+        [*arguments, *batch_size, "--output_dir", str(output), *(resumed if output.exists() else [])]
+        for arguments, output in trainings
+    ]
     if layout == "one":
-        for training in trainings:
-            result = run_script_here(SCRIPTS / "train.py", *training)
+        for command in commands:
+            result = run_script_here(SCRIPTS / "train.py", *command)
             assert result.returncode == 0, result.stderr[-4000:]
         return
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(SCRIPTS / "accelerate" / f"{layout}.yaml"), "--num_processes", "2"]
-    command += ["--mixed_precision", "no", "--main_process_port", "0", str(ROOT / "tests" / "sharded_on_cpu.py")]
-    command.append(str(SCRIPTS / "train.py"))
-    for training in trainings:
-        command += [*training, "+"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch"]
+    launch += ["--config_file", str(SCRIPTS / "accelerate" / f"{layout}.yaml"), "--num_processes", "2"]
+    launch += ["--mixed_precision", "no", "--main_process_port", "0", str(ROOT / "tests" / "sharded_on_cpu.py")]
+    launch.append(str(SCRIPTS / "train.py"))
+    for command in commands:
+        launch += [*command, "+"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=ROOT)
+    result = subprocess.run(launch, capture_output=True, text=True, timeout=500, env=environment, cwd=ROOT)
     assert result.returncode == 0, result.stderr[-4000:]
-    (outputs[0] / "stderr.txt").write_text(result.stderr)
+    (trainings[0][1] / "stderr.txt").write_text(result.stderr)
 
 
 @pytest.fixture(scope="module")
-def runs(arguments, tmp_path_factory) -> dict[str, Path]:
-    """What each layout trained, and under `ddp-fsdp2` what the second went on with from a checkpoint of the first."""
-    folder = tmp_path_factory.mktemp("runs")
+def in_tiles(arguments, vision, text, tmp_path_factory) -> list[str]:
+    """The same training of a LangBridge-NeXT: the second process receives text alone here, too."""
+    folder = tmp_path_factory.mktemp("tiles")
+    samples = write_samples(folder, number=32, text_only=lambda index: index % 8 >= 4, sizes=SIZES)
+    processor = LangBridgeNextProcessor.from_vision_text_pretrained(vision, text)
+    fields = {"model_class": LangBridgeNextForConditionalGeneration, "coefficient_activation": "gated_softmax"}
+    base = save_langbridge(vision, text, processor, folder / "base", **fields)
+    files = {"model": base, "dataset": samples, "eval_dataset": samples}
+    return arguments + [str(word) for name, value in files.items() for word in (f"--{name}", value)]
 
-    def hand_over(writer: str, reader: str) -> Path:
+
+@pytest.fixture(scope="module")
+def runs(arguments, in_tiles, tmp_path_factory) -> dict[str, Path]:
+    """
+    What each layout trained: plainly, from a feature cache, and in tiles (with DDP beside word prediction). Under
+    `ddp-fsdp2` is what the second went on with from a checkpoint of the first.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+    tiles = {"ddp": [*in_tiles, "--word_prediction_weight", "1"], "fsdp2": in_tiles}
+
+    def hand_over(writer: str, reader: str) -> tuple[list[str], Path]:
         output = folder / f"{writer}-{reader}"
         shutil.copytree(folder / writer / "checkpoint-2", output / "checkpoint-2")
-        return output
+        return arguments, output
 
-    run("one", arguments, folder / "one")
-    run("ddp", arguments, folder / "ddp")
-    run("fsdp2", arguments, folder / "fsdp2", hand_over("one", "fsdp2"), hand_over("ddp", "fsdp2"))
-    run("one", arguments, hand_over("fsdp2", "one"))
+    def trainings(layout: str) -> list[tuple[list[str], Path]]:
+        cached = [*arguments, "--feature_cache", str(folder / f"{layout}-features")]
+        return [
+            (arguments, folder / layout),
+            (cached, folder / f"{layout}-cached"),
+            (tiles[layout], folder / f"{layout}-tiles"),
+        ]
+
+    run("one", (arguments, folder / "one"), *((tiles[layout], folder / f"one-tiles-{layout}") for layout in tiles))
+    run("ddp", *trainings("ddp"))
+    run("fsdp2", *trainings("fsdp2"), hand_over("one", "fsdp2"), hand_over("ddp", "fsdp2"))
+    run("one", hand_over("fsdp2", "one"))
     return {output.name: output for output in folder.iterdir()}
 
 
@@ -133,40 +158,23 @@ def test_a_checkpoint_of_one_layout_is_resumed_in_another(runs, written_by, read
     assert logged(resumed, "loss") == pytest.approx(logged(runs["one"], "loss"), abs=1e-4)
 
 
-@pytest.mark.parametrize("layout", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
-def test_two_processes_compute_each_images_features_once_and_learn_from_them(runs, arguments, tmp_path, layout):
-    run(layout, [*arguments, "--feature_cache", str(tmp_path / "features")], tmp_path / layout)
-    keys = [
-        key for shard in (tmp_path / "features").rglob("*.safetensors") for key in load_file(shard)["keys"].tolist()
-    ]
+@pytest.mark.parametrize("layout", ["ddp", "fsdp2"])
+def test_two_processes_compute_each_images_features_once_and_learn_from_them(runs, layout):
+    shards = list(runs[f"{layout}-features"].rglob("*.safetensors"))
+    keys = [key for shard in shards for key in load_file(shard)["keys"].tolist()]
     assert len(keys) == len(set(map(bytes, keys))) == 4
-    assert len(list((tmp_path / "features").rglob("*.safetensors"))) == 2  # of each process its own
+    assert len(shards) == 2  # of each process its own
     for name in ("loss", "eval_loss", "grad_norm"):
-        assert logged(tmp_path / layout, name) == pytest.approx(logged(runs["one"], name), rel=1e-3)
+        assert logged(runs[f"{layout}-cached"], name) == pytest.approx(logged(runs["one"], name), rel=1e-3)
 
 
-@pytest.fixture(scope="module")
-def in_tiles(arguments, vision, text, tmp_path_factory) -> list[str]:
-    """The same training of a LangBridge-NeXT: the second process receives text alone here, too."""
-    folder = tmp_path_factory.mktemp("tiles")
-    samples = write_samples(folder, number=32, text_only=lambda index: index % 8 >= 4, sizes=SIZES)
-    processor = LangBridgeNextProcessor.from_vision_text_pretrained(vision, text)
-    fields = {"model_class": LangBridgeNextForConditionalGeneration, "coefficient_activation": "gated_softmax"}
-    base = save_langbridge(vision, text, processor, folder / "base", **fields)
-    files = {"model": base, "dataset": samples, "eval_dataset": samples}
-    return arguments + [str(word) for name, value in files.items() for word in (f"--{name}", value)]
-
-
-@pytest.mark.parametrize("layout", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
-def test_tiles_are_learnt_alike_in_two_processes(in_tiles, tmp_path, layout):
-    options, names = [], ["loss", "eval_loss", "grad_norm"]
-    if layout == "ddp":
-        options, names = ["--word_prediction_weight", "1"], [*names, "word_prediction", "word_entropy"]
-    for name in ("one", layout):
-        run(name, [*in_tiles, *options], tmp_path / name)
-    for name in names:
-        assert logged(tmp_path / layout, name) == pytest.approx(logged(tmp_path / "one", name), rel=1e-3)
-    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("one", layout))
+@pytest.mark.parametrize("layout", ["ddp", "fsdp2"])
+def test_tiles_are_learnt_alike_in_two_processes(runs, layout):
+    one, two = runs[f"one-tiles-{layout}"], runs[f"{layout}-tiles"]
+    words = ["word_prediction", "word_entropy"] if layout == "ddp" else []
+    for name in ("loss", "eval_loss", "grad_norm", *words):
+        assert logged(two, name) == pytest.approx(logged(one, name), rel=1e-3)
+    expected, found = (load_file(output / "model.safetensors") for output in (one, two))
     for name in ("model.image_newline", "model.vocabulary_head.weight", "model.multi_modal_projector.linear_1.weight"):
         torch.testing.assert_close(found[name], expected[name], atol=1e-3, rtol=1e-3)
 
@@ -174,9 +182,9 @@ def test_tiles_are_learnt_alike_in_two_processes(in_tiles, tmp_path, layout):
 @pytest.mark.slow
 def test_lora_is_resumed_when_sharded(arguments, tmp_path):
     arguments = [*arguments, "--train_language_model", "lora", "--lora_dropout", "0"]
-    run("one", arguments, tmp_path / "one")
+    run("one", (arguments, tmp_path / "one"))
     shutil.copytree(tmp_path / "one" / "checkpoint-2", tmp_path / "sharded" / "checkpoint-2")
-    run("fsdp2", arguments, tmp_path / "sharded")
+    run("fsdp2", (arguments, tmp_path / "sharded"))
     assert logged(tmp_path / "sharded", "loss") == pytest.approx(logged(tmp_path / "one", "loss"), abs=1e-4)
     expected, found = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "sharded"))
     for name, value in expected.items():
@@ -189,7 +197,7 @@ def test_words_beside_captions_are_learnt_alike_in_two_processes(arguments, visi
     base = save_langbridge(vision, text, processor, tmp_path / "base", coefficient_activation="gated_softmax")
     arguments = [*arguments, "--model", base, "--word_prediction_weight", "1"]
     for layout in ("one", "ddp"):
-        run(layout, arguments, tmp_path / layout)
+        run(layout, (arguments, tmp_path / layout))
     for name in ("loss", "word_prediction", "word_entropy", "grad_norm"):
         assert logged(tmp_path / "ddp", name) == pytest.approx(logged(tmp_path / "one", name), abs=1e-3)
 
@@ -199,7 +207,7 @@ def test_words_beside_captions_are_learnt_alike_in_two_processes(arguments, visi
 def test_bins_are_learnt_alike_in_two_processes(arguments, tmp_path, layout):
     arguments = [*arguments, "--packing", "true", "--max_length", "200"]  # in eight bins, a step of both
     for name in ("one", layout):
-        run(name, arguments, tmp_path / name)
+        run(name, (arguments, tmp_path / name))
     for name in ("loss", "eval_loss", "grad_norm", "num_tokens"):
         assert logged(tmp_path / layout, name) == pytest.approx(logged(tmp_path / "one", name), rel=1e-4)
     expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("one", layout))
