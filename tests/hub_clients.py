@@ -21,9 +21,10 @@ CARD = ["--license", "mit", "--language", "en"]
 
 # Imports once what the commands need, which takes most of the time of each, and forks for every command.
 PUBLISHER = """
-import json, os, runpy, sys
+import gc, json, os, runpy, sys
 import hub_cards.pushing, trainer.grounding, trainer.sft_trainer
 
+gc.freeze()
 for line in sys.stdin:
     command = json.loads(line)
     child = os.fork()

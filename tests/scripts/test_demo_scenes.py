@@ -2,6 +2,7 @@
 import json
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -12,21 +13,24 @@ from paths import SCRIPTS
 from PIL import Image
 from transformers import AutoModel, AutoModelForCausalLM, LlavaForConditionalGeneration
 
+from experiments.stages import claim_output_dir, run_stages
 from experiments.synthetic.demo_report import accuracy_table, compare_captions
+from experiments.synthetic.demo_stages import QUICK, STAGES, Demo
 from experiments.synthetic.synthetic_world import attribute_hits, make_scenes
 from modeling_langbridge import LangBridgeForConditionalGeneration
 
 
 SCRIPT = SCRIPTS / "demo_scenes.py"
-STAGES = (
-    "world", "samples", "tower", "language_model_a", "language_model_b", "vocabulary", "langbridge", "mlp", "captions"
-)  # fmt: skip
+NAMES = [name for group in STAGES for name in group]
 
 
 @pytest.fixture(scope="module")
 def quick_demo(tmp_path_factory) -> tuple[Path, CompletedProcess]:
-    """The folder of a quick demo, and what it printed."""
+    """The folder of a quick demo, all of whose stages run in this process, and what the command printed at the end."""
     folder = tmp_path_factory.mktemp("demo") / "output"
+    demo = Demo(folder, QUICK, seed=0)
+    claim_output_dir(folder, demo.settings)
+    run_stages(folder, [{name: partial(stage, demo)} for group in STAGES[:-1] for name, stage in group.items()])
     return folder, run_script_here(SCRIPT, "--quick", "--output_dir", folder)
 
 
@@ -39,13 +43,20 @@ def test_a_run_ends_with_table_checkpoint_and_picture(quick_demo):
     assert result.returncode == 0, result.stderr
     assert "| LangBridge adapter |" in result.stdout and "| MLP adapter (stock LLaVA) |" in result.stdout
     assert {path.name for path in folder.iterdir()} == {
-        *STAGES, "settings.json", "results.md", "results.json", "captions.png"
+        *NAMES, "settings.json", "results.md", "results.json", "captions.png"
     }  # fmt: skip
     assert (folder / "results.md").read_text() in result.stdout
     results = json.loads((folder / "results.json").read_text())
     assert set(results["accuracy"]) == {"blind", "mlp", "langbridge", "told"}
     with Image.open(folder / "captions.png") as picture:
         assert min(picture.size) > 400
+
+
+@pytest.mark.slow  # six processes
+def test_stages_side_by_side_in_processes_of_their_own_lead_to_the_same_table(quick_demo, tmp_path):
+    result = run_script_here(SCRIPT, "--quick", "--output_dir", tmp_path / "output")
+    assert result.returncode == 0, result.stderr
+    assert table_of(result) == table_of(quick_demo[1])
 
 
 def test_the_demo_leaves_training_scenes_as_files_that_the_checker_finds_nothing_wrong_with(quick_demo):
@@ -81,7 +92,7 @@ def test_a_second_run_does_what_is_missing_and_reports_the_same(quick_demo, tmp_
     (folder / "results.md").unlink()
     result = run_script_here(SCRIPT, "--quick", "--output_dir", folder)
     assert result.returncode == 0, result.stderr
-    assert result.stderr.count("Done before.") == len(STAGES) - 1
+    assert result.stderr.count("Done before.") == len(NAMES) - 1
     assert table_of(result) and table_of(result) == table_of(quick_demo[1])
     assert (folder / "results.md").read_text() in result.stdout
 
