@@ -39,7 +39,7 @@ lint: .venv/installed
 
 .venv/installed: setup.py constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[train,quantization,eval,serve,space,parts,video,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[train,quantization,eval,serve,space,parts,video,onnx,dev]'
 	touch $@
 
 # transformers' own common tests (tests/hf): its source distribution carries them, its wheel does not.

@@ -55,6 +55,7 @@ setup(
         "serve": ["starlette>=1.10", "uvicorn>=0.54"],
         "space": ["gradio>=6.31", "mcp>=1.21,<2"],  # not gradio[mcp], which wants an older pydantic
         "video": ["av>=18"],
+        "onnx": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
         "parts": ["gguf", "matplotlib"],
         "eval": ["pycocoevalcap>=1.2", "matplotlib"],
         "dev": [

@@ -188,12 +188,12 @@ class LangBridgeModel(LangBridgePreTrainedModel, LlavaModel):
         # PEFT lets every embedding's output require gradients, for checkpointing's sake: a frozen tower would run
         # backward for nothing.
         needed = torch.is_grad_enabled() and (pixel_values.requires_grad or needs_gradients(self.vision_tower))
-        # Many tiles or frames are read a few at a time. Processes that share the weights must call them equally often.
-        together = len(pixel_values) if needed or dist.is_initialized() else IMAGES_AT_ONCE
+        # Many tiles or frames are read a few at a time. Processes that share the weights must call them equally often,
+        # and a graph holds any number of images.
+        together = needed or dist.is_initialized() or torch.compiler.is_compiling()
+        parts = [pixel_values] if together else pixel_values.split(IMAGES_AT_ONCE)
         with torch.set_grad_enabled(needed):
-            outputs = join_outputs(
-                [self.vision_tower(part, return_dict=True, **kwargs) for part in pixel_values.split(max(1, together))]
-            )
+            outputs = join_outputs([self.vision_tower(part, return_dict=True, **kwargs) for part in parts])
         if outputs.last_hidden_state.dim() == 4:  # a convolutional tower's map (images, d_v, rows, columns)
             features = outputs.last_hidden_state.flatten(2).transpose(1, 2)  # (images, tokens, d_v)
         else:

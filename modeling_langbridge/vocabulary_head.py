@@ -57,6 +57,8 @@ def find_head(model: nn.Module) -> "LangBridgeVocabularyHead":
 def in_parts(function: Callable, rows_at_once: int, *tensors: torch.Tensor) -> list:
     """Runs a function on a few rows at a time, and again in the backward pass, so that one part's results are stored
     at most. By then a wrapper may have taken back a weight: the function must hold the weights it was made with."""
+    if torch.compiler.is_compiling() and not torch.is_grad_enabled():  # a graph is made for any number of rows
+        return [function(*tensors)]
     parts = zip(*(tensor.split(max(1, rows_at_once)) for tensor in tensors), strict=True)
     if not torch.is_grad_enabled():
         return [function(*part) for part in parts]

@@ -5,12 +5,14 @@
 scripts/test_beyond_sft.py.
 """
 
+import ast
 import json
 import shutil
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+import torch
 from clips import make_clip
 from documents import follow
 from original_langbridge import OriginalLangBridge
@@ -215,6 +217,21 @@ def test_serving(folder):
     left = follow(DOCS / "serving.md", folder)
     assert "The LLaVA is in my-llava" in of(left, "export.py")
     assert of(left, "pipeline(")
+
+
+@pytest.mark.slow
+def test_onnx(folder):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    left = follow(DOCS / "onnx.md", folder)
+    adapter = LangBridgeAdapter.from_pretrained(folder / "grounded" / "adapter")
+    model, processor = adapter.join(str(folder / CLIP))
+    image = processor.open_image(str(folder / "photo.png"))
+    with torch.no_grad():
+        coefficients = model.get_image_coefficients(**processor.image_processor(image, return_tensors="pt"))
+    strongest = coefficients[0].sum(0).topk(8).indices
+    assert ast.literal_eval(of(left, "strengths")) == [adapter.vocabulary.surfaces[word] for word in strongest]
+    assert "onnx/vision_encoder.onnx" in of(left, "--model")
 
 
 @pytest.mark.slow
