@@ -45,6 +45,10 @@ from .vocabulary_head import AffineMap, LangBridgeVocabularyHead, find_head, fir
 
 
 IMAGES_AT_ONCE = 16
+NOT_A_LLAVA = (
+    "none, since this is a LangBridge, whose vocabulary head a LLaVA would leave out: load it with an Auto class and "
+    "trust_remote_code=True, or export it as a LLaVA with scripts/export.py"
+)
 
 
 class LangBridgeMultiModalProjector(nn.Module):
@@ -297,6 +301,9 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         classes = "AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM"
         models = dict.fromkeys(classes, model)
         self.config.auto_map = {"AutoConfig": config, **models}
+        # LLaVA's own classes would load it without its head. Of a file they read the part of their own type.
+        for llava in ("llava", "llava_next"):
+            setattr(self.config, llava, {"model_type": llava, "image_token_index": NOT_A_LLAVA})
         super().save_pretrained(save_directory, **kwargs)
 
     @classmethod

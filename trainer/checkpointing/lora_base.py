@@ -28,6 +28,8 @@ NOT_THE_MODELS = {
     "bos_token_id",
     "dtype",
     "eos_token_id",
+    "llava",
+    "llava_next",
     "pad_token_id",
     "quantization_config",
     "transformers_version",
