@@ -177,6 +177,14 @@ def test_forward_hooks_on_the_head_are_called(folded):
     assert calls
 
 
+def test_forward_hooks_on_the_projector_see_what_it_gives_the_head_folded_before_or_not(model, folded):
+    for each in (model, folded):
+        shapes = []
+        each.model.multi_modal_projector.register_forward_hook(lambda *call: shapes.append(call[-1].shape[-1]))  # noqa: B023
+        assert_fresh(each)
+        assert set(shapes) == {40}
+
+
 @pytest.mark.parametrize("activation", ["softmax", "gated_softmax"])
 def test_a_softmax_is_never_folded(vision, text, processor, activation):
     model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hooks, PEFT and quantisers on modules of the model: the visual tokens stay those of the words' own embeddings."""
+"""Hooks, PEFT and wrappers on modules of the model: the visual tokens stay those of the words' own embeddings."""
 
 import copy
 
@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn.utils import parametrize
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM
 from transformers.integrations.neftune import neftune_post_forward_hook
 
 from modeling_langbridge import LangBridgeForConditionalGeneration
@@ -77,31 +77,6 @@ def test_layers_of_the_projector_may_be_wrapped(model, pixel_values):
     projector = model.model.multi_modal_projector
     projector.linear_1, projector.linear_2 = Wrapper(projector.linear_1), Wrapper(projector.linear_2)
     torch.testing.assert_close(visual_tokens(model, pixel_values), expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("bits", [4, 8])
-def test_a_plain_quantisation_leaves_the_adapter_as_it_is(model, tmp_path, bits, dtype):
-    pytest.importorskip("bitsandbytes")
-    model.save_pretrained(tmp_path)
-    features = torch.randn(2, 16, 24)
-    with torch.no_grad():
-        expected = model.model.adapt(features)
-    quantised = AutoModelForImageTextToText.from_pretrained(
-        tmp_path, dtype=dtype, quantization_config=BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
-    )
-    for part in (quantised.model.language_model, quantised.model.vision_tower):
-        linear = next(module for module in part.modules() if isinstance(module, nn.Linear))
-        assert not linear.weight.is_floating_point()
-    for part in (quantised.model.multi_modal_projector, quantised.model.vocabulary_head):
-        assert all(parameter.is_floating_point() for parameter in part.parameters())
-    with torch.no_grad():
-        found = quantised.model.adapt(features.to(dtype)).float()
-    assert quantised.model.folded_adapter.map.made
-    assert (found - expected).norm() / expected.norm() < 0.02
-    quantised.model.multi_modal_projector.requires_grad_(True)
-    quantised.train().model.adapt(features.to(dtype)).sum().backward()
-    assert quantised.model.multi_modal_projector.linear_2.weight.grad.abs().sum() > 0
 
 
 def test_a_parametrized_embedding_gives_the_words_that_it_computes(model, pixel_values):
