@@ -86,6 +86,7 @@ def export_onnx(arguments: argparse.Namespace) -> None:
             config, processor = open_processor(arguments.model)
             check_fits_onnx(config)
             graph = VisualTokensGraph(load_model(arguments.model, config, dtype=torch.float32))
+            config.save_pretrained(unfinished)
             processor.save_pretrained(unfinished)
         else:
             adapter = LangBridgeAdapter.from_pretrained(arguments.adapter)

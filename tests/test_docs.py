@@ -20,7 +20,7 @@ from paths import ROOT
 from tiny_parts import SENTENCES, make_image, make_tokenizer, save_language_model, save_vision_tower
 from tiny_training import COLOURS
 from tokenizers import Tokenizer, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerFast
 
 from modeling_langbridge import (
     LangBridgeAdapter,
@@ -232,6 +232,8 @@ def test_onnx(folder):
     strongest = coefficients[0].sum(0).topk(8).indices
     assert ast.literal_eval(of(left, "strengths")) == [adapter.vocabulary.surfaces[word] for word in strongest]
     assert "onnx/vision_encoder.onnx" in of(left, "--model")
+    beside, config = (each.from_pretrained(folder / "my-onnx") for each in (AutoProcessor, AutoConfig))
+    assert beside.image_token_id == config.image_token_index == compose(folder, QWEN)[1].image_token_id
 
 
 @pytest.mark.slow
