@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import trange
 
+from trainer.planning.counted_products import CountedProducts
 from trainer.planning.live_memory import LiveMemory
 
 
@@ -89,16 +89,16 @@ class Traffic(TorchDispatchMode):
 class Work:
     """What a way computes and moves."""
 
-    multiply_adds: int  # of matrix products and convolutions
+    multiply_adds: int  # of matrix products, convolutions and attention
     bytes: int  # read and written by all operations
     largest: int  # elements of the largest tensor that an operation makes
     peak: int  # bytes of the tensors that it makes that live at once
 
 
 def count_work(way: Callable[[], object]) -> Work:
-    with FlopCounterMode(display=False) as counter, Traffic() as traffic, LiveMemory() as memory:
+    with CountedProducts() as products, Traffic() as traffic, LiveMemory() as memory:
         way()
-    return Work(counter.get_total_flops() // 2, traffic.bytes, traffic.largest, memory.most)
+    return Work(products.multiply_adds.total(), traffic.bytes, traffic.largest, memory.most)
 
 
 def with_product(ways: dict[str, Callable], dtype: torch.dtype, device: str) -> dict[str, Callable]:
