@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from trainer.planning.simulated_step import fake_weights_pass
 
 from .caption_work import count_caption
-from .measuring import Timing, measure
+from .measuring import Stopwatch, Timing, measure
 from .models import make_batch, make_langbridge, make_llava, with_head
 from .shapes import Shapes
 from .tables import Table, spread
@@ -83,13 +83,14 @@ def count_at(shapes: Shapes, arguments: argparse.Namespace) -> Table:
 
 
 def compare_at(batch_size: int, ways: dict[str, Way], shapes: Shapes, arguments: argparse.Namespace) -> Table:
-    inputs = {name: make_inputs(way, shapes, batch_size, arguments.device) for name, way in ways.items()}
-
-    def time(tokens: int) -> dict[str, Timing]:
-        runs = {name: make_run(way, inputs[name], tokens) for name, way in ways.items()}
-        return measure(runs, arguments.rounds, arguments.device)
-
-    first, whole = time(1), time(arguments.new_tokens)
+    first = {name: Timing() for name in ways}
+    runs = {
+        name: make_run(way, make_inputs(way, shapes, batch_size, arguments.device), arguments.new_tokens, first[name])
+        for name, way in ways.items()
+    }
+    whole = measure(runs, arguments.rounds, arguments.device)
+    for timing in first.values():
+        timing.drop_first_round()
     return table(f"Batch {batch_size}: {describe(shapes, arguments)}", first, whole, arguments.new_tokens, batch_size)
 
 
@@ -122,9 +123,19 @@ def table(title: str, first: dict[str, Timing], whole: dict[str, Timing], tokens
     return Table(title, columns, rows)
 
 
-def make_run(way: Way, inputs: dict[str, torch.Tensor], tokens: int) -> Callable[[], None]:
+def make_run(way: Way, inputs: dict[str, torch.Tensor], tokens: int, first: Timing) -> Callable[[], None]:
+    """A way's generation of so many tokens, which adds the time to the first one to a timing."""
+
     @torch.no_grad()
     def run() -> None:
-        way.model.generate(**inputs, **way.options, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
+        watch, images = Stopwatch(inputs["input_ids"].device.type), len(inputs["input_ids"])
+
+        def note_first_token(sequences: torch.Tensor, scores: object, **kwargs) -> torch.Tensor:
+            if sequences.shape[1] == inputs["input_ids"].shape[1] + 1:
+                watch.read(first)
+            return torch.zeros(images, dtype=torch.bool, device=sequences.device)
+
+        options = {**way.options, "stopping_criteria": [note_first_token], "do_sample": False}
+        way.model.generate(**inputs, **options, max_new_tokens=tokens, min_new_tokens=tokens)
 
     return run

@@ -7,7 +7,6 @@ Run by `measure`, with the options of train.py.
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -157,7 +156,7 @@ def train(options: Options, plain: bool) -> Steps:
 
 
 def take_out_of_files(model: nn.Module) -> None:
-    """Copies weights that lie in mapped files: read pages of these are resident, also where no weight is any more."""
+    """Copies weights that lie in a mapped file, whose pages are not counted: some hold no weight any more."""
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
 
@@ -179,11 +178,8 @@ def clock() -> float:
 
 
 def resident() -> int:
-    """The bytes that this process holds; on a GPU, those of tensors there."""
-    if torch.cuda.is_available():
-        return torch.cuda.memory_allocated()
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
+    """The bytes that this process holds, but for pages of files; on a GPU, those of tensors there."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else read_status("RssAnon")
 
 
 def forget_peak() -> None:
@@ -195,11 +191,16 @@ def forget_peak() -> None:
 
 
 def peak() -> int:
-    """The most bytes that were held since."""
+    """The most bytes that were held since, of the same kind; pages of files hardly change while a model trains."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    return read_status("VmHWM") - read_status("RssFile")
+
+
+def read_status(field: str) -> int:
+    """A field of what the system says of this process, in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
 
 
 if __name__ == "__main__":

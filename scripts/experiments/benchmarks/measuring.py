@@ -26,6 +26,9 @@ class Timing:
     seconds: list[float] = field(default_factory=list)
     compared: list[float] = field(default_factory=list)
 
+    def drop_first_round(self) -> None:
+        del self.seconds[0], self.compared[0]
+
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
@@ -45,15 +48,27 @@ def measure(ways: dict[str, Callable[[], object]], rounds: int, device: str = "c
     timings = {name: Timing() for name in ways}
     for number in trange(rounds + 1, leave=False, desc="rounds"):
         for name, way in ways.items():
-            synchronize(device)
-            start, start_computing = time.perf_counter(), computing_time()
+            watch = Stopwatch(device)
             way()
-            synchronize(device)
-            seconds, computing = time.perf_counter() - start, computing_time() - start_computing
             if number:
-                timings[name].seconds.append(seconds)
-                timings[name].compared.append(computing if device == "cpu" else seconds)
+                watch.read(timings[name])
     return timings
+
+
+class Stopwatch:
+    """Runs from when it is made."""
+
+    def __init__(self, device: str):
+        self.device = device
+        synchronize(device)
+        self.start, self.start_computing = time.perf_counter(), computing_time()
+
+    def read(self, timing: Timing) -> None:
+        """Adds the time since to a timing."""
+        synchronize(self.device)
+        seconds, computing = time.perf_counter() - self.start, computing_time() - self.start_computing
+        timing.seconds.append(seconds)
+        timing.compared.append(computing if self.device == "cpu" else seconds)
 
 
 def computing_time() -> float:

@@ -7,6 +7,7 @@ from torch._subclasses import FakeTensorMode
 
 from experiments.benchmarks.caption_work import count_caption
 from experiments.benchmarks.generation import make_inputs, make_run, make_ways
+from experiments.benchmarks.measuring import Timing, measure
 from experiments.benchmarks.shapes import Shapes
 from trainer.planning.counted_products import CountedProducts
 from trainer.planning.simulated_step import fake_weights_pass
@@ -29,15 +30,25 @@ def ways():
 def test_counted_work_is_that_of_generation(ways, name):
     way = ways[name]
     way.model.eval()
-    run = make_run(way, make_inputs(way, SHAPES, 1, "cpu"), TOKENS)
+    first = Timing()
+    run = make_run(way, make_inputs(way, SHAPES, 1, "cpu"), TOKENS, first)
     run()  # folds the adapter
     with CountedProducts() as real:
         run()
+    assert len(first.seconds) == 2
     with FakeTensorMode(), fake_weights_pass():
         fake = make_ways(SHAPES, KINDS)[name]
         counted = count_caption(fake.model.eval(), make_inputs(fake, SHAPES, 1, "cpu"), TOKENS)
     assert sum(counted) == real.multiply_adds.total()
     assert all(counted)
+
+
+def test_the_first_token_is_there_before_the_last(ways):
+    first = Timing()
+    run = make_run(ways["LLaVA"], make_inputs(ways["LLaVA"], SHAPES, 1, "cpu"), 20, first)
+    whole = measure({"LLaVA": run}, rounds=2)["LLaVA"]
+    first.drop_first_round()
+    assert all(0 < one < all_of_it for one, all_of_it in zip(first.seconds, whole.seconds, strict=True))
 
 
 def test_ways_share_parts_and_words_stand_for_patches(ways):
