@@ -11,7 +11,11 @@ from transformers import Trainer
 
 from experiments.benchmarks import step_memory
 from experiments.benchmarks.measured_run import measure, take_out_of_files, train
-from modeling_langbridge import LangBridgeForConditionalGeneration
+from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+from trainer import load_training_data
+from trainer.data.conversations import ConversationEncoder
+from trainer.data.sample_lengths import count_tokens
+from trainer.data.sources import as_rows
 
 
 @pytest.fixture
@@ -29,21 +33,25 @@ def options(saved, tmp_path):
     }
 
 
-def test_padding_is_no_token_in_batches_and_in_bins(options, tmp_path):
-    in_batches = train(options, plain=False)
-    assert len(in_batches.tokens) == len(in_batches.seconds) == 4
-    assert in_batches.products.multiply_adds.total() > 0
+def test_padding_is_no_token_in_batches_and_in_bins(options, saved, tmp_path):
+    encoder = ConversationEncoder(LangBridgeProcessor.from_pretrained(saved / "model"))
+    lengths = count_tokens(as_rows(load_training_data(str(options["dataset"]))), encoder)["num_tokens"]
+    epoch = {**options, "max_steps": -1, "num_train_epochs": 1, "per_device_train_batch_size": 8}
+    in_batches = train(epoch, plain=False)
+    assert (len(in_batches.tokens), sum(in_batches.tokens)) == (3, sum(lengths))
     bins = {"packing": True, "max_length": 300, "per_device_train_batch_size": 1, "output_dir": tmp_path / "bins"}
-    packed = train({**options, **bins}, plain=False)
-    longest = max(in_batches.tokens) / 2
-    assert all(longest < tokens <= 300 for tokens in packed.tokens)
+    packed = train({**epoch, **bins}, plain=False)
+    assert sum(packed.tokens) == sum(lengths)
+    assert max(lengths) < max(packed.tokens) <= 300
 
 
 def test_the_first_rung_is_transformers_own_trainer(options, monkeypatch):
     trained = []
     whole = Trainer.train
     monkeypatch.setattr(Trainer, "train", lambda trainer: trained.append(trainer) or whole(trainer))
-    train(options, plain=True)
+    steps = train(options, plain=True)
+    assert len(steps.seconds) == 4
+    assert steps.products.multiply_adds.total() > 0
     assert [kind.__name__ for kind in type(trained[0]).__mro__[:2]] == ["Counting", "Trainer"]
 
 
