@@ -58,7 +58,8 @@ STEP = number(4, "images of a training step")
 WORDS = number(19200, "shared words V")
 STAGES = ["pretraining", "lora", "full"]
 DEVICE = one_of(["cpu", "cuda"], "what computes")
-ROUNDS = number(5, "rounds that the medians are taken over")
+OF_ROUNDS = "rounds that the medians are taken over"
+ROUNDS = number(5, OF_ROUNDS)
 REAL_DATA = {
     "type": Path,
     "default": os.environ.get("LANGBRIDGE_DATA"),
@@ -141,7 +142,7 @@ QUESTIONS: dict[str, tuple[str, dict[str, Option]]] = {
             "images": number(32, "samples of a batch"),
             "max_length": numbers([512, 2048], "tokens of a bin"),
             "width": number(256, "the language model's width d, a multiple of 64", least=64),
-            "rounds": number(5, "rounds that the medians are taken over; 0 counts padding alone", least=0),
+            "rounds": number(5, f"{OF_ROUNDS}; 0 counts padding alone", least=0),
         },
     ),
     "answered_positions": (
@@ -168,7 +169,7 @@ QUESTIONS: dict[str, tuple[str, dict[str, Option]]] = {
         {
             "scale": SCALE,
             "tokenizer": {"help": "also find words in this one, a folder or Hub id"},
-            "rounds": ROUNDS,
+            "rounds": number(2, OF_ROUNDS),
         },
     ),
     "growth": (
