@@ -294,8 +294,8 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         # transformers itself writes only the entry of the one Auto class that the class was registered for.
         classes = type(self), self.config_class
         model, config = (f"{one.__module__.rpartition('.')[2]}.{one.__name__}" for one in classes)
-        classes = "AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM"
-        models = dict.fromkeys(classes, model)
+        autos = "AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM"
+        models = dict.fromkeys(autos, model)
         self.config.auto_map = {"AutoConfig": config, **models}
         super().save_pretrained(save_directory, **kwargs)
 
