@@ -30,16 +30,19 @@ def ways():
 def test_counted_work_is_that_of_generation(ways, name):
     way = ways[name]
     way.model.eval()
-    first = Timing()
-    run = make_run(way, make_inputs(way, SHAPES, 1, "cpu"), TOKENS, first)
+    first, inputs = Timing(), make_inputs(way, SHAPES, 1, "cpu")
+    run = make_run(way, inputs, TOKENS, first)
     run()  # folds the adapter
     with CountedProducts() as real:
         run()
+    with CountedProducts() as looking, torch.no_grad():
+        way.model.get_image_features(inputs["pixel_values"])
     assert len(first.seconds) == 2
     with FakeTensorMode(), fake_weights_pass():
         fake = make_ways(SHAPES, KINDS)[name]
         counted = count_caption(fake.model.eval(), make_inputs(fake, SHAPES, 1, "cpu"), TOKENS)
     assert sum(counted) == real.multiply_adds.total()
+    assert counted[0] == looking.multiply_adds.total()
     assert all(counted)
 
 

@@ -29,6 +29,7 @@ def test_every_rung_is_of_options_of_train_and_keeps_those_below(ladder):
         before = options
     assert model.dtype == "bfloat16"
     assert (config.activation_checkpointing, config.packing, config.max_length) == (False, True, 2048)
+    assert config.per_device_train_batch_size == 1  # bin
 
 
 def test_the_table_compares_with_the_first_rung_of_the_same_round(ladder):
