@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.profiler import profile
 from transformers import Trainer, TrainerCallback, set_seed
 
@@ -28,6 +27,7 @@ from trainer.parts import keep_trained_in_float32, prepare_parts
 from trainer.planning.counted_products import CountedProducts
 from trainer.recipes import RecipeParser
 
+from .held_memory import forget_peak, held, peak, take_out_of_files
 from .product_time import product_time
 
 
@@ -155,16 +155,10 @@ def train(options: Options, plain: bool) -> Steps:
     return steps
 
 
-def take_out_of_files(model: nn.Module) -> None:
-    """Copies weights that lie in a mapped file, whose pages are not counted: some hold no weight any more."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()
-
-
 def run(warm_up: Options, trained: Options, plain: bool) -> dict[str, Any]:
     train(warm_up, plain)
     gc.collect()
-    before = resident()
+    before = held()
     steps = train(trained, plain)
     return {"memory": peak() - before, **steps.found()}
 
@@ -175,32 +169,6 @@ def clock() -> float:
         return time.process_time()
     torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def resident() -> int:
-    """The bytes that this process holds, but for pages of files; on a GPU, those of tensors there."""
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else read_status("RssAnon")
-
-
-def forget_peak() -> None:
-    """The peak is counted from here on."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def peak() -> int:
-    """The most bytes that were held since, of the same kind; pages of files hardly change while a model trains."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return read_status("VmHWM") - read_status("RssFile")
-
-
-def read_status(field: str) -> int:
-    """A field of what the system says of this process, in bytes."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
 
 
 if __name__ == "__main__":

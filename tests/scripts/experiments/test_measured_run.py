@@ -10,7 +10,8 @@ from tiny_training import write_samples
 from transformers import Trainer
 
 from experiments.benchmarks import step_memory
-from experiments.benchmarks.measured_run import measure, take_out_of_files, train
+from experiments.benchmarks.held_memory import take_out_of_files
+from experiments.benchmarks.measured_run import measure, train
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
 from trainer import load_training_data
 from trainer.data.conversations import ConversationEncoder
