@@ -77,7 +77,7 @@ def test_weights_are_taken_out_of_the_file_that_they_are_mapped_from(saved):
 def test_a_tiny_model_takes_next_to_nothing(options, tmp_path):
     """What libraries, tokenizer and kernels take is there before."""
     found = measure(options, {"output_dir": tmp_path / "tiny", "max_steps": 1}, "cpu")
-    assert 0 < found["memory"] < 40 * 2**20
+    assert 0 < found["memory"] < 6 * 2**20  # without a step before it 12
     assert found["tokens"] > 0
     assert found["product_time"] == {}
     assert json.loads(json.dumps(found)) == found
