@@ -298,8 +298,8 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
         # transformers itself writes only the entry of the one Auto class that the class was registered for.
         classes = type(self), self.config_class
         model, config = (f"{one.__module__.rpartition('.')[2]}.{one.__name__}" for one in classes)
-        classes = "AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM"
-        models = dict.fromkeys(classes, model)
+        autos = "AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM"
+        models = dict.fromkeys(autos, model)
         self.config.auto_map = {"AutoConfig": config, **models}
         # LLaVA's own classes would load it without its head. Of a file they read the part of their own type.
         for llava in ("llava", "llava_next"):

@@ -45,19 +45,21 @@ SCALE = {
     "type": float,
     "choices": SCALES,
     "default": 0.25,
-    "help": "all widths, times those of CLIP-L/336 and Qwen2 0.5B under the paper's adapter (default: 0.25)",
+    "help": "all widths, times those of CLIP-L/336, the language model and the paper's adapter (default: 0.25)",
 }
 LAYERS = "of tower and language model"
 SHAPES = {
+    "shape": one_of(["qwen2_0.5b", "qwen2_7b"], "CLIP-L/336 and this language model"),
     "scale": SCALE,
-    "layers": number(24, LAYERS),
+    "layers": {"type": at_least(1), "help": f"{LAYERS} each (default: their own)"},
     "projector_hidden_size": number(5120, "the projector's width H, before --scale"),
 }
 STEP = number(4, "images of a training step")
 WORDS = number(19200, "shared words V")
 STAGES = ["pretraining", "lora", "full"]
 DEVICE = one_of(["cpu", "cuda"], "what computes")
-ROUNDS = number(5, "rounds that the medians are taken over")
+OF_ROUNDS = "rounds that the medians are taken over"
+ROUNDS = number(5, OF_ROUNDS)
 REAL_DATA = {
     "type": Path,
     "default": os.environ.get("LANGBRIDGE_DATA"),
@@ -67,6 +69,7 @@ TRAINED = {
     "shape": one_of(["small", "qwen2_0.5b", "qwen2_7b"], "small, for a CPU, or CLIP-L/336 and that language model"),
     "data": REAL_DATA,
     "images": number(8, "samples of a batch"),
+    "device": DEVICE,
 }
 
 # What each asks, and its options beside --json.
@@ -98,6 +101,7 @@ QUESTIONS: dict[str, tuple[str, dict[str, Option]]] = {
         "time to first token and tokens a second, beside LLaVA",
         {
             **SHAPES,
+            "ways": some_of(["langbridge", "words", "static_cache"], "what stands beside LLaVA"),
             "new_tokens": number(16, "tokens of an answer", least=2),
             "batch_sizes": numbers([1, 16], "images at a time"),
             "device": DEVICE,
@@ -138,7 +142,16 @@ QUESTIONS: dict[str, tuple[str, dict[str, Option]]] = {
             "images": number(32, "samples of a batch"),
             "max_length": numbers([512, 2048], "tokens of a bin"),
             "width": number(256, "the language model's width d, a multiple of 64", least=64),
-            "rounds": number(5, "rounds that the medians are taken over; 0 counts padding alone", least=0),
+            "rounds": number(5, f"{OF_ROUNDS}; 0 counts padding alone", least=0),
+        },
+    ),
+    "answered_positions": (
+        "a step on a CPU whose loss sees answered positions alone, beside one that sees all",
+        {
+            "scale": SCALE,
+            "layers": number(12, LAYERS),
+            "images": number(8, "captions of a training step"),
+            "rounds": ROUNDS,
         },
     ),
     "ladder": (
@@ -156,7 +169,7 @@ QUESTIONS: dict[str, tuple[str, dict[str, Option]]] = {
         {
             "scale": SCALE,
             "tokenizer": {"help": "also find words in this one, a folder or Hub id"},
-            "rounds": ROUNDS,
+            "rounds": number(2, OF_ROUNDS),
         },
     ),
     "growth": (
@@ -206,8 +219,11 @@ def main() -> None:
     from experiments.benchmarks.tables import describe_machine
     from modeling_langbridge.utils.files import atomic_file
 
+    device = vars(arguments).get("device", "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no GPU here. Leave it out to measure on the CPU.")
     torch.manual_seed(0)
-    machine = describe_machine(vars(arguments).get("device", "cpu"))
+    machine = describe_machine(device)
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     tables = import_module(f"experiments.benchmarks.{arguments.question}").answer(arguments)
     for table in tables:

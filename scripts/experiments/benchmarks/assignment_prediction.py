@@ -20,13 +20,13 @@ from trainer.objectives.transport import (
 )
 
 from .measuring import measure
-from .models import Shapes
+from .shapes import Shapes
 from .tables import Table
 
 
 def answer(arguments: argparse.Namespace) -> list[Table]:
     batch, tokens, caption, V = arguments.images, arguments.tokens, arguments.caption, arguments.words
-    decoder = Qwen2Model(Shapes(vocabulary=V).parts()["text_config"]).requires_grad_(False)
+    decoder = Qwen2Model(Shapes(vocab_size=V).text()).requires_grad_(False)
     embeddings = decoder.get_input_embeddings().weight  # (V, d)
     d = embeddings.shape[1]
     frequencies = word_frequencies((1e7 / torch.arange(1, V + 1)).long(), smoothing=1)

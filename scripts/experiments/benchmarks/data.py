@@ -16,8 +16,9 @@ from trainer.data.images import open_image
 from trainer.data.samples import read_sample
 
 from .measuring import measure
-from .models import Shapes, make_langbridge
+from .models import make_langbridge
 from .samples import make_processor, write_samples
+from .shapes import Shapes
 from .tables import Table
 
 

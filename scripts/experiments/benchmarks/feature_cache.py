@@ -24,8 +24,9 @@ from trainer.data.feature_key import describe_features
 from trainer.features.computing import FeatureComputer
 
 from .measuring import measure
-from .models import Shapes, make_langbridge
+from .models import make_langbridge
 from .samples import NUM_PHOTOS, make_processor, write_samples
+from .shapes import Shapes
 from .tables import Table, compare
 
 

@@ -20,8 +20,9 @@ from trainer.data.conversations import ConversationEncoder
 
 from .adapter import FEATURE_SIZE, make_adapter
 from .measuring import Timing, measure
-from .models import Shapes, make_batch, make_langbridge
+from .models import make_batch, make_langbridge
 from .samples import make_processor, write_samples
+from .shapes import Shapes
 from .tables import Table
 
 

@@ -16,12 +16,13 @@ from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
 from modeling_langbridge import LangBridgeNextConfig, LangBridgeNextForConditionalGeneration
 
 from .measuring import measure
-from .models import Shapes, freeze_but, with_parts_of
+from .models import freeze_but, with_parts_of
+from .shapes import Shapes
 from .tables import Table, compare
 
 
 def answer(arguments: argparse.Namespace) -> list[Table]:
-    parts = Shapes(layers=arguments.layers, vocabulary=arguments.words + 1).parts()
+    parts = Shapes(layers=arguments.layers, vocab_size=arguments.words + 1).parts()
     parts["vision_config"].num_hidden_layers = 2
     fields = {"projector_hidden_size": parts["text_config"].hidden_size, "bridge_vocab_size": arguments.words}
     ours = LangBridgeNextForConditionalGeneration(LangBridgeNextConfig(**parts, **fields))

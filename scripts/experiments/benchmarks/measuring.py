@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import trange
 
+from trainer.planning.counted_products import CountedProducts
 from trainer.planning.live_memory import LiveMemory
 
 
@@ -25,6 +25,9 @@ class Timing:
 
     seconds: list[float] = field(default_factory=list)
     compared: list[float] = field(default_factory=list)
+
+    def drop_first_round(self) -> None:
+        del self.seconds[0], self.compared[0]
 
     @property
     def median(self) -> float:
@@ -45,15 +48,27 @@ def measure(ways: dict[str, Callable[[], object]], rounds: int, device: str = "c
     timings = {name: Timing() for name in ways}
     for number in trange(rounds + 1, leave=False, desc="rounds"):
         for name, way in ways.items():
-            synchronize(device)
-            start, start_computing = time.perf_counter(), computing_time()
+            watch = Stopwatch(device)
             way()
-            synchronize(device)
-            seconds, computing = time.perf_counter() - start, computing_time() - start_computing
             if number:
-                timings[name].seconds.append(seconds)
-                timings[name].compared.append(computing if device == "cpu" else seconds)
+                watch.read(timings[name])
     return timings
+
+
+class Stopwatch:
+    """Runs from when it is made."""
+
+    def __init__(self, device: str):
+        self.device = device
+        synchronize(device)
+        self.start, self.start_computing = time.perf_counter(), computing_time()
+
+    def read(self, timing: Timing) -> None:
+        """Adds the time since to a timing."""
+        synchronize(self.device)
+        seconds, computing = time.perf_counter() - self.start, computing_time() - self.start_computing
+        timing.seconds.append(seconds)
+        timing.compared.append(computing if self.device == "cpu" else seconds)
 
 
 def computing_time() -> float:
@@ -89,16 +104,16 @@ class Traffic(TorchDispatchMode):
 class Work:
     """What a way computes and moves."""
 
-    multiply_adds: int  # of matrix products and convolutions
+    multiply_adds: int  # of matrix products, convolutions and attention
     bytes: int  # read and written by all operations
     largest: int  # elements of the largest tensor that an operation makes
     peak: int  # bytes of the tensors that it makes that live at once
 
 
 def count_work(way: Callable[[], object]) -> Work:
-    with FlopCounterMode(display=False) as counter, Traffic() as traffic, LiveMemory() as memory:
+    with CountedProducts() as products, Traffic() as traffic, LiveMemory() as memory:
         way()
-    return Work(counter.get_total_flops() // 2, traffic.bytes, traffic.largest, memory.most)
+    return Work(products.multiply_adds.total(), traffic.bytes, traffic.largest, memory.most)
 
 
 def with_product(ways: dict[str, Callable], dtype: torch.dtype, device: str) -> dict[str, Callable]:

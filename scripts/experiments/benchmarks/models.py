@@ -1,62 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random models of the paper's shapes, whole or smaller in proportion: LangBridges and LLaVAs of the same parts."""
+"""Models of random weights: LangBridges and LLaVAs of the same parts."""
 
-from dataclasses import dataclass
+import copy
 
 import torch
 from torch import nn
-from transformers import (
-    CLIPVisionConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    PreTrainedModel,
-    Qwen2Config,
-)
+from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from modeling_langbridge import LangBridgeConfig, LangBridgeForConditionalGeneration
 from modeling_langbridge.vocabulary_head import LangBridgeVocabularyHead
 
-
-@dataclass
-class Shapes:
-    """CLIP-L/336 and Qwen2 0.5B under the paper's adapter, all widths times `scale`; numbers of layers stay."""
-
-    scale: float = 1.0
-    image_size: int = 336
-    layers: int = 24
-    words: int = 19200
-    projector_hidden_size: int = 5120
-    vocabulary: int = 151_936
-
-    def times(self, width: int) -> int:
-        return round(width * self.scale)
-
-    @property
-    def num_image_tokens(self) -> int:
-        return (self.image_size // 14) ** 2
-
-    def parts(self) -> dict:
-        """The configurations of tower and language model, and the image token's id."""
-        vision = CLIPVisionConfig(
-            hidden_size=self.times(1024),
-            intermediate_size=self.times(4096),
-            num_attention_heads=16,
-            num_hidden_layers=self.layers,
-            image_size=self.image_size,
-            patch_size=14,
-        )
-        text = Qwen2Config(
-            hidden_size=self.times(896),
-            intermediate_size=self.times(4864),
-            num_attention_heads=14,
-            num_key_value_heads=2,
-            num_hidden_layers=self.layers,
-            vocab_size=self.times(self.vocabulary),
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-        return {"vision_config": vision, "text_config": text, "image_token_index": text.vocab_size - 1}
+from .shapes import Shapes
 
 
 class OriginalOrder(LangBridgeVocabularyHead):
@@ -68,7 +23,7 @@ class OriginalOrder(LangBridgeVocabularyHead):
 
 def make_langbridge(shapes: Shapes, **fields) -> LangBridgeForConditionalGeneration:
     """A LangBridge of these shapes."""
-    fields = {"bridge_vocab_size": shapes.times(shapes.words), **fields}
+    fields = {"bridge_vocab_size": shapes.words, **fields}
     fields.setdefault("projector_hidden_size", shapes.times(shapes.projector_hidden_size))
     return LangBridgeForConditionalGeneration(LangBridgeConfig(**shapes.parts(), **fields))
 
@@ -82,28 +37,39 @@ def with_parts_of(model: PreTrainedModel, other: PreTrainedModel) -> PreTrainedM
 
 def make_llava(shapes: Shapes, parts_of: PreTrainedModel) -> LlavaForConditionalGeneration:
     """transformers' LLaVA, whose MLP is as wide as its language model, with another model's parts."""
-    return with_parts_of(LlavaForConditionalGeneration(LlavaConfig(**shapes.parts())), parts_of)
-
-
-def in_original_order(langbridge: LangBridgeForConditionalGeneration) -> LangBridgeForConditionalGeneration:
-    """The same adapter, computed as the published code does."""
     with torch.device("meta"):
-        other = type(langbridge)(langbridge.config)
-    with_parts_of(other, langbridge)
+        llava = LlavaForConditionalGeneration(LlavaConfig(**shapes.parts()))
+    llava.model.multi_modal_projector = LlavaMultiModalProjector(llava.config)
+    return with_parts_of(llava, parts_of)
+
+
+def with_head(
+    langbridge: LangBridgeForConditionalGeneration,
+    head_class: type[LangBridgeVocabularyHead] = LangBridgeVocabularyHead,
+    **fields,
+) -> LangBridgeForConditionalGeneration:
+    """The same parts and projector, and a vocabulary head of the same weights: of another class, or other fields."""
+    config = copy.deepcopy(langbridge.config)
+    config.update(fields)
+    with torch.device("meta"):
+        other = type(langbridge)(config)
     other.model.multi_modal_projector = langbridge.model.multi_modal_projector
-    head = other.model.vocabulary_head = OriginalOrder(langbridge.config)
+    head = other.model.vocabulary_head = head_class(config)
     head.load_state_dict(langbridge.model.vocabulary_head.state_dict())
-    return other
+    return with_parts_of(other, langbridge)
 
 
-def make_batch(shapes: Shapes, images: int, text_tokens: int = 64, device: str = "cpu") -> dict[str, torch.Tensor]:
+def make_batch(
+    shapes: Shapes, images: int, text_tokens: int = 64, image_tokens: int | None = None, device: str = "cpu"
+) -> dict[str, torch.Tensor]:
     """Samples of one image and a text, of which the second half is the answer."""
-    image_token, num_image_tokens = shapes.parts()["image_token_index"], shapes.num_image_tokens
+    image_tokens = image_tokens or shapes.num_image_tokens
+    image_token, side = shapes.parts()["image_token_index"], shapes.vision().image_size
     text = torch.randint(image_token, (images, text_tokens))  # (images, text tokens)
-    input_ids = torch.cat([torch.full((images, num_image_tokens), image_token), text], dim=1)  # (images, sequence)
+    input_ids = torch.cat([torch.full((images, image_tokens), image_token), text], dim=1)  # (images, sequence)
     labels = input_ids.clone()
-    labels[:, : num_image_tokens + text_tokens // 2] = -100
-    pixel_values = torch.randn(images, 3, shapes.image_size, shapes.image_size)
+    labels[:, : image_tokens + text_tokens // 2] = -100
+    pixel_values = torch.randn(images, 3, side, side)
     batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
     return {name: tensor.to(device) for name, tensor in {**batch, "pixel_values": pixel_values}.items()}
 

@@ -11,7 +11,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModel
 from experiments.small_language_model import train_tokenizer
 from modeling_langbridge import LangBridgeProcessor
 
-from .models import Shapes
+from .shapes import Shapes
 
 
 NUM_PHOTOS = 64
@@ -36,8 +36,8 @@ def write_samples(folder: Path, rows: int, size: tuple[int, int] = (640, 480)) -
 def make_processor(shapes: Shapes) -> LangBridgeProcessor:
     """A processor for CLIP's images of these shapes, with a tokenizer of the captions' words."""
     with torch.device("meta"):
-        tower = CLIPVisionModel(shapes.parts()["vision_config"])
-    size = shapes.image_size
+        tower = CLIPVisionModel(shapes.vision())
+    size = tower.config.image_size
     image_processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     return LangBridgeProcessor.from_vision_text_pretrained(
         tower, "", image_processor=image_processor, tokenizer=train_tokenizer([CAPTION], 400, "byte_level")

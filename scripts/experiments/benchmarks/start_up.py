@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .measuring import measure
-from .models import Shapes, make_langbridge, make_llava
+from .models import make_langbridge, make_llava
+from .shapes import Shapes
 from .tables import Table, compare
 
 

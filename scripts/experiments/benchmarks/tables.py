@@ -36,6 +36,11 @@ def show(value: str | int | float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def spread(values: list[float]) -> str:
+    """The smallest and the largest of all rounds."""
+    return f"{show(min(values))} to {show(max(values))}"
+
+
 def compare(
     title: str,
     timings: Mapping[str, Timing],
@@ -59,7 +64,7 @@ def compare(
     columns += list(further or {})
     rows = []
     for name, timing in timings.items():
-        row = [name, timing.median, f"{show(min(timing.seconds))} to {show(max(timing.seconds))}"]
+        row = [name, timing.median, spread(timing.seconds)]
         row.append(f"{timing.ratio_to(first):.3f}")
         if work:
             row += [f"{work[name].multiply_adds:.2e}", f"{work[name].bytes:.2e}", work[name].peak / 2**20]

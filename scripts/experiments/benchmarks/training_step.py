@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from .measuring import count_work, measure, with_product
-from .models import Shapes, freeze_but, in_original_order, make_batch, make_langbridge, make_llava
+from .models import OriginalOrder, freeze_but, make_batch, make_langbridge, make_llava, with_head
+from .shapes import Shapes
 from .tables import Table, compare, show
 
 
@@ -26,12 +27,12 @@ ADAPTER = ["multi_modal_projector", "vocabulary_head"]
 
 
 def answer(arguments: argparse.Namespace) -> list[Table]:
-    shapes = Shapes(arguments.scale, layers=arguments.layers, projector_hidden_size=arguments.projector_hidden_size)
+    shapes = Shapes(arguments.scale, arguments.shape, arguments.layers, arguments.projector_hidden_size)
     langbridge = make_langbridge(shapes)
     models = {
         "LLaVA": make_llava(shapes, langbridge),
         "LangBridge": langbridge,
-        "LangBridge, original order": in_original_order(langbridge),
+        "LangBridge, original order": with_head(langbridge, OriginalOrder),
     }
     for model in models.values():
         model.to(arguments.device)
@@ -62,10 +63,10 @@ def compare_stage(
         further["peak memory, GiB"] = {name: peak_memory(step) for name, step in steps.items()}
     for model in models.values():
         model.requires_grad_(True)
-    text = shapes.parts()["text_config"]
+    text = shapes.text()
     title = (
         f"{stage}: {images} samples of {tokens // images} tokens, {shapes.num_image_tokens} of them visual; "
-        f"{show(shapes.times(shapes.projector_hidden_size))} H, {show(shapes.times(shapes.words))} V, "
+        f"{show(shapes.times(shapes.projector_hidden_size))} H, {show(shapes.words)} V, "
         f"{text.hidden_size} d, {text.num_hidden_layers} layers; {str(dtype).removeprefix('torch.')}"
     )
     return compare(title, timings, work, further)

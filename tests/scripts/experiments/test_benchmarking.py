@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from experiments.benchmarks.adapter import FEATURE_SIZE, make_adapter
 from experiments.benchmarks.measuring import PRODUCT, Timing, count_work, measure, with_product
-from experiments.benchmarks.models import OriginalOrder, Shapes, in_original_order, make_batch, make_langbridge
+from experiments.benchmarks.models import OriginalOrder, make_batch, make_langbridge, with_head
+from experiments.benchmarks.shapes import Shapes
 from experiments.benchmarks.tables import Table, compare
 
 
@@ -47,6 +48,12 @@ def test_work_is_counted_from_the_operations():
     assert work.largest == 8 * 32
 
 
+def test_attention_counts_on_a_cpu_as_elsewhere():
+    query = torch.randn(1, 2, 16, 8)
+    work = count_work(lambda: F.scaled_dot_product_attention(query, query, query))
+    assert work.multiply_adds == 2 * 2 * 16 * 16 * 8  # two heads, scores and their sums
+
+
 def test_a_table_shows_shares_of_the_machines_own_product():
     ways = with_product({"plain": lambda: F.relu(torch.ones(4)), "twice": lambda: torch.ones(4)}, torch.float32, "cpu")
     timings = measure(ways, rounds=1)
@@ -63,12 +70,12 @@ def test_tables_are_markdown():
 
 
 def test_the_original_order_gives_the_same_tokens():
-    shapes = Shapes(0.125, image_size=28, layers=1, vocabulary=800)
+    shapes = Shapes(0.125, image_size=28, layers=1, vocab_size=100)
     langbridge = make_langbridge(shapes, bridge_vocab_size=60, projector_hidden_size=64).train()
     pixel_values = make_batch(shapes, 2)["pixel_values"]
     found = [
         torch.stack(model.get_image_features(pixel_values).pooler_output)
-        for model in (langbridge, in_original_order(langbridge).train())
+        for model in (langbridge, with_head(langbridge, OriginalOrder).train())
     ]
     torch.testing.assert_close(*found)
 
@@ -112,6 +119,11 @@ def test_the_commands_of_the_documents_have_options_that_are_known(command, monk
 def test_every_question_is_asked_in_the_documents():
     pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
     assert [question for question in load_script("benchmark").QUESTIONS if question not in pages] == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(run_script):
+    assert "--device cuda: torch finds no GPU here" in run_script("ladder", "--device", "cuda")
 
 
 def test_a_scale_that_heads_do_not_divide_is_refused(run_script):
