@@ -2,7 +2,6 @@
 """Gives a text-only language model eyes: a proxy before its server, which turns the images in chats into words."""
 
 import argparse
-import socket
 
 from trainer.command_line import run_script
 from trainer.number_arguments import at_least
@@ -63,24 +62,13 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket, before anything is loaded; `ValueError` where the address is not to be had."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"--host {host} --port {port} cannot be listened on ({error}): give others.") from error
-    # Inherited by connections. Else the pieces of an answer would wait for one another, 40 ms each.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
-
-
 def main() -> None:
     arguments = parse_arguments()
     import uvicorn
 
     from modeling_langbridge.image_opening import MAX_PIXELS
     from serving.app import Limits, Proxy, build_app
+    from serving.listening import listen
     from serving.seeing import Eyes, open_eyes
     from serving.upstream import Upstream
     from serving.wording import TEMPLATE
