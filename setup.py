@@ -52,7 +52,7 @@ setup(
         ],
         "quantization": ["bitsandbytes>=0.50"],
         "flash-attn": ["flash-attn"],
-        "serve": ["starlette>=1.10", "uvicorn>=0.54"],
+        "serve": ["transformers[serving]>=5.23", "starlette>=1.10", "uvicorn>=0.54"],
         "space": ["gradio>=6.31", "mcp>=1.21,<2"],  # not gradio[mcp], which wants an older pydantic
         "video": ["av>=18"],
         "onnx": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],

@@ -12,8 +12,9 @@ import pytest
 from paths import ROOT, SCRIPTS
 from tiny_parts import make_image
 
-from modeling_langbridge import LangBridgeForConditionalGeneration
+from modeling_langbridge import LangBridgeForConditionalGeneration, to_llava
 from trainer.evaluation import lmms_eval_environment
+from trainer.evaluation.benchmarks import Harness, run_task
 
 
 pytest_plugins = ["places"]
@@ -105,11 +106,15 @@ def tasks(tmp_path) -> Path:
     return folder
 
 
-@pytest.fixture
-def checkpoint(model, processor, tmp_path) -> Path:
+def strengthen(model: LangBridgeForConditionalGeneration) -> None:
     for parameter in model.parameters():
         if parameter.ndim == 2:
             parameter.data.mul_(10)  # fresh weights are so small that all pictures look alike
+
+
+@pytest.fixture
+def checkpoint(model, processor, tmp_path) -> Path:
+    strengthen(model)
     model.save_pretrained(tmp_path / "checkpoint")
     processor.save_pretrained(tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
@@ -180,6 +185,31 @@ def test_lmms_eval_asks_a_checkpoint_local_tasks_and_goes_on_after_an_interrupti
     model.lm_head.weight.data.neg_()
     model.save_pretrained(checkpoint)
     evaluate("out", "--tasks", "colours", status=1)
+
+
+@pytest.mark.slow
+def test_lmms_eval_gets_the_answers_of_the_exported_llava_at_any_batch_size(
+    environment, tasks, vision, text, processor, tmp_path, monkeypatch
+):
+    model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
+        vision, text, list(range(100, 160)), processor=processor, projector_hidden_size=32
+    )
+    strengthen(model)
+    for name, parts in (("langbridge", (model, processor)), ("llava", to_llava(model, processor))):
+        for part in parts:
+            part.save_pretrained(tmp_path / name)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    found = []
+    for name, batch_size in (("llava", 1), ("langbridge", 1), ("langbridge", 4)):
+        folder = tmp_path / f"{name}_{batch_size}"
+        folder.mkdir()
+        harness = Harness(environment / "bin" / "python", str(tmp_path / name), batch_size, include_path=tasks)
+        outcome = run_task(harness, "colours", folder)
+        assert outcome.scores, outcome.reason
+        found.append(answers_of(folder))
+    exported, *own = found
+    assert len(exported) == 6 and len(set(exported.values())) > 2
+    assert own == [exported, exported]
 
 
 def test_an_installation_without_the_plug_in_is_told_to_install_again(refuse, monkeypatch):
