@@ -66,7 +66,7 @@ def save_materials(folder: Path) -> None:
         (unfinished / "llama_factory.yaml").write_text(yaml.safe_dump(FACTORY))
         question, answer = [turn("user", QUESTION)], [turn("assistant", "a red ball")]
         other = [turn("assistant", "a brown dog")]
-        photos = [str(unfinished / "parts" / "photo.png")]  # read now, and held by the file
+        photos = [{"bytes": (unfinished / "parts" / "photo.png").read_bytes(), "path": None}]
         save_rows(unfinished / "messages", photos, messages=question + answer)
         save_rows(unfinished / "prompts_and_answers", photos, prompt=question, completion=answer)
         save_rows(unfinished / "preferences", photos, prompt=question, chosen=answer, rejected=other)
@@ -78,7 +78,7 @@ def turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def save_rows(folder: Path, photos: list[str], **chats: list[dict[str, str]]) -> None:
+def save_rows(folder: Path, photos: list[dict], **chats: list[dict[str, str]]) -> None:
     """Saves equal rows as `load_dataset(folder)` finds them."""
     folder.mkdir()
     features = Features({"images": List(Image()), **dict.fromkeys(chats, CHAT)})

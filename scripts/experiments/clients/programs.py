@@ -123,15 +123,15 @@ PROGRAMS = (
 
 def make_environment(program: Program, folder: Path) -> Path:
     """
-    The Python of the program's own environment, which is made where it is not there yet.
+    The Python of the program's own environment, which is made where it is not there yet, or was another.
 
     It finds torch and the other packages of the environment that runs this after its own.
 
     Raises:
         `OSError`: pip cannot install what it needs.
     """
-    done = folder / "installed"
-    if done.is_file():
+    done, wanted = folder / "installed", "\n".join([*program.packages, *program.alone])
+    if done.is_file() and done.read_text() == wanted:
         return folder / "bin" / "python"
     shutil.rmtree(folder, ignore_errors=True)
     python = make_shared_environment(folder)
@@ -141,5 +141,5 @@ def make_environment(program: Program, folder: Path) -> Path:
     # torchaudio's wheel is made for CUDA and fails to load without; it does with no library at all.
     for library in folder.glob("lib/python*/site-packages/torchaudio/lib/*.so"):
         library.unlink()
-    done.touch()
+    done.write_text(wanted)
     return python

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.clients.programs import PROGRAMS, Program, Trial, make_environment
+from experiments.clients.programs import LANGUAGE_MODEL, PROGRAMS, Program, Trial, make_environment
 from trainer.command_line import run_script
 
 
@@ -84,8 +84,10 @@ def run_trial(trial: Trial, python: Path, folder: Path) -> tuple[str, str]:
             return "", f"took more than {SECONDS} s"
     if result.returncode:
         return "", find_exception(result.stderr) or f"status {result.returncode}"
-    (output,) = folder.glob(trial.output)
-    learnt = compare(folder / "model", output)
+    outputs = list(folder.glob(trial.output))
+    if len(outputs) != 1:
+        return "", f"leaves {len(outputs)} folders {trial.output}"
+    learnt = compare(folder / "model", outputs[0])
     return learnt, "works" if learnt == trial.learns else f"not what was to learn: {trial.learns}"
 
 
@@ -106,9 +108,8 @@ def compare(before: Path, after: Path) -> str:
     pipe = pipeline("image-text-to-text", model=model, processor=processor)
     pipe(text=[{"role": "user", "content": [photo, {"type": "text", "text": "what?"}]}], max_new_tokens=2)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, known[name])}
-    return ", ".join(
-        sorted({next((KINDS[part] for part in KINDS if part in name), "language model") for name in changed})
-    )
+    kinds = {next((kind for part, kind in KINDS.items() if part in name), LANGUAGE_MODEL) for name in changed}
+    return ", ".join(sorted(kinds))
 
 
 if __name__ == "__main__":

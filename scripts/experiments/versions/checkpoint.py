@@ -24,8 +24,8 @@ def save_checkpoint(folder: Path) -> None:
         image = Image.new("RGB", (48, 40), "white")
         ImageDraw.Draw(image).ellipse((5, 5, 30, 30), fill="red")
         image.save(unfinished / "photo.png")
-        vision = CLIPVisionConfig(
-            hidden_size=24,
+        vision = CLIPVisionConfig(  # widths, here and below, are multiples of 32, for bitsandbytes' 4 bits on a CPU
+            hidden_size=32,
             intermediate_size=32,
             num_hidden_layers=3,
             num_attention_heads=2,
@@ -39,7 +39,7 @@ def save_checkpoint(folder: Path) -> None:
         language_model = Qwen2Config(
             vocab_size=len(tokenizer),
             hidden_size=32,
-            intermediate_size=48,
+            intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,

@@ -143,19 +143,18 @@ def test_the_responses_api_answers_too(served):
     assert "".join(pieces) == answer(seen("red"))
 
 
-@pytest.mark.parametrize(
-    ("parts", "sentence"),
-    {
-        "a typed placeholder": ((image_part(), text_part("is <image> red?")), "2 <image> tokens and 1 images"),
-        "a typed placeholder alone": ((text_part("<image> red?"),), "1 <image> tokens in the text but no images"),
-        "no picture": (
-            ({"type": "image_url", "image_url": {"url": "data:image/png;base64,bm9uZQ=="}},),
-            "of no format that can be decoded",
-        ),
-        "no file": (({"type": "image_url", "image_url": {"url": "/no/such.png"}},), "/no/such.png does not exist"),
-    }.values(),
-    ids=lambda value: value if isinstance(value, str) else "",
-)
+UNREADABLE = {
+    "a typed placeholder": ((image_part(), text_part("is <image> red?")), "2 <image> tokens and 1 images"),
+    "a typed placeholder alone": ((text_part("<image> red?"),), "1 <image> tokens in the text but no images"),
+    "no picture": (
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,bm9uZQ=="}},),
+        "of no format that can be decoded",
+    ),
+    "no file": (({"type": "image_url", "image_url": {"url": "/no/such.png"}},), "/no/such.png does not exist"),
+}
+
+
+@pytest.mark.parametrize(("parts", "sentence"), UNREADABLE.values(), ids=UNREADABLE.keys())
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_cannot_be_read_is_the_clients_error_in_one_sentence(served, parts, sentence, stream):
     client, name, _ = served
