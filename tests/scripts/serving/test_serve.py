@@ -83,9 +83,14 @@ def wait_for(url: str, log: Path, server: subprocess.Popen) -> None:
             time.sleep(0.5)
 
 
+# As some language models' templates do.
+REFUSAL = "{% if messages[0].role == 'system' %}{{ raise_exception('There is no system turn.') }}{% endif %}"
+
+
 @pytest.fixture(scope="module")
 def served(serve, vision, text):
     processor = LangBridgeProcessor.from_vision_text_pretrained(vision, text)
+    processor.chat_template = REFUSAL + processor.chat_template
     model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
         vision, text, list(range(100, 160)), processor=processor, projector_hidden_size=40
     )
@@ -162,6 +167,12 @@ def test_what_cannot_be_read_is_the_clients_error_in_one_sentence(served, parts,
         client.chat.completions.create(**ask(*parts, model=name, stream=stream))
     assert caught.value.type == "invalid_request_error"
     assert chat(client, name, user(text_part()))  # and the server goes on
+
+
+def test_turns_that_the_chat_template_refuses_are_the_clients_error(served):
+    client, name, _ = served
+    with pytest.raises(openai.BadRequestError, match="There is no system turn"):
+        chat(client, name, {"role": "system", "content": "be kind"}, user(text_part()))
 
 
 @pytest.mark.slow
