@@ -101,7 +101,7 @@ def save_chat_model(parts: Path, folder: Path) -> None:
     tower, text = str(parts / "tower"), str(parts / "chat_model")
     processor = LangBridgeProcessor.from_vision_text_pretrained(tower, text)
     model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
-        tower, text, list(range(100, 100 + NUM_WORDS)), processor, projector_hidden_size=32
+        tower, text, list(range(100, 100 + NUM_WORDS)), processor, projector_hidden_size=64
     )
     for part in (model, processor):
         part.save_pretrained(folder)

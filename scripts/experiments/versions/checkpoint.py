@@ -24,9 +24,9 @@ def save_checkpoint(folder: Path) -> None:
         image = Image.new("RGB", (48, 40), "white")
         ImageDraw.Draw(image).ellipse((5, 5, 30, 30), fill="red")
         image.save(unfinished / "photo.png")
-        vision = CLIPVisionConfig(  # widths, here and below, are multiples of 32, for bitsandbytes' 4 bits on a CPU
-            hidden_size=32,
-            intermediate_size=32,
+        vision = CLIPVisionConfig(  # widths, here and below, are multiples of 64, for bitsandbytes' 4 bits on a CPU
+            hidden_size=64,
+            intermediate_size=64,
             num_hidden_layers=3,
             num_attention_heads=2,
             image_size=32,
@@ -38,7 +38,7 @@ def save_checkpoint(folder: Path) -> None:
         tokenizer = train_tokenizer(TEXTS, 300, "byte_level")
         language_model = Qwen2Config(
             vocab_size=len(tokenizer),
-            hidden_size=32,
+            hidden_size=64,
             intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=4,
@@ -51,7 +51,7 @@ def save_checkpoint(folder: Path) -> None:
         tokenizer.save_pretrained(text)
         processor = LangBridgeProcessor.from_vision_text_pretrained(tower, text)
         model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
-            tower, text, list(range(len(tokenizer) - NUM_WORDS, len(tokenizer))), processor, projector_hidden_size=32
+            tower, text, list(range(len(tokenizer) - NUM_WORDS, len(tokenizer))), processor, projector_hidden_size=64
         )
         for part in (model, processor):
             part.save_pretrained(unfinished / "checkpoint")
