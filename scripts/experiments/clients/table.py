@@ -4,7 +4,7 @@ Trains a tiny checkpoint with each program and prints the table of docs/clients.
 
     PYTHONPATH=.:scripts python -m experiments.clients.table --output_dir clients_output
 
-ms-swift and LLaMA-Factory get an environment of their own, 0.5 GB from the package index, which stays for the next
+ms-swift and LLaMA-Factory get an environment of their own, 0.9 GB from the package index, which stays for the next
 time. A trial passes where the folder that it leaves loads, answers a question about a photo, and differs from the
 checkpoint in the parts that were to learn, and in no others.
 """
