@@ -2,10 +2,12 @@
 """An adapter trained on pictures with captions: the pretraining stage, for any adapter."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from trl import SFTTrainer
 
 from trainer.muon import build_muon
@@ -28,6 +30,8 @@ def train_adapter(
     muon: bool = True,
     bf16: bool = False,
     feature_cache: str | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    **config_fields: Any,
 ) -> None:
     """
     Trains what of a model is not frozen and writes to `log.json` the course of the loss and, as
@@ -41,7 +45,7 @@ def train_adapter(
         output_dir (`Path`): an empty folder.
         train_dataset (`Dataset`): with `images`, `prompt` and `completion`.
         eval_dataset (`Dataset`): with the same columns; the loss on it is measured once, at the end.
-        learning_rate (`float`): the highest; a cosine schedule ends at 0.
+        learning_rate (`float`): the highest; a cosine schedule ends at 0, unless another one is given.
         max_steps (`int`): optimiser steps.
         batch_size (`int`): samples per step.
         seed (`int`): of the order of the samples.
@@ -49,15 +53,16 @@ def train_adapter(
         muon (`bool`, *optional*, defaults to `True`): whether Muon trains the matrices, or AdamW everything.
         bf16 (`bool`, *optional*, defaults to `False`): whether to multiply in bfloat16 (autocast).
         feature_cache (`str`, *optional*): see [`LangBridgeSFTConfig`]; with [`LangBridgeSFTTrainer`] alone.
+        callbacks (`Sequence[TrainerCallback]`, *optional*, defaults to `()`): the trainer's.
+        config_fields: further fields of [`LangBridgeSFTConfig`], such as another schedule.
     """
+    schedule = {"lr_scheduler_type": "cosine", "warmup_steps": 0.05}
     arguments = LangBridgeSFTConfig(
         output_dir=str(output_dir),
         max_steps=max_steps,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=batch_size,
         learning_rate=learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.05,
         bf16=bf16,
         activation_checkpointing=False,  # TRL would trade time for memory
         dataloader_pin_memory=False,
@@ -67,6 +72,7 @@ def train_adapter(
         seed=seed,
         word_prediction_weight=word_prediction_weight,
         feature_cache=feature_cache,
+        **{**schedule, **config_fields},
     )
     trainer = trainer_class(
         model=model,
@@ -74,6 +80,7 @@ def train_adapter(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=processor,
+        callbacks=list(callbacks),
     )
     if muon:
         # Given now, when the model is on its device and everything except the adapter is frozen.

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from in_process import run_script_here
+from little_text import link_with_little_text
 from paths import SCRIPTS
 
 from experiments.flickr8k.photo_adapters import load_adapter_onto, train_langbridge, train_mlp
@@ -22,13 +23,7 @@ needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="scoring ca
 
 @pytest.fixture(scope="module")
 def small_data(data, tmp_path_factory):
-    """The real folder, with little text, so that reading it takes no time."""
-    folder = tmp_path_factory.mktemp("data")
-    for name in ("flickr8k", "mobilenetv2_imagenet", "tokenizers"):
-        (folder / name).symlink_to(data / name)
-    (folder / "caption_text").mkdir()
-    shutil.copy(data / "caption_text" / "multi30k_val_en.txt.gz", folder / "caption_text")
-    return folder
+    return link_with_little_text(data, tmp_path_factory.mktemp("data"))
 
 
 def tiny_world(small_data, output_dir, tokenizers=None):

@@ -27,7 +27,8 @@ def train_mlp(world: AdapterWorld, language_model: str, seed: int, folder: Path)
     model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
         world.tower, text, processor=processor, adapter_type="mlp"
     )
-    _train(world, model, processor, folder, seed, world.sizes.adapter_steps, world.sizes.adapter_learning_rate)
+    steps, rate = world.sizes.adapter_steps, world.sizes.adapter_learning_rate
+    _train(world, model, processor, folder, seed, steps, rate, **world.adapter_schedule)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -41,7 +42,8 @@ def train_langbridge(world: AdapterWorld, language_model: str, seed: int, folder
     model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
         world.tower, text, world.vocabulary, processor, projector_hidden_size=width
     )
-    _train(world, model, processor, folder, seed, world.sizes.adapter_steps, world.sizes.adapter_learning_rate)
+    steps, rate = world.sizes.adapter_steps, world.sizes.adapter_learning_rate
+    _train(world, model, processor, folder, seed, steps, rate, **world.adapter_schedule)
     LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(folder / "adapter")
 
 
@@ -101,9 +103,10 @@ def _train(
     seed: int,
     max_steps: int,
     learning_rate: float,
+    judged_on: str = "test",
     **options: Any,
 ) -> None:
-    first_captions = [dataclasses.replace(photo, captions=photo.captions[:1]) for photo in world.photos("test")]
+    first_captions = [dataclasses.replace(photo, captions=photo.captions[:1]) for photo in world.photos(judged_on)]
     train_adapter(
         LangBridgeSFTTrainer,
         model,

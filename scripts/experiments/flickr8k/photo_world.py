@@ -4,7 +4,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from accelerate import Accelerator
 from transformers import AutoTokenizer, LlamaConfig, Qwen2Config
@@ -115,6 +115,12 @@ class AdapterWorld:
 
     def language_model(self, name: str) -> str:
         raise NotImplementedError
+
+    @property
+    def adapter_schedule(self) -> dict[str, Any]:
+        """How adapters learn through a language model, as of `train_adapter`, where not by a cosine to the end, and
+        the split that their loss is measured on, `judged_on`."""
+        return {}
 
     def photos(self, split: str) -> list[CaptionedPhoto]:
         limit = self.sizes.train_photos if split == "train" else self.sizes.test_photos

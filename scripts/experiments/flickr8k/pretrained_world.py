@@ -108,10 +108,14 @@ class PretrainedWorld(AdapterWorld):
 def prepare_language_models(world: PretrainedWorld, folder: Path) -> None:
     """The language models, with a chat template that is the prompt of captions."""
     for name in world.language_models:
-        part = world.parts[name].resolve()
-        tokenizer = AutoTokenizer.from_pretrained(part)
-        begin = tokenizer.decode(tokenizer("")["input_ids"])
-        tokenizer.chat_template = begin + CHAT_TEMPLATE
-        tokenizer.save_pretrained(folder / name)
-        for file in ("config.json", "generation_config.json", "model.safetensors"):
-            (folder / name / file).symlink_to(part / file)
+        prepare_language_model(world.parts[name], folder / name)
+
+
+def prepare_language_model(part: Path, folder: Path) -> None:
+    """A pretrained language model whose chat template is the prompt of captions."""
+    tokenizer = AutoTokenizer.from_pretrained(part)
+    begin = tokenizer.decode(tokenizer("")["input_ids"])
+    tokenizer.chat_template = begin + CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    for file in ("config.json", "generation_config.json", "model.safetensors"):
+        (folder / file).symlink_to(part.resolve() / file)

@@ -20,30 +20,34 @@ THINGS = (
 ENOUGH = 3  # captions of five that must name a thing for it to be there
 
 
-def ask_about(photos: Sequence[CaptionedPhoto]) -> Iterator[dict[str, Any]]:
+def choose_things(photos: Sequence[CaptionedPhoto]) -> Iterator[tuple[int, str, bool]]:
     """
-    One question of each kind about each photo that allows both: a thing that most captions name, and one that none
-    names. A thing is asked for about as often with the answer no as with yes, so that the word alone tells little.
+    The place of each photo that allows it with a thing that most captions name and then with one that none names; and
+    whether it is there. A thing is absent about as often as it is present, so that the word alone tells little.
     """
     named = [[thing for caption in photo.captions for thing in content_words(caption)] for photo in photos]
     present = [[thing for thing in THINGS if words.count(thing) >= ENOUGH] for words in named]
     shown = [(place, random.Random(place).choice(things)) for place, things in enumerate(present) if things]
     missing = [thing for _, thing in shown]
     random.Random(0).shuffle(missing)
-    number = 0
     for place, thing in shown:
         absent = next((other for other in missing if other not in named[place]), None)
         if absent is None:
             continue
         missing.remove(absent)
-        for asked, label in ((thing, "yes"), (absent, "no")):
-            number += 1
-            yield {
-                "question_id": number,
-                "image": photos[place].name,
-                "text": f"Is there a {asked} in the image?",
-                "label": label,
-            }
+        yield place, thing, True
+        yield place, absent, False
+
+
+def ask_about(photos: Sequence[CaptionedPhoto]) -> Iterator[dict[str, Any]]:
+    """One question of each kind about each photo that allows both, see [`choose_things`]."""
+    for number, (place, thing, present) in enumerate(choose_things(photos), start=1):
+        yield {
+            "question_id": number,
+            "image": photos[place].name,
+            "text": f"Is there a {thing} in the image?",
+            "label": "yes" if present else "no",
+        }
 
 
 def main() -> None:

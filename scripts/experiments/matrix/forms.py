@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The forms in which a photo is handed to a language model that its adapter was not trained with."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from experiments.flickr8k.few_shot import see_photos
+from experiments.matrix.grouped_patches import group_words
+from experiments.matrix.world import SOURCES, MatrixWorld
+from modeling_langbridge import (
+    LangBridgeAdapter,
+    LangBridgeForConditionalGeneration,
+    LangBridgeProcessor,
+    lift,
+)
+from trainer.data.captioned_photos import CaptionedPhoto
+
+
+Parts = tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]
+
+# Grounded adapters know no language model: whichever comes is new to them.
+WITHOUT_SOURCE = {
+    "words": "grounded words",
+    "groups": "grounded, words of groups of like patches",
+    "patches": "grounded, a token per patch",
+}
+WITH_SOURCE = {
+    "tuned_words": "grounded words, tuned through the source",
+    "raw": "raw coefficients of the source",
+    "lifted": "MLP of the source, lifted into words",
+}
+FORMS = {**WITHOUT_SOURCE, **WITH_SOURCE}
+CELLS = [*((form, None) for form in WITHOUT_SOURCE), *((form, source) for form in WITH_SOURCE for source in SOURCES)]
+
+
+def join_form(world: MatrixWorld, form: str, source: str | None, target: str, seed: int) -> Parts:
+    """The adapter of a form and a source, joined to the target without any training."""
+    if form == "lifted":
+        adapter = lift_mlp(world, source, seed)
+    else:
+        stages = {"tuned_words": f"tuned_{source}_{seed}", "raw": f"raw_{source}_{seed}"}
+        stage = stages.get(form, f"grounded_{seed}")
+        adapter = LangBridgeAdapter.from_pretrained(world.output_dir / stage / "adapter")
+    words = world.sizes.words_per_image if form in ("words", "tuned_words") else None
+    return adapter.join(world.tower, world.language_model(target), words_per_image=words)
+
+
+def load_mlp(world: MatrixWorld, language_model: str, seed: int) -> Parts:
+    """The MLP that was trained through a language model, with that language model."""
+    checkpoint = world.output_dir / f"mlp_{language_model}_{seed}"
+    model = LangBridgeForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    return model, LangBridgeProcessor.from_pretrained(checkpoint)
+
+
+def lift_mlp(world: MatrixWorld, language_model: str, seed: int) -> LangBridgeAdapter:
+    """The MLP that was trained through a language model, as an adapter of words that does the same there."""
+    model, processor, _ = lift(*load_mlp(world, language_model, seed), world.vocabulary)
+    return LangBridgeAdapter.from_model(model, processor.tokenizer)
+
+
+def see(world: MatrixWorld, form: str, parts: Parts, photos: Sequence[CaptionedPhoto]) -> list[torch.Tensor]:
+    """The visual tokens `(tokens, d)` of each photo in a form."""
+    read = partial(group_words, distance=world.sizes.group_distance) if form == "groups" else see_photos
+    return read(*parts, photos=photos, features=world.features(*parts))

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The matrix as tables, as numbers and as a picture."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import matplotlib.pyplot as plt
+from scipy.stats import spearmanr
+
+from experiments.matrix.forms import CELLS, FORMS
+from experiments.matrix.prognosis import NUMBERS
+from experiments.matrix.world import SOURCES, MatrixWorld
+from modeling_langbridge.utils.files import atomic_file, read_json
+
+
+METRICS = ("CIDEr", "yes/no")
+FEWEST_SWAPS = 5  # for a rank correlation
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    One form from one source on one target, means over the seeds.
+
+    Args:
+        form (`str`), source (`str`, *optional*), target (`str`): Which; a grounded form has no source.
+        shares (`dict[str, float]`): Of each metric, the share of what the target's own MLP has.
+        values (`dict[str, float]`): Of each metric, what was measured.
+        tokens (`float`): Visual tokens per photo.
+        prognosis (`dict[str, float | None]`): What was known beforehand.
+    """
+
+    form: str
+    source: str | None
+    target: str
+    shares: dict[str, float]
+    values: dict[str, float]
+    tokens: float
+    prognosis: dict[str, float | None]
+
+    @property
+    def is_swap(self) -> bool:
+        """Whether nothing of the adapter was trained with the target."""
+        return self.source != self.target
+
+
+def read_own(world: MatrixWorld) -> dict[str, list[dict]]:
+    """What each target has with its own MLP, of every seed that there is."""
+    found = {target: sorted(world.output_dir.glob(f"own_{target}_*")) for target in world.targets}
+    return {target: [read_json(folder / "cells.json")[0] for folder in folders] for target, folders in found.items()}
+
+
+def read_cells(world: MatrixWorld, own: dict[str, list[dict]]) -> list[Cell]:
+    """All cells, in the order of the tables."""
+    cells = []
+    for target in world.targets:
+        of_seeds = [
+            read_json(world.output_dir / f"cells_{target}_{seed}" / "cells.json") for seed in world.adapter_seeds
+        ]
+        for (form, source), *measured in zip(CELLS, *of_seeds, strict=True):
+            values = {metric: fmean(cell[metric] for cell in measured) for metric in METRICS}
+            shares = {
+                metric: value / max(fmean(cell[metric] for cell in own[target]), 1e-9)
+                for metric, value in values.items()
+            }
+            prognosis = {name: mean_of_known([cell["prognosis"][name] for cell in measured]) for name in NUMBERS}
+            tokens = fmean(cell["tokens"] for cell in measured)
+            cells.append(Cell(form, source, target, shares, values, tokens, prognosis))
+    return cells
+
+
+def mean_of_known(numbers: Sequence[float | None]) -> float | None:
+    return None if None in numbers else fmean(numbers)
+
+
+def describe(world: MatrixWorld, own: dict[str, list[dict]], cells: Sequence[Cell]) -> str:
+    """All tables, in markdown."""
+    tables = [describe_own(world, own), describe_forms(cells)]
+    tables += [f"{label}:\n\n{describe_form(world, form, cells)}" for form, label in FORMS.items()]
+    return "\n\n".join([*tables, describe_prognosis(cells)])
+
+
+def describe_own(world: MatrixWorld, own: dict[str, list[dict]]) -> str:
+    """What the cells are shares of, and whether it had converged."""
+    rows = [["own MLP of", "CIDEr", "yes/no right", "loss", "steps", "converged"]]
+    for target, of_seeds in own.items():
+        folders = sorted(world.output_dir.glob(f"mlp_{target}_*"))
+        logs = [read_json(folder / "log.json")["steps"] for folder in folders]
+        steps = [log[-1]["step"] for log in logs]
+        most = world.sizes_for(target).adapter_steps
+        means = [f"{fmean(cell[name] for cell in of_seeds):.3f}" for name in ("CIDEr", "yes/no", "loss")]
+        rows.append([target, *means, f"{fmean(steps):.0f}", "yes" if max(steps) < most else "no"])
+    return write_table(rows)
+
+
+def describe_forms(cells: Sequence[Cell]) -> str:
+    """The mean and the worst share of each form over all swaps."""
+    heads = [f"{metric}, {what}" for metric in METRICS for what in ("mean share", "worst")]
+    rows = [["nothing trained for the target", "tokens", "swaps", *heads]]
+    for form, label in FORMS.items():
+        swaps = [cell for cell in cells if cell.form == form and cell.is_swap]
+        shares = [[cell.shares[metric] for cell in swaps] for metric in METRICS]
+        numbers = [f"{summary(of_metric):.0%}" for of_metric in shares for summary in (fmean, min)]
+        rows.append([label, f"{fmean(cell.tokens for cell in swaps):.0f}", str(len(swaps)), *numbers])
+    return write_table(rows)
+
+
+def describe_form(world: MatrixWorld, form: str, cells: Sequence[Cell]) -> str:
+    """The cells of a form: CIDEr and its share, yes/no accuracy and its share; the source's own target in italics."""
+    rows = [["from \\ to", *world.targets]]
+    of_form = {(cell.source, cell.target): cell for cell in cells if cell.form == form}
+    for source in dict.fromkeys(source for source, _ in of_form):
+        row = [source or "no language model"]
+        for target in world.targets:
+            cell = of_form[source, target]
+            text = "; ".join(f"{cell.values[metric]:.3f} ({cell.shares[metric]:.0%})" for metric in METRICS)
+            row.append(text if cell.is_swap else f"*{text}*")
+        rows.append(row)
+    return write_table(rows)
+
+
+def correlate(cells: Sequence[Cell], number: str, form: str | None = None) -> tuple[int, float, float] | None:
+    """Over how many swaps a number is known, its Spearman correlation with the share of CIDEr, and the p-value."""
+    swaps = [
+        cell for cell in cells if cell.is_swap and cell.prognosis[number] is not None and form in (None, cell.form)
+    ]
+    known = [cell.prognosis[number] for cell in swaps]
+    if len(swaps) < FEWEST_SWAPS or len(set(known)) == 1:
+        return None
+    result = spearmanr(known, [cell.shares["CIDEr"] for cell in swaps])
+    return len(swaps), result.statistic, result.pvalue
+
+
+def describe_prognosis(cells: Sequence[Cell]) -> str:
+    """How well what is known beforehand ranks the swaps, over all forms and within those that have a source."""
+    rows = [["known beforehand", "swaps", "Spearman with CIDEr's share", "p", *(f"within {form}" for form in FORMS)]]
+    for number, label in NUMBERS.items():
+        overall = correlate(cells, number)
+        within = [correlate(cells, number, form) for form in FORMS]
+        numbers = [str(overall[0]), f"{overall[1]:.2f}", f"{overall[2]:.2g}"] if overall else ["0", "", ""]
+        rows.append([label, *numbers, *("" if found is None else f"{found[1]:.2f}" for found in within)])
+    return write_table(rows)
+
+
+def write_table(rows: Sequence[Sequence[str]]) -> str:
+    head, *rest = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|---|" + "---:|" * (len(rows[0]) - 1), *rest])
+
+
+def draw_matrix(world: MatrixWorld, cells: Sequence[Cell], path: str | os.PathLike) -> None:
+    """Draws each swap's share of the target's own MLP, a row a form, a colour a target."""
+    figure, axes = plt.subplots(1, len(METRICS), figsize=(11, 4.5), sharey=True)
+    for axis, metric in zip(axes, METRICS, strict=True):
+        for position, target in enumerate(world.targets):
+            swaps = [cell for cell in cells if cell.target == target and cell.is_swap]
+            offset = 0.1 * (position - (len(world.targets) - 1) / 2)
+            places = [list(FORMS).index(cell.form) + offset for cell in swaps]
+            axis.scatter([100 * cell.shares[metric] for cell in swaps], places, s=18, label=target)
+        axis.axvline(100, color="grey", linewidth=1)
+        axis.set_yticks(range(len(FORMS)), list(FORMS.values()))
+        axis.set_xlabel(f"{metric}, % of the target's own MLP")
+        axis.grid(alpha=0.3)
+    axes[0].invert_yaxis()
+    axes[0].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+    figure.savefig(path, dpi=110, bbox_inches="tight", format="png")
+    plt.close(figure)
+
+
+def write_report(world: MatrixWorld, seconds: dict[str, float]) -> str:
+    """Writes results.json, results.md and matrix.png; returns the tables."""
+    own = read_own(world)
+    cells = read_cells(world, own)
+    text = f"{describe(world, own, cells)}\n\nSeconds: {', '.join(f'{n} {s:.0f}' for n, s in seconds.items())}.\n"
+    found = {"own": own, "cells": [vars(cell) for cell in cells], "seconds": seconds, "settings": world.settings}
+    results = {"sources": list(SOURCES), "seeds": list(world.adapter_seeds), **found}
+    with atomic_file(world.output_dir / "results.json") as unfinished:
+        unfinished.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with atomic_file(world.output_dir / "results.md") as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    with atomic_file(world.output_dir / "matrix.png") as unfinished:
+        draw_matrix(world, cells, unfinished)
+    return text

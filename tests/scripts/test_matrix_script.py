@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The matrix of language models, at tiny sizes: every stage, resuming, the results, and what is refused."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+from little_text import link_with_little_text
+from paths import SCRIPTS
+
+from experiments.matrix.forms import CELLS, FORMS, WITHOUT_SOURCE
+from experiments.matrix.report import write_report
+from experiments.matrix.running import stages_of
+from experiments.matrix.world import QUICK, SOURCES, MatrixWorld
+from experiments.stages import claim_output_dir, run_stages
+from modeling_langbridge.utils.files import read_json
+
+
+pytest_plugins = ["places"]
+SCRIPT = SCRIPTS / "matrix.py"
+
+
+def run_here(world: MatrixWorld) -> str:
+    """All stages one after the other in this process, which has imported everything."""
+    claim_output_dir(world.output_dir, world.settings)
+    stages = [{name: stage} for group in stages_of(world) for name, stage in group.items()]
+    return write_report(world, run_stages(world.output_dir, stages))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("java") is None, reason="scoring captions needs Java")
+def test_all_stages_lead_to_a_matrix_and_a_second_run_repeats_none(data, tmp_path):
+    # The loss never falls by ten: training ends at the third of the steps at which it is judged.
+    sizes = dataclasses.replace(QUICK, adapter_steps=5, least_gain=10.0)
+    (tmp_path / "data").mkdir()
+    small_data = link_with_little_text(data, tmp_path / "data")
+    world = MatrixWorld(small_data, tmp_path / "output", sizes, adapter_seeds=(1,), pretrained={})
+    text = run_here(world)
+
+    results = json.loads((world.output_dir / "results.json").read_text())
+    assert len(results["cells"]) == len(world.targets) * len(CELLS)
+    assert all(label in text for label in FORMS.values())
+    for target in world.targets:
+        log = read_json(world.output_dir / f"mlp_{target}_1" / "log.json")["steps"]
+        rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
+        assert log[-1]["step"] == 3 and rates[-1] < rates[0]
+        cells = {(cell["form"], cell["source"]): cell for cell in results["cells"] if cell["target"] == target}
+        assert cells["patches", None]["tokens"] == 49 and cells["words", None]["tokens"] == 3
+        assert 1 <= cells["groups", None]["tokens"] <= 49
+        if target in SOURCES:  # lifted into words and read by the language model that it is from: the same adapter
+            assert cells["lifted", target]["values"] == {
+                metric: results["own"][target][0][metric] for metric in ("CIDEr", "yes/no")
+            }
+        unknown = {form for (form, _), cell in cells.items() if cell["prognosis"]["gromov_wasserstein"] is None}
+        assert unknown == set(WITHOUT_SOURCE)
+    assert (world.output_dir / "matrix.png").stat().st_size > 10_000
+
+    stages = [name for group in stages_of(world) for name in group]
+    marks = {name: (world.output_dir / name).stat().st_mtime_ns for name in stages}
+    shutil.rmtree(world.output_dir / "cells_small_llama_1")
+    assert run_here(world).split("Seconds")[0] == text.split("Seconds")[0]
+    again = {name: (world.output_dir / name).stat().st_mtime_ns for name in stages}
+    assert {name for name in marks if marks[name] != again[name]} == {"cells_small_llama_1"}
+
+
+REFUSED = [
+    ("--data absent", "there is no folder absent/caption_text: check --data"),
+    ("--data {data} --pretrained gemma3", "Gemma 3 may be used under the Gemma Terms of Use alone"),
+    ("--data {data} --pretrained smollm2 smollm2", "--pretrained names one twice"),
+    ("--data {data} --seeds 1 2 1", "--seeds names one twice"),
+    ("--data {data} --seeds -1", "--seeds"),
+]
+
+
+@pytest.mark.parametrize(("options", "sentence"), REFUSED)
+def test_bad_input_gets_one_sentence(refuse, tmp_path, monkeypatch, options, sentence):
+    monkeypatch.setenv("LANGBRIDGE_CACHE", str(tmp_path / "cache"))
+    for name in ("caption_text", "flickr8k", "mobilenetv2_imagenet"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    refuse(f"--output_dir out {options.replace('{data}', str(tmp_path / 'data'))}", sentence)
