@@ -2,11 +2,10 @@
 """The cells of the matrix: what a language model makes of photos in every form and from every source."""
 
 import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
 from tqdm import tqdm
 
 from experiments.flickr8k.few_shot import FewShot, caption_examples, caption_prompt, see_photos
@@ -19,58 +18,66 @@ from trainer.data.captioned_photos import CaptionedPhoto
 from trainer.evaluation.caption_metrics import caption_scores
 
 
+class Photos(NamedTuple):
+    """The photos that are examples, on which prompts and answers are chosen, and which are measured."""
+
+    examples: list[CaptionedPhoto]
+    dev: list[CaptionedPhoto]
+    test: list[CaptionedPhoto]
+
+
+def photos_of(world: MatrixWorld, target: str) -> Photos:
+    """The photos for a target; reading them takes a while."""
+    examples = world.photos("train")[: world.sizes.examples]
+    return Photos(examples, world.photos("dev"), world.test_photos_of(target))
+
+
 def measure_own(world: MatrixWorld, target: str, seed: int, folder: Path) -> None:
     """The target's own MLP, which the cells are compared with."""
-    parts = load_mlp(world, target, seed)
-    seen = [see_photos(*parts, photos, world.features(*parts)) for photos in photos_of(world, target)]
-    write(folder, [measure(world, target, parts, seen)])
+    parts, photos = load_mlp(world, target, seed), photos_of(world, target)
+    seen = Photos(*(see_photos(*parts, some, world.features(*parts)) for some in photos))
+    write(folder, [measure(world, target, parts, photos, seen)])
 
 
 def measure_cells(world: MatrixWorld, target: str, seed: int, folder: Path) -> None:
     """Every form from every source, with nothing trained for the target."""
-    cells = []
+    cells, photos = [], photos_of(world, target)
     for form, source in tqdm(CELLS, desc="cells"):
         parts = join_form(world, form, source, target, seed)
-        seen = [see(world, form, parts, photos) for photos in photos_of(world, target)]
-        measured = measure(world, target, parts, seen)
-        prognosis = foretell(world, form, source, seed, parts)
+        seen = Photos(*(see(world, form, parts, some) for some in photos))
+        measured = measure(world, target, parts, photos, seen)
+        prognosis = foretell(world, form, source, seed, parts, photos.dev)
         cells.append({"form": form, "source": source, **measured, "prognosis": prognosis})
     write(folder, cells)
 
 
-def photos_of(world: MatrixWorld, target: str) -> tuple[Sequence[CaptionedPhoto], ...]:
-    """The photos that are examples, on which prompt and answers are chosen, and which are measured."""
-    examples = world.photos("train")[: world.sizes.examples]
-    return examples, world.photos("dev"), world.test_photos_of(target)
-
-
-def measure(world: MatrixWorld, target: str, parts: Parts, seen: Sequence[Sequence[torch.Tensor]]) -> dict:
+def measure(world: MatrixWorld, target: str, parts: Parts, photos: Photos, seen: Photos) -> dict:
     """
     CIDEr, the loss per token of first captions, and yes/no accuracy.
 
     Args:
-        seen (`Sequence[Sequence[torch.Tensor]]`): What stands for each photo of [`photos_of`], `(tokens, d)` each.
+        photos ([`Photos`]): Of [`photos_of`].
+        seen ([`Photos`]): What stands for each of them, `(tokens, d)` each, in their order.
     """
-    examples, dev, test = photos_of(world, target)
-    shown, dev_tokens, tokens = seen
     few_shot_of = partial(FewShot, *parts, bf16=world.bf16)
     prefixes = {"alone": []}
     if target in world.pretrained:
-        prefixes["examples"] = caption_examples(examples, shown)
+        prefixes["examples"] = caption_examples(photos.examples, seen.examples)
     losses = {
-        name: caption_losses(few_shot_of(prefix), (dev, dev_tokens)).mean().item() for name, prefix in prefixes.items()
+        name: caption_losses(few_shot_of(prefix), (photos.dev, seen.dev)).mean().item()
+        for name, prefix in prefixes.items()
     }
     prompt = min(losses, key=losses.get)
     few_shot = few_shot_of(prefixes[prompt])
-    prompts = [few_shot.embed(caption_prompt(of_photo)) for of_photo in tokens]
-    captions = dict(zip([photo.name for photo in test], few_shot.complete(prompts), strict=True))
-    answers = answer_by_naming(parts, world.bf16, (dev, dev_tokens), (test, tokens))
+    prompts = [few_shot.embed(caption_prompt(tokens)) for tokens in seen.test]
+    captions = dict(zip([photo.name for photo in photos.test], few_shot.complete(prompts), strict=True))
+    answers = answer_by_naming(parts, world.bf16, (photos.dev, seen.dev), (photos.test, seen.test))
     return {
-        "CIDEr": caption_scores(captions, {photo.name: photo.captions for photo in test})["CIDEr"],
-        "loss": caption_losses(few_shot, (test, tokens)).mean().item(),
+        "CIDEr": caption_scores(captions, {photo.name: photo.captions for photo in photos.test})["CIDEr"],
+        "loss": caption_losses(few_shot, (photos.test, seen.test)).mean().item(),
         "yes/no": sum(is_yes == says_yes for is_yes, says_yes in answers) / max(1, len(answers)),
         "questions": len(answers),
-        "tokens": sum(map(len, tokens)) / len(tokens),
+        "tokens": sum(map(len, seen.test)) / len(seen.test),
         "prompt": prompt,
         "captions": captions,
     }

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from experiments.flickr8k.few_shot import see_photos
-from experiments.matrix.grouped_patches import group_words
+from experiments.matrix.grouped_patches import see_grouped_words
 from experiments.matrix.world import SOURCES, MatrixWorld
 from modeling_langbridge import (
     LangBridgeAdapter,
@@ -23,7 +23,7 @@ Parts = tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]
 # Grounded adapters know no language model: whichever comes is new to them.
 WITHOUT_SOURCE = {
     "words": "grounded words",
-    "groups": "grounded, words of groups of like patches",
+    "groups": "grounded words of groups of like patches, in reading order",
     "patches": "grounded, a token per patch",
 }
 WITH_SOURCE = {
@@ -62,5 +62,7 @@ def lift_mlp(world: MatrixWorld, language_model: str, seed: int) -> LangBridgeAd
 
 def see(world: MatrixWorld, form: str, parts: Parts, photos: Sequence[CaptionedPhoto]) -> list[torch.Tensor]:
     """The visual tokens `(tokens, d)` of each photo in a form."""
-    read = partial(group_words, distance=world.sizes.group_distance) if form == "groups" else see_photos
+    sizes, read = world.sizes, see_photos
+    if form == "groups":
+        read = partial(see_grouped_words, distance=sizes.group_distance, count=sizes.grouped_words)
     return read(*parts, photos=photos, features=world.features(*parts))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Groups of like patches in place of single ones: fewer visual tokens, each of which means something, and their places.
+Words of groups of like patches, in reading order: as few as an image's strongest words, and they keep their places.
 
-Most patches of a photo say what their neighbours say. Patches whose coefficients are alike are one thing, which is
-handed over once, as the words that it says most: words are what language models know. The groups are in reading order
-of their places. No training is needed, and the distance can be chosen anew for each photo.
+Most patches of a photo say what their neighbours say, faintly. Patches whose coefficients are alike are taken as one,
+and a word is as strong as in the group that says it most, not as in the whole photo, so that a small thing is heard.
+The words themselves are handed over: language models know words, and no mixtures of them. Nothing is trained.
 """
 
 from collections.abc import Sequence
@@ -45,33 +45,50 @@ def group_patches(coefficients: torch.Tensor, distance: float) -> torch.Tensor:
     return members[order]
 
 
+def pick_grouped_words(coefficients: torch.Tensor, distance: float, count: int) -> torch.Tensor:
+    """
+    The words that any group of like patches says most, in the order of these groups.
+
+    Args:
+        coefficients (`torch.Tensor` of shape `(tokens, V)`), distance (`float`): As of [`group_patches`].
+        count (`int`): How many words.
+
+    Returns:
+        `torch.Tensor` of shape `(count,)`: different words, those of one group together, the strongest first.
+    """
+    groups = group_patches(coefficients, distance).to(coefficients)  # (groups, tokens)
+    strengths, whose = (groups @ coefficients).max(0)  # (V,) each
+    words = strengths.topk(count).indices
+    return words[whose[words].argsort(stable=True)]
+
+
 @torch.no_grad()
-def group_words(
+def see_grouped_words(
     model: LangBridgeForConditionalGeneration,
     processor: LangBridgeProcessor,
     photos: Sequence[CaptionedPhoto],
     features: FeatureCache,
     distance: float,
+    count: int,
 ) -> list[torch.Tensor]:
     """
-    The visual tokens of photos: the strongest word of each group of like patches, as an embedding of the language
-    model.
+    The visual tokens of photos: the words of groups of like patches, as embeddings of the language model.
 
     Args:
         model ([`LangBridgeForConditionalGeneration`]): With coefficients that are distributions, a token per patch.
         processor ([`LangBridgeProcessor`]): Its own.
         photos (`Sequence[CaptionedPhoto]`): Of the features.
         features ([`~trainer.data.feature_cache.FeatureCache`]): Of the tower.
-        distance (`float`): As of [`group_patches`].
+        distance (`float`), count (`int`): As of [`pick_grouped_words`].
 
     Returns:
-        `list[torch.Tensor]`, photos x `(groups, d)`.
+        `list[torch.Tensor]`, photos x `(count, d)`.
     """
-    bridge, found = model.model, []
+    bridge = model.model
     embeddings = bridge.get_word_embeddings()  # (V, d)
-    images = [photo.image for photo in photos]
-    for pixels in pixel_batches(bridge, processor.image_processor, images, features):
-        for coefficients in model.get_image_coefficients(**pixels):  # (tokens, V)
-            groups = group_patches(coefficients, distance).to(coefficients)  # (groups, tokens)
-            found.append(embeddings[(groups @ coefficients).argmax(-1)])
-    return found
+    batches = pixel_batches(bridge, processor.image_processor, [photo.image for photo in photos], features)
+    return [
+        embeddings[pick_grouped_words(coefficients, distance, count)]
+        for pixels in batches
+        for coefficients in model.get_image_coefficients(**pixels)
+    ]

@@ -2,6 +2,8 @@
 """What can be known of a swap before anything is captioned: `transfer.py`'s diagnosis, and how far apart the two
 language models' words are."""
 
+from collections.abc import Sequence
+
 import ot
 import torch
 from torch.nn import functional as F
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 from experiments.matrix.forms import Parts, join_form
 from experiments.matrix.world import MatrixWorld
 from modeling_langbridge.adapter.transfer_diagnosis import diagnose_transfer
+from trainer.data.captioned_photos import CaptionedPhoto
 
 
 # Of a diagnosis, what may foretell how good a swap is, and what it is called in the table.
@@ -23,17 +26,25 @@ NUMBERS = {
 
 
 @torch.no_grad()
-def foretell(world: MatrixWorld, form: str, source: str | None, seed: int, new: Parts) -> dict[str, float | None]:
+def foretell(
+    world: MatrixWorld,
+    form: str,
+    source: str | None,
+    seed: int,
+    new: Parts,
+    photos: Sequence[CaptionedPhoto],
+) -> dict[str, float | None]:
     """
     The numbers of `NUMBERS` of a swap; those that compare two language models are `None` where there is no source.
 
     Args:
         form (`str`), source (`str`, *optional*), seed (`int`): Of the adapter.
         new (`Parts`): The adapter on the target.
+        photos (`Sequence[CaptionedPhoto]`): The first of them are what the adapter is measured on.
     """
     cache = world.features(*new)
-    photos = world.photos("dev")[: world.sizes.prognosis_photos]
-    features = [cache.read(photo.image).float() for photo in photos]  # photos x (tokens, d_v)
+    few = photos[: world.sizes.prognosis_photos]
+    features = [cache.read(photo.image).float() for photo in few]  # photos x (tokens, d_v)
     old = None if source is None else join_form(world, form, source, source, seed)[0]
     diagnosis = diagnose_transfer(old, new[0], features)
     numbers = {name: getattr(diagnosis, name) for name in NUMBERS if name != "gromov_wasserstein"}

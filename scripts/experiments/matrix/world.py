@@ -25,15 +25,16 @@ class MatrixSizes(AdapterSizes):
 
     shared_words: int = 2000  # V
     num_hidden_layers: int = 4  # of a small language model
-    language_model_steps: int = 1000
+    language_model_steps: int = 700
     language_model_batch_size: int = 48
     language_model_learning_rate: float = 6e-3
     train_photos: int = 3000
-    dev_photos: int = 60
-    test_photos: int = 300
-    pretrained_photos: int = 100  # of the test photos, for pretrained language models
-    adapter_steps: int = 1000  # at most; see `least_gain`
+    dev_photos: int = 40
+    test_photos: int = 200
+    pretrained_photos: int = 80  # of the test photos, for pretrained language models
+    adapter_steps: int = 800  # at most; see `least_gain`
     pretrained_adapter_steps: int = 300  # likewise, through a pretrained language model
+    pretrained_batch_size: int = 16
     adapter_learning_rate: float = 1e-2
     judging_steps: int = 50
     least_gain: float = 0.005  # nats per token; an adapter has converged when this many steps bring less, twice
@@ -41,7 +42,8 @@ class MatrixSizes(AdapterSizes):
     patch_dropout: float = 0.5
     tuning_steps: int = 150
     tuning_learning_rate: float = 3e-4
-    group_distance: float = 0.5  # of patches in one group, by the cosine of their coefficients
+    group_distance: float = 0.25  # of patches in one group, 1 - the cosine of their coefficients
+    grouped_words: int = 12  # per image, of groups of patches
     examples: int = 4  # before a photo, where a pretrained language model does better after them
     prognosis_photos: int = 20
     gromov_words: int = 200
@@ -59,12 +61,14 @@ QUICK = MatrixSizes(
     pretrained_photos=6,
     adapter_steps=2,
     pretrained_adapter_steps=2,
+    pretrained_batch_size=4,
     adapter_batch_size=4,
     judging_steps=1,
     grounding_steps=2,
     grounding_batch_size=4,
     tuning_steps=2,
     words_per_image=3,
+    grouped_words=5,
     examples=2,
     prognosis_photos=3,
     gromov_words=20,
@@ -118,10 +122,12 @@ class MatrixWorld(AdapterWorld):
         return photos[: self.sizes.pretrained_photos] if language_model in self.pretrained else photos
 
     def sizes_for(self, language_model: str) -> MatrixSizes:
-        """The sizes, with fewer steps through a pretrained language model, which is slow."""
+        """The sizes, with fewer and smaller steps through a pretrained language model, which is slow."""
+        sizes = self.sizes
         if language_model not in self.pretrained:
-            return self.sizes
-        return dataclasses.replace(self.sizes, adapter_steps=self.sizes.pretrained_adapter_steps)
+            return sizes
+        steps, batch_size = sizes.pretrained_adapter_steps, sizes.pretrained_batch_size
+        return dataclasses.replace(sizes, adapter_steps=steps, adapter_batch_size=batch_size)
 
     @property
     def adapter_schedule(self) -> dict[str, Any]:

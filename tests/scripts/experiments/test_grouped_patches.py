@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Groups of like patches: what is alike is one group, in reading order, and becomes its strongest word."""
+"""Groups of like patches: what is alike is one group, and its words are in reading order."""
 
 import pytest
 import torch
 
-from experiments.matrix.grouped_patches import group_patches
+from experiments.matrix.grouped_patches import group_patches, pick_grouped_words
 
 
 SKY, DOG, GRASS = 0, 1, 2
@@ -42,3 +42,20 @@ def test_patches_that_say_little_do_not_move_a_group(coefficients):
     faint[30:33] = 0.01 * coefficients[0]  # a faint patch of sky below the grass
     groups = group_patches(faint, distance=0.5)
     assert (groups.float() @ faint).argmax(-1).tolist() == [SKY, GRASS, DOG]
+
+
+def test_words_are_in_the_order_of_the_groups_that_say_them_and_none_comes_twice(coefficients):
+    words = pick_grouped_words(coefficients, distance=0.5, count=5)
+    assert sorted(words.tolist()) == list(range(5))
+    assert [word for word in words.tolist() if word in (SKY, DOG, GRASS)] == [SKY, GRASS, DOG]
+    assert pick_grouped_words(coefficients, 0.5, 3).tolist() == [SKY, GRASS, DOG]
+
+
+def test_a_small_thing_that_one_group_says_beats_a_faint_word_of_the_whole_photo():
+    coefficients = torch.zeros(36, 3)
+    coefficients[:18, 0], coefficients[18:, 1] = 1.0, 1.0
+    coefficients[:, 2] = 0.2  # faint in every patch: 7.2 in all, 3.6 in a group
+    coefficients = torch.cat([coefficients, torch.zeros(36, 1)], dim=1)
+    coefficients[:18, 3] = 0.3  # 5.4 in one group
+    assert 3 in pick_grouped_words(coefficients, distance=0.3, count=3).tolist()
+    assert 2 in coefficients.sum(0).topk(3).indices.tolist()
