@@ -9,6 +9,7 @@ import pytest
 from little_text import link_with_little_text
 from paths import SCRIPTS
 
+from experiments.matrix.estimate import estimate
 from experiments.matrix.forms import CELLS, FORMS, WITHOUT_SOURCE
 from experiments.matrix.report import write_report
 from experiments.matrix.running import stages_of
@@ -79,3 +80,17 @@ def test_bad_input_gets_one_sentence(refuse, tmp_path, monkeypatch, options, sen
     for name in ("caption_text", "flickr8k", "mobilenetv2_imagenet"):
         (tmp_path / "data" / name).mkdir(parents=True)
     refuse(f"--output_dir out {options.replace('{data}', str(tmp_path / 'data'))}", sentence)
+
+
+def test_a_dry_run_counts_what_is_left(tmp_path):
+    data = tmp_path / "data"
+    for name in ("caption_text", "flickr8k", "mobilenetv2_imagenet"):
+        (data / name).mkdir(parents=True)
+    world = MatrixWorld(data, tmp_path / "output", QUICK, adapter_seeds=(1, 2), pretrained={})
+    before = estimate(world)
+    assert "| language_model_small | 4 | 6.5 | 26 |" in before and "| grounded | 2 |" in before
+    (tmp_path / "output" / "language_model_small_llama").mkdir(parents=True)
+    assert "| language_model_small | 3 | 6.5 | 20 |" in estimate(world)
+    everything = MatrixWorld(data, tmp_path / "none", QUICK, (1,), {"smollm2": data, "gemma3": data})
+    stages = [name for group in stages_of(everything) for name in group]
+    assert sum(int(line.split(" | ")[1]) for line in estimate(everything).splitlines()[2:-2]) == len(stages)

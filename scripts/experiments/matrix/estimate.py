@@ -7,11 +7,25 @@ from experiments.matrix.running import stages_of
 from experiments.matrix.world import MatrixWorld
 
 
-# CPU seconds of a stage with MatrixSizes, by how its name begins; the first that fits. Adapters may converge earlier.
+# CPU seconds of a stage with MatrixSizes, by how its name begins, the first that fits: reckoned from single steps on a
+# core of an AMD EPYC with much other work. Adapters take as long where they do not converge before.
 SECONDS = {
-    "tokenizers": 30,
-    "features": 300,
-    "grounded": 100,
+    "tokenizers": 20,
+    "language_model_small": 390,
+    "language_model": 1,
+    "features": 210,
+    "grounded": 80,
+    "mlp_small": 335,
+    "mlp_smollm2": 1720,
+    "mlp_gemma3": 3800,
+    "raw": 370,
+    "tuned": 45,
+    "own_small": 20,
+    "own_smollm2": 100,
+    "own_gemma3": 220,
+    "cells_small": 170,
+    "cells_smollm2": 960,
+    "cells_gemma3": 2000,
 }
 
 

@@ -2,8 +2,9 @@
 """
 Yes/no questions to a language model that knows no questions: is a thing likelier to be named for this photo?
 
-A caption that begins with the thing is rated after what stands for the photo. Its log-likelihood, less the mean of the
-same over the dev photos, says how much the photo speaks for the thing, whatever the language model thinks of the word.
+The thing is rated as the first word after "A" of a caption, after what stands for the photo. Its log-likelihood, less
+the mean of the same over the dev photos, says how much the photo speaks for it, whatever the language model thinks of
+the word.
 """
 
 from collections.abc import Sequence
@@ -41,12 +42,12 @@ def take(scores: torch.Tensor, questions: Sequence[tuple[int, str, bool]]) -> to
 
 
 def rate_things(parts: Parts, bf16: bool, seen: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The log-likelihood of each thing as the first words of a photo's caption, `(photos, things)`."""
-    names = [f" A {thing}" for thing in THINGS]
+    """The log-likelihood of each thing after "A" at the beginning of a photo's caption, `(photos, things)`."""
+    names = [f" {thing}" for thing in THINGS]
     rows = []
     for tokens in seen:
-        few_shot = FewShot(*parts, prefix=["Words:", tokens], bf16=bf16)  # read once for all things
-        prompt = few_shot.embed(["\nCaption:"])
+        few_shot = FewShot(*parts, prefix=["Words:", tokens, "\nCaption:"], bf16=bf16)  # read once for all things
+        begin = few_shot.embed([" A"])  # (1, d)
         lengths = torch.tensor([len(few_shot.encode(name)) for name in names])
-        rows.append(-few_shot.losses([prompt] * len(names), names, batch_size=len(names)) * lengths)
+        rows.append(-few_shot.losses([begin] * len(names), names, batch_size=len(names)) * lengths)
     return torch.stack(rows)

@@ -25,14 +25,14 @@ class MatrixSizes(AdapterSizes):
 
     shared_words: int = 2000  # V
     num_hidden_layers: int = 4  # of a small language model
-    language_model_steps: int = 700
+    language_model_steps: int = 600
     language_model_batch_size: int = 48
     language_model_learning_rate: float = 6e-3
     train_photos: int = 3000
     dev_photos: int = 40
     test_photos: int = 200
     pretrained_photos: int = 80  # of the test photos, for pretrained language models
-    adapter_steps: int = 800  # at most; see `least_gain`
+    adapter_steps: int = 700  # at most; see `least_gain`
     pretrained_adapter_steps: int = 300  # likewise, through a pretrained language model
     pretrained_batch_size: int = 16
     adapter_learning_rate: float = 1e-2

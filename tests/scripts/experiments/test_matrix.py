@@ -13,7 +13,7 @@ from experiments.matrix.report import Cell, correlate, describe_forms
 from trainer.data.caption_words import content_words
 
 
-def test_a_thing_is_rated_by_the_likelihood_of_a_caption_that_begins_with_it(composed, text):
+def test_a_thing_is_rated_by_its_likelihood_at_the_beginning_of_a_caption(composed, text):
     model, processor, _ = composed
     tokenizer = processor.tokenizer
     words = " dog ball"
@@ -22,7 +22,7 @@ def test_a_thing_is_rated_by_the_likelihood_of_a_caption_that_begins_with_it(com
     assert rated.shape == (1, len(THINGS))
     language_model = AutoModelForCausalLM.from_pretrained(text)
     for place in (0, 20):
-        pieces = ["", "Words:", words, "\nCaption:", f" A {THINGS[place]}"]
+        pieces = ["", "Words:", words, "\nCaption:", " A", f" {THINGS[place]}"]
         ids = [
             tokenizer(pieces[0])["input_ids"],
             *(tokenizer(p, add_special_tokens=False)["input_ids"] for p in pieces[1:]),
