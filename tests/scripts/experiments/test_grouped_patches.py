@@ -38,8 +38,9 @@ def test_the_distance_decides_how_many_groups_there_are(coefficients, distance, 
 
 
 def test_patches_that_say_little_do_not_move_a_group(coefficients):
-    faint = coefficients.clone()
-    faint[30:33] = 0.01 * coefficients[0]  # a faint patch of sky below the grass
+    faint = coefficients.view(6, 6, 5).clone()
+    faint[4:] = 0.01 * coefficients[0]  # faint patches of sky below grass and dog
+    faint = faint.flatten(0, 1)
     groups = group_patches(faint, distance=0.5)
     assert (groups.float() @ faint).argmax(-1).tolist() == [SKY, GRASS, DOG]
 
