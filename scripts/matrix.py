@@ -53,7 +53,9 @@ def parse_arguments() -> argparse.Namespace:
         default=[1],
         help="of the adapters, each trained with each (default: 1)",
     )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that all works, not how well")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, two language models: shows that all works, not how well"
+    )
     parser.add_argument("--dry_run", action="store_true", help="prints the stages that are left, and runs none")
     arguments = parser.parse_args()
     if arguments.data is None:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from experiments.flickr8k.few_shot import FewShot, caption_examples, caption_prompt, see_photos
 from experiments.flickr8k.pretrained_rows import caption_losses
-from experiments.matrix.forms import CELLS, Parts, join_form, load_mlp, see
+from experiments.matrix.forms import Parts, cells_of, join_form, load_mlp, see
 from experiments.matrix.naming import answer_by_naming
 from experiments.matrix.prognosis import foretell
 from experiments.matrix.world import MatrixWorld
@@ -29,7 +29,7 @@ class Photos(NamedTuple):
 def photos_of(world: MatrixWorld, target: str) -> Photos:
     """The photos for a target; reading them takes a while."""
     examples = world.photos("train")[: world.sizes.examples]
-    return Photos(examples, world.photos("dev"), world.test_photos_of(target))
+    return Photos(examples, world.photos("dev")[: world.sizes.dev_photos], world.test_photos_of(target))
 
 
 def measure_own(world: MatrixWorld, target: str, seed: int, folder: Path) -> None:
@@ -42,7 +42,7 @@ def measure_own(world: MatrixWorld, target: str, seed: int, folder: Path) -> Non
 def measure_cells(world: MatrixWorld, target: str, seed: int, folder: Path) -> None:
     """Every form from every source, with nothing trained for the target."""
     cells, photos = [], photos_of(world, target)
-    for form, source in tqdm(CELLS, desc="cells"):
+    for form, source in tqdm(cells_of(world), desc="cells"):
         parts = join_form(world, form, source, target, seed)
         seen = Photos(*(see(world, form, parts, some) for some in photos))
         measured = measure(world, target, parts, photos, seen)

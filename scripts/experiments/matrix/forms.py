@@ -8,7 +8,7 @@ import torch
 
 from experiments.flickr8k.few_shot import see_photos
 from experiments.matrix.grouped_patches import see_grouped_words
-from experiments.matrix.world import SOURCES, MatrixWorld
+from experiments.matrix.world import MatrixWorld
 from modeling_langbridge import (
     LangBridgeAdapter,
     LangBridgeForConditionalGeneration,
@@ -32,7 +32,12 @@ WITH_SOURCE = {
     "lifted": "MLP of the source, lifted into words",
 }
 FORMS = {**WITHOUT_SOURCE, **WITH_SOURCE}
-CELLS = [*((form, None) for form in WITHOUT_SOURCE), *((form, source) for form in WITH_SOURCE for source in SOURCES)]
+
+
+def cells_of(world: MatrixWorld) -> list[tuple[str, str | None]]:
+    """Each form with each of its sources: what is measured with every target."""
+    moved = [(form, source) for form in WITH_SOURCE for source in world.sizes.sources]
+    return [*((form, None) for form in WITHOUT_SOURCE), *moved]
 
 
 def join_form(world: MatrixWorld, form: str, source: str | None, target: str, seed: int) -> Parts:

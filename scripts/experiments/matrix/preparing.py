@@ -17,7 +17,8 @@ def make_tokenizers(world: MatrixWorld, folder: Path) -> None:
     """The small language models' tokenizers, and the words that all language models share."""
     captions = read_caption_text(world.data / "caption_text", seed=0)
     tokenizers = [AutoTokenizer.from_pretrained(part) for part in world.pretrained.values()]
-    for name, small in SMALL.items():
+    for name in world.sizes.language_models:
+        small = SMALL[name]
         tokenizer = train_tokenizer(captions[small.half :: 2], small.vocab_size, small.tokenizer)
         tokenizer.chat_template = CHAT_TEMPLATE
         # Known from the start: else each adapter would get a language model with a random row of its own.

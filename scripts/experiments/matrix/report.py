@@ -10,9 +10,9 @@ from statistics import fmean
 import matplotlib.pyplot as plt
 from scipy.stats import spearmanr
 
-from experiments.matrix.forms import CELLS, FORMS
+from experiments.matrix.forms import FORMS, cells_of
 from experiments.matrix.prognosis import NUMBERS
-from experiments.matrix.world import SOURCES, MatrixWorld
+from experiments.matrix.world import MatrixWorld
 from modeling_langbridge.utils.files import atomic_file, read_json
 
 
@@ -60,7 +60,7 @@ def read_cells(world: MatrixWorld, own: dict[str, list[dict]]) -> list[Cell]:
         of_seeds = [
             read_json(world.output_dir / f"cells_{target}_{seed}" / "cells.json") for seed in world.adapter_seeds
         ]
-        for (form, source), *measured in zip(CELLS, *of_seeds, strict=True):
+        for (form, source), *measured in zip(cells_of(world), *of_seeds, strict=True):
             values = {metric: fmean(cell[metric] for cell in measured) for metric in METRICS}
             shares = {
                 metric: value / max(fmean(cell[metric] for cell in own[target]), 1e-9)
@@ -175,7 +175,7 @@ def write_report(world: MatrixWorld, seconds: dict[str, float]) -> str:
     cells = read_cells(world, own)
     text = f"{describe(world, own, cells)}\n\nSeconds: {', '.join(f'{n} {s:.0f}' for n, s in seconds.items())}.\n"
     found = {"own": own, "cells": [vars(cell) for cell in cells], "seconds": seconds, "settings": world.settings}
-    results = {"sources": list(SOURCES), "seeds": list(world.adapter_seeds), **found}
+    results = {"seeds": list(world.adapter_seeds), **found}
     with atomic_file(world.output_dir / "results.json") as unfinished:
         unfinished.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     with atomic_file(world.output_dir / "results.md") as unfinished:

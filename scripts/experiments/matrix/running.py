@@ -10,10 +10,9 @@ from pathlib import Path
 from experiments.flickr8k.photo_adapters import ground, train_langbridge, train_mlp, tune
 from experiments.flickr8k.photo_world import compute_features
 from experiments.matrix.cells import measure_cells, measure_own
-from experiments.matrix.language_models import SMALL
 from experiments.matrix.preparing import make_tokenizers, prepare_pretrained, train_small
 from experiments.matrix.report import write_report
-from experiments.matrix.world import SOURCES, MatrixWorld
+from experiments.matrix.world import MatrixWorld
 from experiments.stages import Stage, claim_output_dir, run_stages
 from trainer.evaluation.caption_metrics import check_java
 
@@ -32,15 +31,15 @@ def stages_of(world: MatrixWorld) -> list[dict[str, Stage]]:
     def stage(function, *arguments) -> Stage:
         return update_wrapper(partial(function, world, *arguments), function)
 
-    seeds = world.adapter_seeds
-    own = [(name, seed) for seed in seeds for name in SMALL]
+    small, seeds = world.sizes.language_models, world.adapter_seeds
+    own = [(name, seed) for seed in seeds for name in small]
     own += [(name, seeds[0]) for name in world.pretrained]  # too slow for several
-    moved = [(name, seed) for seed in seeds for name in SOURCES]
+    moved = [(name, seed) for seed in seeds for name in world.sizes.sources]
     cells = [(name, seed) for seed in seeds for name in world.targets]
     kinds = [
         {"tokenizers": stage(make_tokenizers)},
         {
-            **{f"language_model_{name}": stage(train_small, name) for name in SMALL},
+            **{f"language_model_{name}": stage(train_small, name) for name in small},
             **{f"language_model_{name}": stage(prepare_pretrained, name) for name in world.pretrained},
         },
         {"features": stage(compute_features)},

@@ -16,20 +16,20 @@ from trainer.data.captioned_photos import CaptionedPhoto
 from trainer.device import has_bfloat16
 
 
-SOURCES = ("small_qwen2", "small_llama", "small_gpt_neox")
-
-
 @dataclass(frozen=True)
 class MatrixSizes(AdapterSizes):
-    """How large everything is and how long it learns."""
+    """Which small language models there are, how large everything is and how long it learns."""
 
+    language_models: tuple[str, ...] = tuple(SMALL)
+    sources: tuple[str, ...] = ("small_qwen2", "small_llama", "small_gpt_neox")  # that adapters are trained through
     shared_words: int = 2000  # V
     num_hidden_layers: int = 4  # of a small language model
     language_model_steps: int = 600
     language_model_batch_size: int = 48
     language_model_learning_rate: float = 6e-3
     train_photos: int = 3000
-    dev_photos: int = 40
+    judging_photos: int = 100  # of the dev split, on which it is judged whether an adapter has converged
+    dev_photos: int = 40  # the first of these, for the choice of prompts and the threshold of answers
     test_photos: int = 200
     pretrained_photos: int = 80  # of the test photos, for pretrained language models
     adapter_steps: int = 700  # at most; see `least_gain`
@@ -37,7 +37,7 @@ class MatrixSizes(AdapterSizes):
     pretrained_batch_size: int = 16
     adapter_learning_rate: float = 1e-2
     judging_steps: int = 50
-    least_gain: float = 0.005  # nats per token; an adapter has converged when this many steps bring less, twice
+    least_gain: float = 0.005  # nats per token; see `adapter_schedule`
     grounding_steps: int = 180
     patch_dropout: float = 0.5
     tuning_steps: int = 150
@@ -50,12 +50,15 @@ class MatrixSizes(AdapterSizes):
 
 
 QUICK = MatrixSizes(
+    language_models=("small_qwen2", "small_gpt_neox"),
+    sources=("small_gpt_neox",),
     shared_words=300,
     num_hidden_layers=1,
     language_model_steps=2,
     language_model_batch_size=4,
     projector_hidden_size=16,
     train_photos=12,
+    judging_photos=6,
     dev_photos=6,
     test_photos=6,
     pretrained_photos=6,
@@ -107,14 +110,14 @@ class MatrixWorld(AdapterWorld):
 
     @property
     def targets(self) -> list[str]:
-        return [*SMALL, *self.pretrained]
+        return [*self.sizes.language_models, *self.pretrained]
 
     def language_model(self, name: str) -> str:
         return str(self.output_dir / f"language_model_{name}")
 
     def photos(self, split: str) -> list[CaptionedPhoto]:
         photos = super().photos(split)
-        return photos[: self.sizes.dev_photos] if split == "dev" else photos
+        return photos[: self.sizes.judging_photos] if split == "dev" else photos
 
     def test_photos_of(self, language_model: str) -> list[CaptionedPhoto]:
         """The photos that a language model is measured on: fewer for a pretrained one, which is slow."""
@@ -133,7 +136,7 @@ class MatrixWorld(AdapterWorld):
     def adapter_schedule(self) -> dict[str, Any]:
         """
         An adapter learns through a language model until that brings nothing: where `judging_steps` steps have lowered
-        the dev photos' loss by less than `least_gain`, the learning rate falls to a third, and after the second such
+        the dev photos' least loss by less than `least_gain`, the learning rate falls to a third, and at the third such
         time in a row training ends.
         """
         least = self.sizes.least_gain
@@ -145,5 +148,5 @@ class MatrixWorld(AdapterWorld):
             "eval_steps": self.sizes.judging_steps,
             "metric_for_best_model": "loss",
             "greater_is_better": False,
-            "callbacks": [EarlyStoppingCallback(early_stopping_patience=2, early_stopping_threshold=least)],
+            "callbacks": [EarlyStoppingCallback(early_stopping_patience=3, early_stopping_threshold=least)],
         }
