@@ -6,10 +6,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from experiments.flickr8k.yes_no_questions import THINGS
+from experiments.matrix.language_models import SMALL
 from experiments.matrix.naming import rate_things
 from experiments.matrix.preparing import write_documents
 from experiments.matrix.prognosis import word_distance
 from experiments.matrix.report import Cell, correlate, describe_forms
+from experiments.matrix.world import MatrixSizes
 from trainer.data.caption_words import content_words
 
 
@@ -55,6 +57,15 @@ def test_a_language_model_that_reads_no_words_sees_captions_and_nothing_before_c
         assert (60 < len(others) < 140) if reads_words else not others
         assert all(set(prefix.split()) <= {word for c in captions for word in content_words(c)} for prefix in others)
         assert 20 < sum(prefix == caption for prefix, caption in pairs) < 80
+
+
+def test_the_small_language_models_differ_and_one_source_was_never_taught_to_read_words():
+    sizes = MatrixSizes()
+    small = [SMALL[name] for name in sizes.language_models]
+    assert len({one.config_class for one in small}) == len({one.width for one in small}) == len(small) >= 4
+    assert {one.tokenizer for one in small} == {"byte_level", "metaspace"}
+    assert len(sizes.sources) >= 3
+    assert [SMALL[name].reads_words for name in sizes.sources].count(False) == 1
 
 
 def make_cell(source: str, target: str, share: float, **prognosis: float | None) -> Cell:
