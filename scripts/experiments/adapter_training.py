@@ -56,7 +56,7 @@ def train_adapter(
         callbacks (`Sequence[TrainerCallback]`, *optional*, defaults to `()`): the trainer's.
         config_fields: further fields of [`LangBridgeSFTConfig`], such as another schedule.
     """
-    schedule = {"lr_scheduler_type": "cosine", "warmup_steps": 0.05}
+    usual = {"lr_scheduler_type": "cosine", "warmup_steps": 0.05, "logging_steps": min(20, max_steps)}
     arguments = LangBridgeSFTConfig(
         output_dir=str(output_dir),
         max_steps=max_steps,
@@ -68,11 +68,10 @@ def train_adapter(
         dataloader_pin_memory=False,
         save_strategy="no",
         report_to="none",
-        logging_steps=min(20, max_steps),
         seed=seed,
         word_prediction_weight=word_prediction_weight,
         feature_cache=feature_cache,
-        **{**schedule, **config_fields},
+        **{**usual, **config_fields},
     )
     trainer = trainer_class(
         model=model,

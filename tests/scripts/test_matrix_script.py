@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from in_process import run_script_here
 from little_text import link_with_little_text
 from paths import SCRIPTS
 
@@ -20,6 +21,14 @@ from modeling_langbridge.utils.files import read_json
 
 pytest_plugins = ["places"]
 SCRIPT = SCRIPTS / "matrix.py"
+
+
+@pytest.fixture
+def empty_data(tmp_path):
+    """Folders as the script asks for them, which nothing reads."""
+    for name in ("caption_text", "flickr8k", "mobilenetv2_imagenet"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    return tmp_path / "data"
 
 
 def run_here(world: MatrixWorld) -> str:
@@ -77,22 +86,23 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "sentence"), REFUSED)
-def test_bad_input_gets_one_sentence(refuse, tmp_path, monkeypatch, options, sentence):
+def test_bad_input_gets_one_sentence(refuse, empty_data, tmp_path, monkeypatch, options, sentence):
     monkeypatch.setenv("LANGBRIDGE_CACHE", str(tmp_path / "cache"))
-    for name in ("caption_text", "flickr8k", "mobilenetv2_imagenet"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-    refuse(f"--output_dir out {options.replace('{data}', str(tmp_path / 'data'))}", sentence)
+    refuse(f"--output_dir out {options.replace('{data}', str(empty_data))}", sentence)
 
 
-def test_a_dry_run_counts_what_is_left(tmp_path):
-    data = tmp_path / "data"
-    for name in ("caption_text", "flickr8k", "mobilenetv2_imagenet"):
-        (data / name).mkdir(parents=True)
-    world = MatrixWorld(data, tmp_path / "output", MatrixSizes(), adapter_seeds=(1, 2), pretrained={})
-    before = estimate(world)
+def test_a_dry_run_counts_what_is_left_and_writes_nothing(empty_data, tmp_path):
+    command = [SCRIPT, "--data", empty_data, "--output_dir", tmp_path / "output", "--seeds", "1", "2", "--dry_run"]
+    before = run_script_here(*command).stdout
     assert "| language_model_small | 4 | 6.5 | 26 |" in before and "| grounded | 2 |" in before
+    assert not (tmp_path / "output").exists()
     (tmp_path / "output" / "language_model_small_llama").mkdir(parents=True)
-    assert "| language_model_small | 3 | 6.5 | 20 |" in estimate(world)
-    everything = MatrixWorld(data, tmp_path / "none", MatrixSizes(), (1,), {"smollm2": data, "gemma3": data})
-    stages = [name for group in stages_of(everything) for name in group]
-    assert sum(int(line.split(" | ")[1]) for line in estimate(everything).splitlines()[2:-2]) == len(stages)
+    assert "| language_model_small | 3 | 6.5 | 20 |" in run_script_here(*command).stdout
+
+
+def test_every_stage_has_an_estimate(empty_data, tmp_path):
+    pretrained = dict.fromkeys(("smollm2", "gemma3"), empty_data)
+    world = MatrixWorld(empty_data, tmp_path / "output", MatrixSizes(), adapter_seeds=(1,), pretrained=pretrained)
+    stages = [name for group in stages_of(world) for name in group]
+    counted = [int(line.split(" | ")[1]) for line in estimate(world).splitlines()[2:-2]]
+    assert sum(counted) == len(stages)

@@ -137,7 +137,23 @@ class AdapterWorld:
 
 
 @dataclass(frozen=True)
-class PhotoWorld(AdapterWorld):
+class SmallWorld(AdapterWorld):
+    """Language models and words that earlier stages left, over MobileNetV2, which lies beside the photos."""
+
+    @property
+    def tower(self) -> str:
+        return str(self.data / "mobilenetv2_imagenet")
+
+    @property
+    def vocabulary(self) -> SharedVocabulary:
+        return SharedVocabulary.from_file(self.output_dir / "tokenizers" / "vocabulary.json")
+
+    def language_model(self, name: str) -> str:
+        return str(self.output_dir / f"language_model_{name}")
+
+
+@dataclass(frozen=True)
+class PhotoWorld(SmallWorld):
     """
     Language models A and B, trained here, over MobileNetV2.
 
@@ -157,17 +173,6 @@ class PhotoWorld(AdapterWorld):
     def settings(self) -> dict:
         """All that decides the results, except the adapters' seeds: more of them may be added later."""
         return {"sizes": dataclasses.asdict(self.sizes), "tokenizers": self.tokenizers, "seed": self.seed}
-
-    @property
-    def tower(self) -> str:
-        return str(self.data / "mobilenetv2_imagenet")
-
-    @property
-    def vocabulary(self) -> SharedVocabulary:
-        return SharedVocabulary.from_file(self.output_dir / "tokenizers" / "vocabulary.json")
-
-    def language_model(self, name: str) -> str:
-        return str(self.output_dir / f"language_model_{name}")
 
     def caption_text(self) -> tuple[list[str], list[str]]:
         """The halves of the text that language models A and B learn from."""

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 
 from transformers import EarlyStoppingCallback
 
-from experiments.flickr8k.photo_world import AdapterSizes, AdapterWorld
+from experiments.flickr8k.photo_world import AdapterSizes, SmallWorld
 from experiments.matrix.language_models import SMALL
-from modeling_langbridge import SharedVocabulary
 from trainer.data.captioned_photos import CaptionedPhoto
 from trainer.device import has_bfloat16
 
@@ -79,7 +78,7 @@ QUICK = MatrixSizes(
 
 
 @dataclass(frozen=True)
-class MatrixWorld(AdapterWorld):
+class MatrixWorld(SmallWorld):
     """
     Small language models that are trained here, and pretrained ones, over MobileNetV2.
 
@@ -101,19 +100,8 @@ class MatrixWorld(AdapterWorld):
         return {"sizes": dataclasses.asdict(self.sizes), "pretrained": sorted(self.pretrained), "bf16": self.bf16}
 
     @property
-    def tower(self) -> str:
-        return str(self.data / "mobilenetv2_imagenet")
-
-    @property
-    def vocabulary(self) -> SharedVocabulary:
-        return SharedVocabulary.from_file(self.output_dir / "tokenizers" / "vocabulary.json")
-
-    @property
     def targets(self) -> list[str]:
         return [*self.sizes.language_models, *self.pretrained]
-
-    def language_model(self, name: str) -> str:
-        return str(self.output_dir / f"language_model_{name}")
 
     def photos(self, split: str) -> list[CaptionedPhoto]:
         photos = super().photos(split)
@@ -146,6 +134,7 @@ class MatrixWorld(AdapterWorld):
             "lr_scheduler_kwargs": {"factor": 1 / 3, "patience": 0, "threshold": least, "threshold_mode": "abs"},
             "eval_strategy": "steps",
             "eval_steps": self.sizes.judging_steps,
+            "logging_steps": self.sizes.judging_steps,
             "metric_for_best_model": "loss",
             "greater_is_better": False,
             "callbacks": [EarlyStoppingCallback(early_stopping_patience=3, early_stopping_threshold=least)],
