@@ -32,10 +32,10 @@ def stages_of(world: MatrixWorld) -> list[dict[str, Stage]]:
         return update_wrapper(partial(function, world, *arguments), function)
 
     small, seeds = world.sizes.language_models, world.adapter_seeds
-    own = [(name, seed) for seed in seeds for name in small]
+    own = [(name, seed) for name in small for seed in seeds]
     own += [(name, seeds[0]) for name in world.pretrained]  # too slow for several
-    moved = [(name, seed) for seed in seeds for name in world.sizes.sources]
-    cells = [(name, seed) for seed in seeds for name in world.targets]
+    moved = [(name, seed) for name in world.sizes.sources for seed in seeds]
+    cells = [(name, seed) for name in world.targets for seed in seeds]  # those of a group take equally long
     kinds = [
         {"tokenizers": stage(make_tokenizers)},
         {
