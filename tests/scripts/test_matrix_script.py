@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from demo_parts import save_demo_parts
 from in_process import run_script_here
 from little_text import link_with_little_text
 from paths import SCRIPTS
@@ -42,10 +43,14 @@ def run_here(world: MatrixWorld) -> str:
 @pytest.mark.skipif(shutil.which("java") is None, reason="scoring captions needs Java")
 def test_all_stages_lead_to_a_matrix_and_a_second_run_repeats_none(data, tmp_path):
     # The loss never falls by ten: training ends at the fourth of the steps at which it is judged.
-    sizes = dataclasses.replace(QUICK, adapter_steps=5, least_gain=10.0)
-    (tmp_path / "data").mkdir()
+    steps = {"adapter_steps": 5, "pretrained_adapter_steps": 5, "least_gain": 10.0}
+    sizes = dataclasses.replace(QUICK, language_models=QUICK.sources, **steps)
+    for name in ("data", "parts"):
+        (tmp_path / name).mkdir()
     small_data = link_with_little_text(data, tmp_path / "data")
-    world = MatrixWorld(small_data, tmp_path / "output", sizes, adapter_seeds=(1,), pretrained={})
+    save_demo_parts(tmp_path / "parts")  # a tiny random language model in place of a pretrained one
+    pretrained = {"smollm2": tmp_path / "parts" / "smollm2"}
+    world = MatrixWorld(small_data, tmp_path / "output", sizes, adapter_seeds=(1,), pretrained=pretrained)
     text = run_here(world)
 
     results = json.loads((world.output_dir / "results.json").read_text())

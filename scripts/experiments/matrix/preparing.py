@@ -30,7 +30,7 @@ def make_tokenizers(world: MatrixWorld, folder: Path) -> None:
 
 
 def train_small(world: MatrixWorld, name: str, folder: Path) -> None:
-    """A small language model, on captions behind words, behind captions and behind nothing."""
+    """A small language model, trained on captions that stand behind what is to be read."""
     small, sizes = SMALL[name], world.sizes
     tokenizer = AutoTokenizer.from_pretrained(world.output_dir / "tokenizers" / name)
     config = small.config_class(
