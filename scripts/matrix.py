@@ -16,9 +16,9 @@ later. Put OMP_WAIT_POLICY=PASSIVE before the command where other work shares th
 """
 
 import argparse
+import os
 from pathlib import Path
 
-from experiments.data_folder import add_data_option, check_data_option
 from trainer.command_line import run_script
 from trainer.number_arguments import at_least
 
@@ -28,7 +28,12 @@ PRETRAINED = ("smollm2", "gemma3")
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_option(parser)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=os.environ.get("LANGBRIDGE_DATA"),
+        help="folder with caption_text, flickr8k and mobilenetv2_imagenet (default: $LANGBRIDGE_DATA)",
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("matrix_output"), help="default: matrix_output")
     parser.add_argument(
         "--pretrained",
@@ -53,7 +58,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--dry_run", action="store_true", help="prints the stages that are left, and runs none")
     arguments = parser.parse_args()
-    check_data_option(parser, arguments.data, ["caption_text", "flickr8k", "mobilenetv2_imagenet"], "--data")
+    if arguments.data is None:
+        parser.error("give --data, the folder with the photos and captions, or set LANGBRIDGE_DATA to it")
+    for needed in ("caption_text", "flickr8k", "mobilenetv2_imagenet"):
+        if not (arguments.data / needed).is_dir():
+            parser.error(f"there is no folder {arguments.data / needed}: check --data")
     for flag in ("seeds", "pretrained"):
         if len(set(values := getattr(arguments, flag))) < len(values):
             parser.error(f"--{flag} names one twice: give each once")
