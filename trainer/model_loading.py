@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from .option_values import AT_LEAST_1, check_values
+from .several.arguments import LanguageModelsArguments
 
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(LanguageModelsArguments):
     """What is trained: a LangBridge that exists, or a new one made of two parts. How it is loaded: as in TRL."""
 
     _argument_group_name = "model"
@@ -28,7 +29,6 @@ class ModelArguments:
         default=None, metadata={"help": "A LangBridge to go on from (folder or Hub id), instead of two parts."}
     )
     vision_tower: str | None = field(default=None, metadata={"help": "Folder or Hub id of the vision tower."})
-    language_model: str | None = field(default=None, metadata={"help": "Folder or Hub id of the language model."})
     adapter: str | None = field(
         default=None,
         metadata={"help": "An adapter alone (folder or Hub id), trained with any language model, to start from."},
@@ -112,6 +112,7 @@ class ModelArguments:
 
     def __post_init__(self):
         check_values(self)
+        self.take_first()
         self.resolutions()
 
     def resolutions(self) -> list[list[int]] | None:

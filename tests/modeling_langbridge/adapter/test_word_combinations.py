@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words that a tokenizer splits become combinations of words that it has, which mean the same in both models."""
 
+import functools
 import itertools
 
 import pytest
@@ -20,8 +21,10 @@ from modeling_langbridge import (
     SharedVocabulary,
     transfer,
 )
+from modeling_langbridge.adapter import word_combinations
 from modeling_langbridge.adapter.placeholder import placeholder_language_model
 from modeling_langbridge.adapter.word_combinations import combine_split_words, match
+from modeling_langbridge.vocabulary import shared_vocabulary
 from modeling_langbridge.vocabulary.surfaces import index_surfaces
 
 
@@ -176,7 +179,12 @@ def test_tokenizers_that_share_too_few_words_are_refused(text):
 
 @pytest.fixture(scope="module")
 def real_sized(data, tmp_path_factory):
-    return save_real_sized(data, tmp_path_factory.mktemp("real"))
+    """The models, and each tokenizer's words read once: it takes longer than all else."""
+    index = functools.cache(lambda name: index_surfaces(AutoTokenizer.from_pretrained(name)))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (word_combinations, shared_vocabulary):
+            patch.setattr(module, "index_surfaces", lambda tokenizer: index(tokenizer.name_or_path))
+        yield save_real_sized(data, tmp_path_factory.mktemp("real"))
 
 
 @pytest.mark.slow
@@ -190,6 +198,6 @@ def test_no_shipped_word_is_lost_between_real_tokenizers(real_sized, one, other)
     assert 0 <= token_ids.min() and token_ids.max() < len(tokenizer)
     split = lacking(vocabulary, tokenizer)
     assert weights[~split].count_nonzero(1).eq(1).all()
-    known = index_surfaces(reference[1])
+    known = word_combinations.index_surfaces(reference[1])
     combined = split & torch.tensor([surface in known for surface in vocabulary.surfaces])
-    assert weights[combined].count_nonzero(1).eq(8).float().mean() > 0.99
+    assert (weights[combined].count_nonzero(1) < 8).sum() <= combined.sum() / 100
