@@ -101,6 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     model_arguments, data_arguments, config, given = parser.parse(arguments)
     from trainer.checkpointing.output_folder import writing_to
     from trainer.run_plan import begin_log
+    from trainer.several.trainer import check_options
 
     refuse_ignored(given, find_ignored(model_arguments, data_arguments, config))
     if config.trust_remote_code:
@@ -108,6 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
             "--trust_remote_code has no effect: a LangBridge runs the installed modeling_langbridge, and vision tower "
             "and language model must be of types that transformers has."
         )
+    if model_arguments.language_models:
+        check_options(config, data_arguments.eval_dataset)
     if not data_arguments.dataset:
         raise ValueError("Say what to train on: --dataset.")
     begin_log(config)

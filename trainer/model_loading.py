@@ -113,6 +113,8 @@ class ModelArguments(LanguageModelsArguments):
     def __post_init__(self):
         check_values(self)
         self.take_first()
+        if self.language_models and self.load_in_4bit:
+            raise ValueError("`load_in_4bit` does not go with `language_models`: leave one out.")
         self.resolutions()
 
     def resolutions(self) -> list[list[int]] | None:
@@ -207,7 +209,8 @@ def check_places(arguments: ModelArguments, needs_folder: bool) -> None:
     if not all(parts):
         raise ValueError("Say what to train: --model, or --vision_tower and --language_model.")
     check_vision_tower(arguments.vision_tower)
-    check_language_model(arguments.language_model)
+    for name in arguments.language_models or [arguments.language_model]:
+        check_language_model(name)
     if arguments.adapter is not None and arguments.adapter_type != "langbridge":
         raise ValueError(
             f"--adapter is made of words, --adapter_type {arguments.adapter_type} is not: leave one of them out."
