@@ -66,4 +66,4 @@ def test_an_adapter_of_two_language_models_is_used_on_a_third(folder, vision, te
     ],
 )
 def test_what_makes_no_sense_is_refused(folder, vision, options, sentence):
-    assert_refused(SCRIPTS / "train.py", command(folder, vision, *options), sentence, folder)
+    assert_refused(SCRIPTS / "train.py", command(folder, vision, *options, "--output_dir", "none"), sentence, folder)

@@ -51,7 +51,7 @@ class SeveralLanguageModelsTrainer(LangBridgeSFTTrainer):
         collator = self.data_collator
         self.data_collator = SeveralCollator(
             collator.encoder,
-            context=context_of(model) if args.max_length is None else None,
+            context=context_of(model),
             others=[
                 (ConversationEncoder(processor, args.plain_captions), context_of(other))
                 for other, processor in others.values()
