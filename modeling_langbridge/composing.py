@@ -28,6 +28,8 @@ def compose(
         vocabulary = []
     elif vocabulary is None:
         raise ValueError("`vocabulary` is missing: give one, or an `adapter_type` without words (mlp, linear).")
+    if split_words == "combine":
+        raise ValueError("`split_words` combine needs a trained adapter: use `LangBridgeAdapter.join` or `transfer`.")
     processor = processor or model_class.processor_class.from_vision_text_pretrained(vision, text)
     vision_tower = load_vision_tower(vision)
     language_model = text if isinstance(text, PreTrainedModel) else AutoModelForCausalLM.from_pretrained(text)

@@ -49,7 +49,8 @@ class LangBridgeConfig(LlavaConfig):
         are single tokens.
     split_words (`str`, *optional*, defaults to `"leave_out"`):
         How to treat words that are split. `"leave_out"`: their coefficients are 0 and distributions run over the other
-        words. `"mean"`: their embedding is the mean of their pieces' embeddings.
+        words. `"mean"`: their embedding is the mean of their pieces' embeddings. `"combine"`: it is a combination of
+        other words' embeddings, which a transfer finds.
     lm_head_bias (`bool`, *optional*, defaults to `False`):
         Whether the language model's output layer has a bias (Phi's has).
 
@@ -78,7 +79,7 @@ class LangBridgeConfig(LlavaConfig):
     pool_patches: int = 1
     linear_remainder: bool = False
     pieces_per_word: int = 1
-    split_words: Literal["leave_out", "mean"] = "leave_out"
+    split_words: Literal["leave_out", "mean", "combine"] = "leave_out"
     lm_head_bias: bool = False
 
     def __post_init__(self, **kwargs: Any):

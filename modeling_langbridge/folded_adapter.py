@@ -99,7 +99,7 @@ class FoldedAdapter:
         if not are_plain(projector, linear, head):
             return None
         if self.can_fold(linear, head, embedding):
-            tensors = head.token_ids, head.weight, head.bias, embedding.weight, *linear.parameters()
+            tensors = *head.buffers(), head.weight, head.bias, embedding.weight, *linear.parameters()
             return self.map.get(lambda: fold(linear, head, embedding), *tensors)
         if not bare_head.joining_pays(image_features.shape[:-1].numel()):
             return None
@@ -121,7 +121,7 @@ class FoldedAdapter:
         # An optimizer may edit what it trains in ways that no version counter sees.
         still = not (embedding.training and needs_gradients(embedding)) and self.is_lookup(embedding)
         keeps = still and not torch.compiler.is_compiling()
-        (words,) = self.words.get(embed, head.token_ids, embedding.weight) if keeps else embed()
+        (words,) = self.words.get(embed, *head.buffers(), embedding.weight) if keeps else embed()
         return words
 
     @staticmethod

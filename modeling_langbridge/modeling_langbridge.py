@@ -147,6 +147,10 @@ class LangBridgePreTrainedModel(LlavaPreTrainedModel):
             if module.remainder_weight is not None:
                 init.zeros_(module.remainder_weight)
             init.copy_(module.token_ids, first_token_ids(*module.token_ids.shape))
+            if module.combined_ids is not None:
+                first = first_token_ids(*module.combined_ids.shape)
+                init.copy_(module.combined_ids, first.clamp(min=0))
+                init.copy_(module.combined_weights, first >= 0)
 
 
 @auto_docstring(custom_intro="The LangBridge model without a language modeling head.")
@@ -331,7 +335,8 @@ class LangBridgeForConditionalGeneration(LangBridgePreTrainedModel, LlavaForCond
             processor (`LangBridgeProcessor`, *optional*):
                 The model's processor, which also says `words_per_image`. Composed of `vision` and `text` by default.
             split_words (`str`, *optional*):
-                What to do with words that the tokenizer splits: `"leave_out"` or `"mean"`. An error by default.
+                What to do with words that the tokenizer splits: `"leave_out"` or `"mean"`. An error by default. To
+                combine them of others, use [`~LangBridgeAdapter.join`].
             adapter_type, config_fields:
                 Fields of [`LangBridgeConfig`], such as `projector_hidden_size` or `coefficient_activation`.
 

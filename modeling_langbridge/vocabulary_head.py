@@ -13,6 +13,7 @@ from .configuration_langbridge import LangBridgeConfig
 
 
 COEFFICIENTS_AT_ONCE = 2**23  # 32 MB of them in float32
+WORDS_PER_COMBINATION = 8  # of words that stand for one that the tokenizer splits
 
 
 def first_token_ids(num_words: int, pieces: int = 1) -> torch.Tensor:
@@ -88,6 +89,8 @@ class LangBridgeVocabularyHead(nn.Module):
 
     `token_ids` says where the language model keeps the words, `(V,)`; where its tokenizer splits some of them, it
     holds the pieces of each, `(V, pieces)`, with -1 behind a word's last. `get_word_ids` and `is_whole` read it.
+    Where its embedding is not the mean of these, `combined_ids` and `combined_weights`, `(V, tokens)`, say of which
+    tokens it is combined.
     """
 
     def __init__(self, config: LangBridgeConfig):
@@ -103,7 +106,13 @@ class LangBridgeVocabularyHead(nn.Module):
         self.gate_bias = nn.Parameter(torch.empty(1)) if gated else None
         # CODEPATH: models finetuned beside their words have it; grounded ones and the paper's have not.
         self.remainder_weight = nn.Parameter(torch.empty(d, H)) if config.linear_remainder else None
-        self.token_ids = nn.Buffer(first_token_ids(V, config.pieces_per_word))
+        pieces = config.pieces_per_word
+        self.token_ids = nn.Buffer(first_token_ids(V, pieces))
+        # CODEPATH: most tokenizers have all words whole, and then nothing is combined.
+        combines = config.split_words == "combine" and pieces > 1
+        shape = V, max(pieces, WORDS_PER_COMBINATION)
+        self.register_buffer("combined_ids", torch.empty(shape, dtype=torch.long) if combines else None)
+        self.register_buffer("combined_weights", torch.empty(shape) if combines else None)
 
     def get_word_ids(self) -> list[list[int]]:
         """The token ids of each word's pieces, one where the tokenizer has the word whole."""
@@ -117,20 +126,32 @@ class LangBridgeVocabularyHead(nn.Module):
         """Which words `(V,)` the language model has to do without; `None` where it has them all."""
         return ~self.is_whole() if self.token_ids.dim() == 2 and self.drops_split_words else None
 
-    def embed_words(self, embedding: nn.Module, words: slice = slice(None)) -> torch.Tensor:
-        """The language model's embeddings of the words `(words, d)`: the mean of a split word's pieces, or zeros where
-        the word is left out."""
-        token_ids = self.token_ids[words]
-        if token_ids.dim() == 1:
-            return look_up(embedding, token_ids)  # (words, d)
-        present = token_ids >= 0  # (words, pieces)
+    def combine(self, token_ids: torch.Tensor, weights: torch.Tensor) -> None:
+        """Makes each word's embedding of these tokens `(V, tokens)`, in place of its pieces, with these weights."""
+        self.combined_ids = nn.Buffer(token_ids.to(self.token_ids.device))
+        self.combined_weights = nn.Buffer(weights.to(self.weight))
+        self.drops_split_words = False
+
+    def weigh_tokens(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The ids and the weights `(V, tokens)` of the tokens that make a word's embedding: its combination, its
+        pieces alike, or none where the word is left out."""
+        if self.combined_ids is not None:
+            return self.combined_ids, self.combined_weights
+        present = self.token_ids >= 0  # (V, pieces)
         if self.drops_split_words:
-            present = present & self.is_whole()[words, None]
-        total = sum(
-            look_up(embedding, ids.clamp(min=0)) * there[:, None]
-            for ids, there in zip(token_ids.unbind(1), present.unbind(1), strict=True)
-        )  # (words, d)
-        return total / present.sum(1, keepdim=True).clamp(min=1).to(total.device)
+            present = present & self.is_whole()[:, None]
+        return self.token_ids.clamp(min=0), present / present.sum(1, keepdim=True).clamp(min=1)
+
+    def embed_words(self, embedding: nn.Module, words: slice = slice(None)) -> torch.Tensor:
+        """The language model's embeddings of the words `(words, d)`; zeros for those that are left out."""
+        if self.token_ids.dim() == 1:
+            return look_up(embedding, self.token_ids[words])  # (words, d)
+        total = 0
+        for ids, weights in zip(*(table[words].unbind(1) for table in self.weigh_tokens()), strict=True):
+            embeddings = look_up(embedding, ids)  # (words, d)
+            exact = torch.promote_types(embeddings.dtype, torch.float32)
+            total = total + embeddings * weights[:, None].to(embeddings.device, exact)
+        return total.to(embeddings.dtype)
 
     def get_softmax_bias(self) -> torch.Tensor:
         """The bias `(V,)`, under which words that are left out have a probability of 0."""

@@ -29,7 +29,13 @@ def train(model_arguments: ModelArguments, data_arguments: DataArguments, config
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     from modeling_langbridge import SharedVocabulary
-    from trainer import LangBridgeSFTTrainer, PhotoPreviewCallback, load_training_data
+    from trainer import (
+        LangBridgeSFTTrainer,
+        PhotoPreviewCallback,
+        SeveralLanguageModelsTrainer,
+        load_training_data,
+        share_adapter,
+    )
     from trainer.checkpointing.interruption import set_previews_aside
 
     output = Path(config.output_dir)
@@ -58,7 +64,12 @@ def train(model_arguments: ModelArguments, data_arguments: DataArguments, config
         callbacks.append(
             PhotoPreviewCallback(processor, data_arguments.preview_photos, data_arguments.preview_steps, output)
         )
-    trainer = LangBridgeSFTTrainer(
+    trainer_class, several = LangBridgeSFTTrainer, {}
+    if model_arguments.language_models:
+        names, attention = model_arguments.language_models[1:], model_arguments.attn_implementation
+        trainer_class = SeveralLanguageModelsTrainer
+        several = {"others": {name: share_adapter(model, processor, name, attention) for name in names}}
+    trainer = trainer_class(
         model,
         args=config,
         processing_class=processor,
@@ -68,6 +79,7 @@ def train(model_arguments: ModelArguments, data_arguments: DataArguments, config
         dataset_name=data_arguments.dataset,
         eval_dataset_name=data_arguments.eval_dataset,
         callbacks=callbacks,
+        **several,
     )
     if model_arguments.adapter is not None:
         trainer.recorder.go_on_from(model_arguments.adapter)
@@ -89,6 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     model_arguments, data_arguments, config, given = parser.parse(arguments)
     from trainer.checkpointing.output_folder import writing_to
     from trainer.run_plan import begin_log
+    from trainer.several.trainer import check_options
 
     refuse_ignored(given, find_ignored(model_arguments, data_arguments, config))
     if config.trust_remote_code:
@@ -96,6 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
             "--trust_remote_code has no effect: a LangBridge runs the installed modeling_langbridge, and vision tower "
             "and language model must be of types that transformers has."
         )
+    if model_arguments.language_models:
+        check_options(config, data_arguments.eval_dataset)
     if not data_arguments.dataset:
         raise ValueError("Say what to train on: --dataset.")
     begin_log(config)

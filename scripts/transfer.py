@@ -53,10 +53,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder to write; it must not exist yet")
     parser.add_argument(
         "--split_words",
-        choices=("leave_out", "mean"),
+        choices=("leave_out", "mean", "combine"),
         default="leave_out",
-        help="what becomes of words that the new tokenizer splits: they are left out, or each is the mean of its "
-        "pieces (default: leave_out)",
+        help="what becomes of words that the new tokenizer splits: they are left out, each is the mean of its pieces, "
+        "or a combination of a few words that lie near it in the old language model (default: leave_out)",
+    )
+    parser.add_argument(
+        "--reference_language_model",
+        metavar="LANGUAGE_MODEL",
+        help="for --split_words combine of an adapter alone: folder or Hub id of any language model that has the "
+        "words as single tokens",
     )
     parser.add_argument(
         "--words_per_image",
@@ -137,9 +143,11 @@ def change_language_model(
     arguments: argparse.Namespace, language_model: "PreTrainedModel"
 ) -> tuple["LangBridgeForConditionalGeneration | None", "LangBridgeForConditionalGeneration", "LangBridgeProcessor"]:
     """The model as it was, `None` of an adapter alone; the same adapter on the new language model; its processor."""
+    from transformers import AutoTokenizer
+
     from modeling_langbridge import LangBridgeAdapter, transfer
     from modeling_langbridge.adapter.kinds import is_adapter
-    from modeling_langbridge.adapter.loading import open_model
+    from modeling_langbridge.adapter.loading import open_language_model, open_model
     from modeling_langbridge.adapter.word_space import clean_null_space
     from modeling_langbridge.conversion.variants import VARIANTS
 
@@ -150,11 +158,16 @@ def change_language_model(
             raise ValueError(f"{arguments.model} is an adapter alone: give its vision tower, --vision_tower.")
         if arguments.clean_null_space:
             raise ValueError("--clean_null_space needs the old language model: give a whole checkpoint as --model.")
+        if (arguments.split_words == "combine") != (arguments.reference_language_model is not None):
+            raise ValueError("--split_words combine and --reference_language_model go together for an adapter alone.")
         adapter = LangBridgeAdapter.from_pretrained(arguments.model)
+        if name := arguments.reference_language_model:
+            options["reference_model"] = open_language_model(name, dtype=arguments.dtype)
+            options["reference_tokenizer"] = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         if arguments.model_type is not None:
             options["model_class"] = VARIANTS[arguments.model_type].model
         return None, *adapter.join(arguments.vision_tower, language_model, **options)
-    for flag in ("vision_tower", "model_type"):
+    for flag in ("vision_tower", "model_type", "reference_language_model"):
         if getattr(arguments, flag) is not None:
             raise ValueError(f"{arguments.model} is a whole checkpoint, which has its own: leave out --{flag}.")
     old, processor = open_model(arguments.model, device_map=None)

@@ -104,7 +104,7 @@ def reader(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("reader")
     save_data(folder)
     tokenizer = make_wordy_tokenizer()
-    for name, kind in ((QWEN, "qwen2"), (LLAMA, "llama3")):
+    for name, kind in ((QWEN, "qwen2"), (LLAMA, "llama3"), ("Qwen/Qwen2-7B-Instruct", "qwen2")):
         save_language_model(kind, folder / name, vocab_size=len(tokenizer))
         tokenizer.save_pretrained(folder / name)
     tokenizer.save_pretrained(folder / "tokenizers" / "qwen2")
@@ -136,6 +136,7 @@ def of(left: dict[str, CompletedProcess], part: str) -> str:
 def test_training(folder):
     left = follow(DOCS / "training.md", folder, OPTIONS)
     assert "runs/pretrain_qwen2_0.5b" in of(left, "pretrain_qwen2_0.5b.yaml --dataset")
+    assert "third" in of(left, "--model two/adapter")
     assert "runs/from_features" in of(left, "--feature_cache features")
     assert list((folder / "features").rglob("features-*.safetensors"))
     assert "4 samples, 0 faulty" in of(left, "check_data.py")

@@ -13,6 +13,7 @@ _SUBMODULES = {
     "LangBridgeSFTTrainer": "sft_trainer",
     "PartArguments": "parts",
     "PhotoPreviewCallback": "callbacks.photo_preview",
+    "SeveralLanguageModelsTrainer": "several.trainer",
     "check_file": "data.checking",
     "compose_for_grounding": "grounding",
     "describe_parts": "parts",
@@ -20,6 +21,7 @@ _SUBMODULES = {
     "load_training_data": "data.sources",
     "merge_lora": "checkpointing.lora_merging",
     "prepare_parts": "parts",
+    "share_adapter": "several.sharing",
     "write_clean_rows": "data.checking",
 }
 

@@ -162,7 +162,8 @@ def replace_adapter(
         parameter.mul_(unit)
     head = LangBridgeVocabularyHead(config).to(model.device)
     set_to_inverse(head, model.model.get_word_embeddings())
-    head.token_ids.copy_(model.model.vocabulary_head.token_ids)
+    for name, ids in model.model.vocabulary_head.named_buffers():
+        head.get_buffer(name).copy_(ids)
     model.model.multi_modal_projector, model.model.vocabulary_head = projector.to(model.dtype), head.to(model.dtype)
     model.config = model.model.config = config
 

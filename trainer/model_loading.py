@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from .option_values import AT_LEAST_1, check_values
+from .several.arguments import LanguageModelsArguments
 
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(LanguageModelsArguments):
     """What is trained: a LangBridge that exists, or a new one made of two parts. How it is loaded: as in TRL."""
 
     _argument_group_name = "model"
@@ -28,7 +29,6 @@ class ModelArguments:
         default=None, metadata={"help": "A LangBridge to go on from (folder or Hub id), instead of two parts."}
     )
     vision_tower: str | None = field(default=None, metadata={"help": "Folder or Hub id of the vision tower."})
-    language_model: str | None = field(default=None, metadata={"help": "Folder or Hub id of the language model."})
     adapter: str | None = field(
         default=None,
         metadata={"help": "An adapter alone (folder or Hub id), trained with any language model, to start from."},
@@ -112,6 +112,9 @@ class ModelArguments:
 
     def __post_init__(self):
         check_values(self)
+        self.take_first()
+        if self.language_models and self.load_in_4bit:
+            raise ValueError("`load_in_4bit` does not go with `language_models`: leave one out.")
         self.resolutions()
 
     def resolutions(self) -> list[list[int]] | None:
@@ -206,7 +209,8 @@ def check_places(arguments: ModelArguments, needs_folder: bool) -> None:
     if not all(parts):
         raise ValueError("Say what to train: --model, or --vision_tower and --language_model.")
     check_vision_tower(arguments.vision_tower)
-    check_language_model(arguments.language_model)
+    for name in arguments.language_models or [arguments.language_model]:
+        check_language_model(name)
     if arguments.adapter is not None and arguments.adapter_type != "langbridge":
         raise ValueError(
             f"--adapter is made of words, --adapter_type {arguments.adapter_type} is not: leave one of them out."

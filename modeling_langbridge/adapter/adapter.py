@@ -23,6 +23,7 @@ from ..vocabulary_head import pack_token_ids
 from .configuration import NEWLINE, LangBridgeAdapterConfig, differences, read_config, shapes_of
 from .kinds import check_language_model, check_vision_tower
 from .placeholder import placeholder_language_model
+from .word_combinations import combine_split_words
 
 
 WEIGHTS = "adapter.safetensors"
@@ -30,7 +31,7 @@ CONFIGURATION = "config.json"
 FILES = (CONFIGURATION, VOCABULARY_FILE, WEIGHTS)
 PARTS = ("model.multi_modal_projector.", "model.vocabulary_head.", f"model.{NEWLINE}")
 SHIPPED = Path(__file__).with_name("grounded_efficientnet_lite0")
-OF_THE_LANGUAGE_MODEL = (".token_ids", ".remainder_weight")
+OF_THE_LANGUAGE_MODEL = (".token_ids", ".combined_ids", ".combined_weights", ".remainder_weight")
 WORDS = "vocabulary_sha256"  # in the metadata of the weights
 
 
@@ -183,6 +184,8 @@ class LangBridgeAdapter:
         linear_remainder: bool = False,
         model_class: type[LangBridgeForConditionalGeneration] | None = None,
         pool_patches: int | None = None,
+        reference_model: PreTrainedModel | None = None,
+        reference_tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
         """
         Joins the adapter with a vision tower and a language model, which may be another than it was trained with.
@@ -196,8 +199,8 @@ class LangBridgeAdapter:
             image_processor (`BaseImageProcessor`, *optional*), tokenizer (`PreTrainedTokenizerBase`, *optional*):
                 Taken from where `vision` and `text` came from when left out.
             split_words (`str`, *optional*):
-                What to do with words that the tokenizer splits into pieces: `"leave_out"` or `"mean"`, see
-                [`LangBridgeConfig`]. When left out, such words raise an error.
+                What to do with words that the tokenizer splits into pieces: `"leave_out"`, `"mean"` or `"combine"`,
+                see [`LangBridgeConfig`]. When left out, such words raise an error.
             words_per_image (`int`, *optional*), linear_remainder (`bool`, *optional*, defaults to `False`):
                 As of [`LangBridgeConfig`].
             model_class (`type`, *optional*):
@@ -205,6 +208,10 @@ class LangBridgeAdapter:
                 resolution. The latter by default where the adapter has a newline; where it has none, that is random.
             pool_patches (`int`, *optional*):
                 As of [`LangBridgeConfig`]; that of the adapter's own model when left out.
+            reference_model (`PreTrainedModel`, *optional*),
+            reference_tokenizer (`PreTrainedTokenizerBase`, *optional*):
+                For `"combine"`: a language model that has the words whole, and its tokenizer. Its embeddings tell
+                which words the others are made of.
 
         Returns:
             `tuple(LangBridgeForConditionalGeneration, LangBridgeProcessor)`: the model in eval mode, in the language
@@ -212,8 +219,14 @@ class LangBridgeAdapter:
 
         Raises:
             `ValueError`: the vision tower or the language model is something else or of a kind that is not supported,
-            or the tokenizer lacks words.
+            or the tokenizer lacks words, or their combinations a reference.
         """
+        combines = split_words == "combine"
+        if combines and (reference_model is None or reference_tokenizer is None):
+            raise ValueError(
+                "`split_words` combine needs a language model that has the words whole: give `reference_model` and "
+                "`reference_tokenizer`."
+            )
         if isinstance(vision, str):
             check_vision_tower(vision)
         if isinstance(text, str):
@@ -234,11 +247,16 @@ class LangBridgeAdapter:
         words = self.locate_words(processor.tokenizer, split_words)  # before a large language model is loaded
         given = ("bridge_vocab_size", "vision_feature_select_strategy", "vision_feature_size", "vision_model_type")
         shape = {name: value for name, value in self.config.to_shape().items() if name not in given}
+        begin = "mean" if combines else split_words
         model = model_class.from_vision_text_pretrained(
-            vision, text, words, processor, split_words=split_words, linear_remainder=linear_remainder, **shape
+            vision, text, words, processor, split_words=begin, linear_remainder=linear_remainder, **shape
         )
         self.check_fits(model)
         self.copy_weights(model)
+        if combines and model.config.pieces_per_word > 1:
+            languages = processor.tokenizer, reference_model, reference_tokenizer
+            model.model.vocabulary_head.combine(*combine_split_words(self.vocabulary, *languages))
+            model.config.split_words = "combine"
         return model, processor
 
     def load_onto(self, model: LangBridgeForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -267,6 +285,11 @@ class LangBridgeAdapter:
             raise ValueError(
                 f"The tokenizer {tokenizer.name_or_path!r} splits the adapter's words into other numbers of pieces "
                 "than the model was made for: make another model by `LangBridgeAdapter.join`."
+            )
+        if head.combined_ids is not None and not token_ids.equal(head.token_ids.cpu()):
+            raise ValueError(
+                "The model's split words are combined for other words than the adapter's: make another model by "
+                "`LangBridgeAdapter.join`."
             )
         self.copy_weights(model)
         head.token_ids.copy_(token_ids)

@@ -33,7 +33,9 @@ def transfer(
             Hub id, folder or loaded model of the new language model. A loaded one becomes part of the result.
         tokenizer (`PreTrainedTokenizerBase`, *optional*):
             Taken from where `text` came from when left out.
-        split_words (`str`, *optional*, defaults to `"leave_out"`), words_per_image (`int`, *optional*),
+        split_words (`str`, *optional*, defaults to `"leave_out"`):
+            As of [`~LangBridgeAdapter.join`]; `"combine"` asks the model's own language model which words are alike.
+        words_per_image (`int`, *optional*),
         linear_remainder (`bool`, *optional*, defaults to `False`), pool_patches (`int`, *optional*):
             As of [`~LangBridgeAdapter.join`]; `words_per_image` is the model's own when left out.
 
@@ -56,4 +58,6 @@ def transfer(
         linear_remainder=linear_remainder,
         model_class=type(model),
         pool_patches=pool_patches,
+        reference_model=model,
+        reference_tokenizer=processor.tokenizer,
     )

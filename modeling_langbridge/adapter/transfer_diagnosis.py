@@ -37,7 +37,8 @@ class TransferDiagnosis(NamedTuple):
         activation (`str`): `coefficient_activation`.
         words_per_image (`int`, *optional*): The number of words that the new model reads, as of [`LangBridgeConfig`].
         num_words (`int`): V.
-        num_left_out (`int`), num_in_pieces (`int`): How many of them the new tokenizer splits, by `split_words`.
+        num_left_out (`int`), num_in_pieces (`int`), num_combined (`int`): How many of them the new tokenizer splits,
+            by `split_words`.
         old_length (`float`, *optional*), new_length (`float`): Median norm of a word's embedding in each model.
         map_r2 (`float`, *optional*): R² of `word_map_r2`, 1 at best.
         null_share (`float`, *optional*): Share of raw coefficients in the old model's null space.
@@ -59,13 +60,15 @@ class TransferDiagnosis(NamedTuple):
     token_length: float | None
     few_words: float | None
     told_apart: float | None = None
+    num_combined: int = 0
 
     def __str__(self) -> str:
-        whole = self.num_words - self.num_left_out - self.num_in_pieces
+        whole = self.num_words - self.num_left_out - self.num_in_pieces - self.num_combined
         table = {
             "words that are single tokens of the new tokenizer": f"{whole:,} of {self.num_words:,}",
             "words left out": f"{self.num_left_out:,}",
             "words made of their pieces": f"{self.num_in_pieces:,}",
+            "words made of other words": f"{self.num_combined:,}",
             "length of a word's embedding, old model": number(self.old_length),
             "length of a word's embedding, new model": number(self.new_length),
             "map of the old model's words to the new one's, R² on words held out": number(self.map_r2),
@@ -140,8 +143,7 @@ def diagnose_transfer(
     words = bridge.get_word_embeddings().float()  # (V, d)
     whole = head.is_whole()  # (V,)
     num_cut = int((~whole).sum())
-    in_use = slice(None) if head.missing_words() is None else whole
-    lengths = words[in_use].norm(dim=-1)
+    lengths = words[whole].norm(dim=-1)
 
     coefficients = token_length = few_words = told_apart = None
     if features:
@@ -157,8 +159,9 @@ def diagnose_transfer(
     old_length = map_r2 = null_share = None
     if old is not None:
         old_words = old.model.get_word_embeddings().float()  # (V, d')
-        old_length = old_words[in_use].norm(dim=-1).median().item()
-        map_r2 = word_map_r2(old_words[in_use], words[in_use])
+        old_length = old_words[whole].norm(dim=-1).median().item()
+        # Combined words are made after the old model's: they would tell nothing.
+        map_r2 = word_map_r2(old_words[whole], words[whole])
         if head.activation == "linear":
             if coefficients is None:
                 coefficients = torch.cat([head.weight.T, head.bias[None]]).float()  # (H + 1, V)
@@ -167,8 +170,9 @@ def diagnose_transfer(
         activation=head.activation,
         words_per_image=new.config.words_per_image,
         num_words=len(words),
-        num_left_out=num_cut if head.drops_split_words else 0,
-        num_in_pieces=0 if head.drops_split_words else num_cut,
+        num_left_out=num_cut if new.config.split_words == "leave_out" else 0,
+        num_in_pieces=num_cut if new.config.split_words == "mean" else 0,
+        num_combined=num_cut if new.config.split_words == "combine" else 0,
         old_length=old_length,
         new_length=lengths.median().item(),
         map_r2=map_r2,

@@ -2,6 +2,7 @@
 """The script that changes the language model: checkpoints and adapters alone, what it predicts, what it refuses."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from in_process import run_script_here
 from paths import SCRIPTS
-from tiny_parts import SENTENCES, make_image, save_language_model
+from tiny_parts import SENTENCES, make_image, save_language_model, save_other_language_model
 from tiny_training import load_script
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -105,6 +106,19 @@ def test_an_adapter_alone_is_given_its_tower_and_handed_over_as_words(checkpoint
     torch.testing.assert_close(coefficients(folder), coefficients(checkpoints["grounded"]))
 
 
+def test_split_words_are_combined_after_the_old_language_model(checkpoints, vision, text, script, tmp_path, capsys):
+    fewer_words = save_other_language_model(tmp_path / "fewer_words")
+    options = ["--language_model", fewer_words, "--split_words", "combine"]
+    folder = script(checkpoints["grounded"], *options)
+    assert "words made of other words                                            21" in capsys.readouterr().out
+    whole = AutoModelForImageTextToText.from_pretrained(folder)
+    shutil.rmtree(folder)
+    script(checkpoints["adapter"], "--vision_tower", vision, *options, "--reference_language_model", text)
+    alone = AutoModelForImageTextToText.from_pretrained(folder)
+    assert alone.config.split_words == "combine"
+    assert alone.model.get_word_embeddings().equal(whole.model.get_word_embeddings())
+
+
 def test_words_are_distilled_from_a_folder_of_images(checkpoints, photos, script, capsys):
     folder = script(
         checkpoints["grounded"], "--distill_images", photos, "--distill_steps", 3, "--distill_batch_size", 4
@@ -133,6 +147,8 @@ def test_photos_and_a_clean_null_space_are_told(checkpoints, photos, script, cap
         ("raw", ["--distill_images", "nowhere"], "nowhere"),
         ("grounded", ["--clean_null_space"], "Only raw coefficients have a null space"),
         ("raw", ["--words_per_image", "5"], "set `coefficient_activation`"),
+        ("adapter", ["--vision_tower", "{vision}", "--split_words", "combine"], "go together for an adapter alone"),
+        ("raw", ["--reference_language_model", "{vision}"], "leave out --reference_language_model"),
         ("photos", [], "There is no config.json in .*photos.*: name the folder of a model"),
     ],
 )

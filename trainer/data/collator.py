@@ -53,15 +53,7 @@ class ConversationCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         samples = [self.encode(row) for row in rows]
-        input_ids = [torch.tensor(sample["input_ids"]) for sample in samples]
-        labels = [torch.tensor(sample["labels"]) for sample in samples]
-        pad_token_id = self.encoder.tokenizer.pad_token_id
-        batch = {
-            "input_ids": pad_sequence(input_ids, batch_first=True, padding_value=pad_token_id),  # (batch, sequence)
-            "attention_mask": pad_sequence([torch.ones_like(ids) for ids in input_ids], batch_first=True),
-            "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
-        }
-        return batch | self.describe(samples)
+        return pad(samples, self.encoder.tokenizer.pad_token_id) | self.describe(samples)
 
     def encode(self, row: dict[str, Any]) -> dict[str, Any]:
         """The sample of a row with `input_ids` and `labels`, and `read_images`, open or as features."""
@@ -96,3 +88,14 @@ class ConversationCollator:
 
     def process_images(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         return dict(self.encoder.processor.image_processor(images, return_tensors="pt"))
+
+
+def pad(samples: list[dict[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """`input_ids`, `attention_mask` and `labels` `(batch, sequence)` of encoded samples."""
+    input_ids = [torch.tensor(sample["input_ids"]) for sample in samples]
+    labels = [torch.tensor(sample["labels"]) for sample in samples]
+    return {
+        "input_ids": pad_sequence(input_ids, batch_first=True, padding_value=pad_token_id),  # (batch, sequence)
+        "attention_mask": pad_sequence([torch.ones_like(ids) for ids in input_ids], batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
+    }

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
+from real_tokenizers import TOKENIZERS, save_real_sized
 from tiny_parts import OTHER_SENTENCES, SENTENCES, make_tokenizer, save_other_language_model, see
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     LlamaConfig,
 )
 
@@ -67,7 +67,7 @@ def lacking(vocabulary, tokenizer) -> torch.Tensor:
     return torch.tensor([len(pieces) > 1 for pieces in vocabulary.piece_ids(tokenizer)])
 
 
-@pytest.mark.parametrize("split_words", ["leave_out", "mean"])
+@pytest.mark.parametrize("split_words", ["leave_out", "mean", "combine"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_there_and_back_it_says_exactly_the_same(
     compose, processor, text, other_text, vocabulary, pixel_values, activation, split_words
@@ -208,26 +208,9 @@ def test_an_adapter_without_words_is_refused(vision, text, processor, other_text
         transfer(model, processor, other_text)
 
 
-TOKENIZERS = ["qwen2", "llama3", "llama2", "mistral", "gpt2", "phi2", "smollm"]
-
-
 @pytest.fixture(scope="session")
 def real_sized(data, tmp_path_factory):
-    """Tiny random language models, as large as the real tokenizers that they have."""
-    folder = tmp_path_factory.mktemp("real")
-    for position, name in enumerate(TOKENIZERS):
-        tokenizer = AutoTokenizer.from_pretrained(data / "tokenizers" / name)
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=8 + 4 * position,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-        )
-        torch.manual_seed(position)
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    return folder
+    return save_real_sized(data, tmp_path_factory.mktemp("real"))
 
 
 @pytest.mark.slow
