@@ -256,7 +256,7 @@ class SharedVocabulary:
                 f"{len(missing)} of the {len(self)} surfaces are not single tokens of the tokenizer "
                 f"{tokenizer.name_or_path!r}, among them {_some(missing)}: "
                 "leave them out of a new vocabulary by `restricted_to(tokenizer)`, or choose what to do with them by "
-                "`split_words`, leave_out or mean"
+                "`split_words`: leave_out, mean, or combine with a reference language model"
             )
         return [index[surface] for surface in self.surfaces]
 

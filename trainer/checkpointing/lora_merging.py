@@ -19,6 +19,9 @@ from modeling_langbridge.utils.weights import require_finite
 from .lora_base import find_base
 
 
+WORD_IDS = ("vocabulary_head.token_ids", "vocabulary_head.combined_ids")
+
+
 def merge_lora(
     folder: str | Path, base: str | Path | None = None
 ) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor, LogitDifference]:
@@ -163,7 +166,7 @@ def attach_lora(
                 f"{folder} does not fit the base {name} (`{key}` is {there} in the LoRA but {here} in the base): "
                 "give the LangBridge that it was trained on as --base."
             )
-        if key.endswith("vocabulary_head.token_ids") and not torch.equal(tensors[key], expected[key]):
+        if key.endswith(WORD_IDS) and not torch.equal(tensors[key], expected[key]):
             raise ValueError(
                 f"{folder} does not fit the base {name} (their coefficients run over different words): give the "
                 "LangBridge that it was trained on as --base."
