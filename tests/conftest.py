@@ -9,7 +9,9 @@ from paths import DATA, ROOT
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
 # Child processes, too, import the project from here, wherever the one that is installed lies.
-os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT), str(ROOT / "tests" / "child_processes"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 import pytest
 import torch
@@ -17,6 +19,9 @@ from in_process import run_script_here
 from tiny_parts import make_image, save_language_model, save_vision_tower
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
+
+
+gc.set_threshold(10_000)  # as child_processes/sitecustomize.py
 
 
 def pytest_collection_finish() -> None:

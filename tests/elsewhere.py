@@ -11,7 +11,8 @@ from PIL import Image
 
 
 HIDE_THE_PROJECT = """
-import sys
+import gc, sys
+gc.set_threshold(10_000)  # as child_processes/sitecustomize.py, which is hidden, too
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
 sys.path = [entry for entry in sys.path if "site-packages" in entry or "lib/python" in entry]
 """

@@ -22,6 +22,7 @@ CARD = ["--license", "mit", "--language", "en"]
 # Imports once what the commands need, which takes most of the time of each, and forks for every command.
 PUBLISHER = """
 import gc, json, os, runpy, sys
+gc.set_threshold(10_000)
 import hub_cards.pushing, trainer.grounding, trainer.sft_trainer
 
 gc.freeze()

@@ -107,7 +107,7 @@ class Visitor:
         return said[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def grounded(tmp_path_factory):
     """A model that hands over four words, and the Space that shows it."""
     folder = tmp_path_factory.mktemp("space")

@@ -7,6 +7,7 @@ import re
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from threading import Event
 
@@ -186,8 +187,10 @@ def test_many_quick_requests_are_answered_in_turn_and_those_beyond_the_queue_are
 def test_the_photo_of_a_visitor_long_ago_is_forgotten(grounded, tmp_path):
     first = Visitor(grounded.address)
     show(first, tmp_path)
-    for number in range(32):
-        first.client.post("/queue/join", json={"data": [], "fn_index": 1, "session_hash": f"{first.session}{number}"})
+    for number in range(32):  # one after the other, as the queue holds fewer
+        other = copy(first)
+        other.session = f"{first.session}{number}"
+        other.send("answer", None, None)
     assert first.send("answer", None, QUESTION) == "There is no photo to ask about: upload or pick one first."
 
 

@@ -90,7 +90,7 @@ def test_a_call_that_is_too_large_is_refused_before_it_is_read(grounded):
 
 
 def test_the_photos_of_calls_are_deleted_in_time(model, processor, space_modules, monkeypatch, tmp_path):
-    monkeypatch.setattr(space_modules, "KEPT", 1)
+    monkeypatch.setattr(space_modules, "KEPT", 4)  # seconds, in which a call has ended
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     monkeypatch.setattr(gradio.mcp, "DEFAULT_TEMP_DIR", str(tmp_path / "gradio"))
     page = space_modules.build_page(model, processor, "user/name")

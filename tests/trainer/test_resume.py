@@ -119,6 +119,7 @@ def test_a_run_killed_in_the_middle_of_a_save_goes_on_from_the_checkpoint_before
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
                 return not (begun[0] / "trainer_state.json").exists()
+            time.sleep(0.001)  # much less than a save takes, and the run has the processor
         process.kill()
         process.wait()
         return False

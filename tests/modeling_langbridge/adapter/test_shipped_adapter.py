@@ -40,15 +40,11 @@ def test_the_card_says_what_it_may_be_used_for():
 
 
 @pytest.mark.parametrize("name", ["qwen2", "llama3", "smollm"])
-def test_real_tokenizers_have_its_words_whole(adapter, data, name):
+def test_real_tokenizers_have_its_words_whole_and_their_language_models_are_handed_them(adapter, data, name):
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizers" / name)
     ids = adapter.locate_words(tokenizer)
     assert tokenizer.batch_decode([[word] for word in ids[:3]]) == list(adapter.vocabulary.surfaces[:3])
 
-
-@pytest.mark.parametrize("name", ["qwen2", "llama3"])
-def test_it_hands_its_words_to_language_models_with_real_tokenizers(adapter, data, name):
-    tokenizer = AutoTokenizer.from_pretrained(data / "tokenizers" / name)
     text = AutoModelForCausalLM.from_config(
         LlamaConfig(
             vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
