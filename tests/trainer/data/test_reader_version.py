@@ -10,7 +10,7 @@ from datasets import Dataset
 from tiny_parts import make_image
 
 from trainer import load_training_data
-from trainer.data import sources
+from trainer.data import dataset_rows, sources
 from trainer.data.reader_version import hash_code
 
 
@@ -56,11 +56,11 @@ def test_what_is_made_of_rows_is_kept_under_the_version_too(tmp_path, monkeypatc
         return [{"image": row["image"], "caption": caption.upper()} for caption in row["captions"]]
 
     def captions():
-        return list(sources.as_rows(load_training_data(str(tmp_path / "saved")))["caption"])
+        return list(dataset_rows.as_rows(load_training_data(str(tmp_path / "saved")))["caption"])
 
     assert captions() == ["a red ball", "a ball"]
-    monkeypatch.setattr(sources, "split_captions", split_anew)
-    monkeypatch.setattr(sources, "READER_VERSION", "later")
+    monkeypatch.setattr(dataset_rows, "split_captions", split_anew)
+    monkeypatch.setattr(dataset_rows, "READER_VERSION", "later")
     assert captions() == ["A RED BALL", "A BALL"]
 
 
