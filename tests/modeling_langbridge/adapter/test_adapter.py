@@ -307,7 +307,7 @@ def test_words_that_a_language_model_lacks_are_named(compose, processor, saved, 
     saved = tmp_path / "other_words"
     LangBridgeAdapter(adapter.config, SharedVocabulary(words), adapter.weights).save_pretrained(saved)
     complaint = (
-        r"2 of the 50 surfaces are not single tokens .*' xylophone', ' zebra'.*`split_words`: leave_out, mean, or combine"
+        r"2 of the 50 surfaces are not single tokens .*' xylophone', ' zebra'.*`split_words`: leave_out, mean, or comb"
     )
     refused(compose(seed=1), processor.tokenizer, saved, complaint)
     text = save_language_model("llama2", tmp_path / "llama2")
