@@ -17,7 +17,7 @@ NOT_RUN = re.compile(
     r"(make|source|pip|hf|curl|vllm|transformers serve|llama-server|mkdir|mv|accelerate launch)\b"
     r"|scripts/evaluate_all\.sh "
     r"|python (-c|-m sglang|llama\.cpp/)|MODEL_ID=\S+ python hub_cards/space/app\.py|.*\$LANGBRIDGE_DATA"
-    r"|python scripts/serve(_eyes)?\.py"
+    r"|python scripts/serve(_eyes)?\.py|PYTHONPATH=\S+ python -m experiments\."
     r"|python scripts/download_data\.py (?!.*--list)"
     r"|python scripts/push_to_hub\.py (?!.*--dry_run)|python scripts/chat\.py (?!.*--question)"
 )

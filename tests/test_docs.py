@@ -72,7 +72,11 @@ def save_data(folder: Path) -> None:
     for name in ("photo.png", "dog.jpg"):
         make_image().save(folder / name)
     captions = [(f"{colour}.png", f"a {colour} ball on the grass") for colour in COLOURS]
-    pairs = [{"image": image, "caption": caption, "split": "test"} for image, caption in captions]
+    pairs = [
+        {"image": image, "caption": caption, "split": split}
+        for split in ("dev", "test")
+        for image, caption in captions
+    ]
     lines = "".join(f"{json.dumps(pair)}\n" for pair in pairs)
     (folder / "flickr8k" / "captions.jsonl").write_text(lines)
     samples = [
