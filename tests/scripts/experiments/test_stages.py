@@ -21,17 +21,22 @@ def write_note(text, folder):
 def meet(other, folder):
     """Waits until the other stage is under way."""
     (folder / "here").write_text(os.environ["OMP_NUM_THREADS"])
-    for _ in range(600):
-        if list(folder.parent.glob(f".{other}.*/here")) or (folder.parent / other).exists():
-            return
-        time.sleep(0.1)
-    raise TimeoutError(f"never met {other}")
+    wait_until(lambda: list(folder.parent.glob(f".{other}.*/here")) or (folder.parent / other).exists())
 
 
 def meet_and_fail(other, folder):
-    """Fails, beside the other stage."""
+    """Fails, when the other stage has met it and is done: what a failed stage has written goes."""
     meet(other, folder)
+    wait_until((folder.parent / other).exists)
     raise ValueError("no luck")
+
+
+def wait_until(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise TimeoutError("waited a minute")
 
 
 LONG_JOB = """
