@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The experiments of demo.py and reproduce.py. Not installed."""
+"""What the demos, the reproduction, the matrix, the benchmarks and the trials of other programs are made of."""

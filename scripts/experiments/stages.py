@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ from modeling_langbridge.utils.outputs import locked
 
 
 Stage = Callable[[Path], None]
+
+
+def make_stage(function: Callable[..., None], *arguments: Any) -> Stage:
+    """A stage of a function that takes these arguments and a folder; its name and docstring are the function's."""
+    return update_wrapper(partial(function, *arguments), function)
 
 
 def claim_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 """What experiments on real photos share: language models A and B, their words, and the frozen tower's features."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from experiments.small_language_model import (
     train_language_model,
     train_tokenizer,
 )
+from experiments.stages import Stage, make_stage
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor, SharedVocabulary
 from trainer.data.captioned_photos import CaptionedPhoto
 from trainer.data.dataset_rows import as_rows
@@ -115,6 +117,10 @@ class AdapterWorld:
 
     def language_model(self, name: str) -> str:
         raise NotImplementedError
+
+    def stage(self, function: Callable[..., None], *arguments: Any) -> Stage:
+        """A stage of a function that takes this world, further arguments and a folder."""
+        return make_stage(function, self, *arguments)
 
     @property
     def adapter_schedule(self) -> dict[str, Any]:

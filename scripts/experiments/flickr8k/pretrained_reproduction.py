@@ -3,7 +3,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial, update_wrapper
 from statistics import fmean
 
 import torch
@@ -41,11 +40,7 @@ ROWS = {
 
 def stages_of(world: PretrainedWorld) -> list[dict[str, Stage]]:
     """The stages in their order, the cheap ones first; those in one group run side by side."""
-
-    def stage(function, *arguments) -> Stage:
-        return update_wrapper(partial(function, world, *arguments), function)
-
-    names, seeds = world.language_models, world.adapter_seeds
+    stage, names, seeds = world.stage, world.language_models, world.adapter_seeds
     words = [
         {"language_models": stage(prepare_language_models)},
         {"features": stage(compute_features)},

@@ -3,7 +3,6 @@
 
 import json
 from collections.abc import Mapping
-from functools import partial, update_wrapper
 from pathlib import Path
 from statistics import mean
 
@@ -42,11 +41,7 @@ WITHOUT_ADAPTER = ("blind", "told")
 
 def stages_of(world: PhotoWorld) -> list[dict[str, Stage]]:
     """The stages in their order; those in one group run side by side."""
-
-    def stage(function, *arguments) -> Stage:
-        return update_wrapper(partial(function, world, *arguments), function)
-
-    seeds = world.adapter_seeds
+    stage, seeds = world.stage, world.adapter_seeds
     return [
         {"tokenizers": stage(make_tokenizers)},
         {"language_model_a": stage(train_language_model_a), "language_model_b": stage(train_language_model_b)},

@@ -3,7 +3,6 @@
 
 import dataclasses
 from collections.abc import Iterator
-from functools import partial, update_wrapper
 from itertools import chain
 from pathlib import Path
 
@@ -27,11 +26,7 @@ def train_own(world: MatrixWorld, language_model: str, seed: int, folder: Path) 
 
 def stages_of(world: MatrixWorld) -> list[dict[str, Stage]]:
     """The stages in their order; those in one group run side by side."""
-
-    def stage(function, *arguments) -> Stage:
-        return update_wrapper(partial(function, world, *arguments), function)
-
-    small, seeds = world.sizes.language_models, world.adapter_seeds
+    stage, small, seeds = world.stage, world.sizes.language_models, world.adapter_seeds
     own = [(name, seed) for name in small for seed in seeds]
     own += [(name, seeds[0]) for name in world.pretrained]  # too slow for several
     moved = [(name, seed) for name in world.sizes.sources for seed in seeds]

@@ -4,7 +4,6 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from experiments.photos_demo.photo_words import write_photo_words
 from experiments.photos_demo.report import list_captions, save_picture, say_what_was_shown
 from experiments.photos_demo.scene_training import caption_in_fresh_process, train_on_scenes
 from experiments.pretrained_parts import fetch_part
-from experiments.stages import claim_output_dir, run_stages
+from experiments.stages import claim_output_dir, make_stage, run_stages
 from modeling_langbridge import LangBridgeAdapter, LangBridgeForConditionalGeneration, LangBridgeProcessor
 from modeling_langbridge.image_opening import open_image
 from modeling_langbridge.reading.patch_words import load_pixels
@@ -129,7 +128,7 @@ def run_demo(demo: Demo) -> str:
     if demo.accept_gemma_terms:
         stages["gemma3"] = caption_by_gemma3
     stages |= {"trained": train, "reloaded": reload}
-    groups = [{name: update_wrapper(partial(stage, demo), stage)} for name, stage in stages.items()]
+    groups = [{name: make_stage(stage, demo)} for name, stage in stages.items()]
     seconds = run_stages(demo.output_dir, groups)
     found = {
         title: read_json(demo.output_dir / name / "captions.json")

@@ -6,7 +6,7 @@ import json
 import random
 import time
 from dataclasses import dataclass
-from functools import cached_property, partial, update_wrapper
+from functools import cached_property
 from pathlib import Path
 
 from datasets import Dataset, load_from_disk
@@ -26,7 +26,7 @@ from trl import SFTTrainer
 from experiments.adapter_training import train_adapter
 from experiments.mlp_baseline import build_mlp_baseline, freeze_all_but_mlp
 from experiments.small_language_model import train_language_model, train_tokenizer
-from experiments.stages import claim_output_dir, run_stages
+from experiments.stages import claim_output_dir, make_stage, run_stages
 from experiments.synthetic.demo_report import accuracy_table, compare_captions, save_scene_picture
 from experiments.synthetic.scene_captions import caption_through_pipeline, scene_dataset
 from experiments.synthetic.synthetic_world import (
@@ -278,7 +278,7 @@ def run_demo(demo: Demo) -> str:
     """
     claim_output_dir(demo.output_dir, demo.settings)
     start = time.perf_counter()
-    groups = [{name: update_wrapper(partial(stage, demo), stage) for name, stage in group.items()} for group in STAGES]
+    groups = [{name: make_stage(stage, demo) for name, stage in group.items()} for group in STAGES]
     seconds = run_stages(demo.output_dir, groups)
     scenes = demo.held_out_scenes
     captions = read_json(demo.output_dir / "captions" / "captions.json")

@@ -9,13 +9,12 @@ The scenes of the table are held out, as in the demo. An interrupted run goes on
 """
 
 import argparse
-from functools import partial, update_wrapper
 from pathlib import Path
 
 import torch
 from transformers import set_seed
 
-from experiments.stages import claim_output_dir, run_stages
+from experiments.stages import claim_output_dir, make_stage, run_stages
 from experiments.synthetic.demo_stages import QUICK, Demo, Sizes, make_world, train_vision_tower
 from experiments.synthetic.synthetic_world import SHAPES, Scene, Thing
 from modeling_langbridge import LangBridgeAdapter, LangBridgeModel, SharedVocabulary
@@ -118,7 +117,7 @@ def main() -> None:
         "tower": (train_vision_tower, demo),
         "grounded": (ground, demo, steps),
     }
-    run_stages(demo.output_dir, [{name: update_wrapper(partial(*stage), stage[0])} for name, stage in stages.items()])
+    run_stages(demo.output_dir, [{name: make_stage(*stage)} for name, stage in stages.items()])
     print(naming_table(demo))
 
 
