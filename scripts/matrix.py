@@ -12,7 +12,8 @@ others. Every figure is a share of what the other one's own MLP has, trained unt
 
 --dry_run prints the stages that are left and the CPU time they take. Each stage leaves a folder of its own in the
 output folder, and a second run with the same settings goes on where the first one stopped; more seeds can be added
-later. Put OMP_WAIT_POLICY=PASSIVE before the command where other work shares the cores.
+later. The tables are written anew whenever a target has been measured. Put OMP_WAIT_POLICY=PASSIVE before the command
+where other work shares the cores.
 """
 
 import argparse

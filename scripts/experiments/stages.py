@@ -57,7 +57,9 @@ def claim_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
             unfinished.write_text(text, encoding="utf-8")
 
 
-def run_stages(output_dir: Path, groups: Sequence[Mapping[str, Stage]]) -> dict[str, float]:
+def run_stages(
+    output_dir: Path, groups: Sequence[Mapping[str, Stage]], after_group: Callable[[], Any] | None = None
+) -> dict[str, float]:
     """
     Runs groups of stages one after the other, the stages of a group side by side, and says on stderr which.
 
@@ -69,6 +71,8 @@ def run_stages(output_dir: Path, groups: Sequence[Mapping[str, Stage]]) -> dict[
             By name of the stage and of its folder: what fills the folder, which it is given empty. Its docstring is
             shown. The folder appears when it is complete. Stages must be picklable (functions of a module, or
             `functools.partial` of such).
+        after_group (`Callable[[], Any]`, *optional*): Called after each group in which a stage was run, to show what
+            there is so far.
 
     Returns:
         `dict[str, float]`: the seconds each stage took, now or in an earlier run.
@@ -81,11 +85,13 @@ def run_stages(output_dir: Path, groups: Sequence[Mapping[str, Stage]]) -> dict[
     names = [name for group in groups for name in group]
     with locked(output_dir, output_dir / ".lock"):
         for group in groups:
-            _run_group(output_dir, group, names)
+            if _run_group(output_dir, group, names) and after_group is not None:
+                after_group()
     return {name: read_json(output_dir / name / "seconds.json") for name in names}
 
 
-def _run_group(output_dir: Path, group: Mapping[str, Stage], names: Sequence[str]) -> None:
+def _run_group(output_dir: Path, group: Mapping[str, Stage], names: Sequence[str]) -> bool:
+    """Returns whether anything was left to run."""
     missing = {output_dir / name: stage for name, stage in group.items() if not (output_dir / name).exists()}
     for name, stage in group.items():
         done = "" if output_dir / name in missing else " Done before."
@@ -95,6 +101,7 @@ def _run_group(output_dir: Path, group: Mapping[str, Stage], names: Sequence[str
     else:
         for folder, stage in missing.items():
             _run_stage(folder, stage)
+    return bool(missing)
 
 
 def _run_together(stages: Mapping[Path, Stage]) -> None:

@@ -32,11 +32,13 @@ def empty_data(tmp_path):
     return tmp_path / "data"
 
 
-def run_here(world: MatrixWorld) -> str:
-    """All stages one after the other in this process, which has imported everything."""
+def run_here(world: MatrixWorld) -> list[str]:
+    """All stages one after the other in this process, which has imported everything; the report after each."""
     claim_output_dir(world.output_dir, world.settings)
     stages = [{name: stage} for group in stages_of(world) for name, stage in group.items()]
-    return write_report(world, run_stages(world.output_dir, stages))
+    reports: list[str] = []
+    run_stages(world.output_dir, stages, after_group=lambda: reports.append(write_report(world)))
+    return reports
 
 
 @pytest.mark.slow
@@ -51,7 +53,12 @@ def test_all_stages_lead_to_a_matrix_and_a_second_run_repeats_none(data, tmp_pat
     save_demo_parts(tmp_path / "parts")  # a tiny random language model in place of a pretrained one
     pretrained = {"smollm2": tmp_path / "parts" / "smollm2"}
     world = MatrixWorld(small_data, tmp_path / "output", sizes, adapter_seeds=(1,), pretrained=pretrained)
-    text = run_here(world)
+    reports = run_here(world)
+    text = reports[-1]
+    # The first target is in the tables before the pretrained one, which takes longest, is begun.
+    assert (
+        reports[0] == "" and "| small_gpt_neox |" in reports[-4] and "smollm2" not in reports[-4].split("Seconds")[0]
+    )
 
     results = json.loads((world.output_dir / "results.json").read_text())
     assert len(results["cells"]) == len(world.targets) * len(cells_of(world))
@@ -76,7 +83,8 @@ def test_all_stages_lead_to_a_matrix_and_a_second_run_repeats_none(data, tmp_pat
     stages = [name for group in stages_of(world) for name in group]
     marks = {name: (world.output_dir / name).stat().st_mtime_ns for name in stages}
     shutil.rmtree(world.output_dir / "cells_small_gpt_neox_1")
-    assert run_here(world).split("Seconds")[0] == text.split("Seconds")[0]
+    [again_text] = run_here(world)
+    assert again_text.split("Seconds")[0] == text.split("Seconds")[0]
     again = {name: (world.output_dir / name).stat().st_mtime_ns for name in stages}
     assert {name for name in marks if marks[name] != again[name]} == {"cells_small_gpt_neox_1"}
 

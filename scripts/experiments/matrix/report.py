@@ -48,19 +48,22 @@ class Cell:
 
 
 def read_own(world: MatrixWorld) -> dict[str, list[dict]]:
-    """What each target has with its own MLP, of every seed that there is."""
-    found = {target: sorted(world.output_dir.glob(f"own_{target}_*")) for target in world.targets}
-    return {target: [read_json(folder / "cells.json")[0] for folder in folders] for target, folders in found.items()}
+    """What each target that has cells has with its own MLP, of every seed that there is."""
+    targets = [target for target in world.targets if find_measured(world, "cells", target)]
+    return {target: [own for [own] in find_measured(world, "own", target)] for target in targets}
+
+
+def find_measured(world: MatrixWorld, kind: str, target: str) -> list:
+    """What the stages of a kind have measured with a target, by seed; nothing where none has run."""
+    files = [world.output_dir / f"{kind}_{target}_{seed}" / "cells.json" for seed in world.adapter_seeds]
+    return [read_json(file) for file in files if file.exists()]
 
 
 def read_cells(world: MatrixWorld, own: dict[str, list[dict]]) -> list[Cell]:
-    """All cells, in the order of the tables."""
+    """All cells of these targets, in the order of the tables."""
     cells = []
-    for target in world.targets:
-        of_seeds = [
-            read_json(world.output_dir / f"cells_{target}_{seed}" / "cells.json") for seed in world.adapter_seeds
-        ]
-        for (form, source), *measured in zip(cells_of(world), *of_seeds, strict=True):
+    for target in own:
+        for (form, source), *measured in zip(cells_of(world), *find_measured(world, "cells", target), strict=True):
             values = {metric: fmean(cell[metric] for cell in measured) for metric in METRICS}
             shares = {
                 metric: value / max(fmean(cell[metric] for cell in own[target]), 1e-9)
@@ -76,6 +79,10 @@ def mean_of_known(numbers: Sequence[float | None]) -> float | None:
     return None if None in numbers else fmean(numbers)
 
 
+def targets_of(cells: Sequence[Cell]) -> list[str]:
+    return list(dict.fromkeys(cell.target for cell in cells))
+
+
 def describe(world: MatrixWorld, own: dict[str, list[dict]], cells: Sequence[Cell]) -> str:
     """All tables, in markdown."""
     sizes = world.sizes
@@ -86,20 +93,19 @@ def describe(world: MatrixWorld, own: dict[str, list[dict]], cells: Sequence[Cel
         "swapped."
     )
     tables = [describe_own(world, own), describe_forms(cells), notes]
-    tables += [f"{label}:\n\n{describe_form(world, form, cells)}" for form, label in FORMS.items()]
+    tables += [f"{label}:\n\n{describe_form(form, cells)}" for form, label in FORMS.items()]
     return "\n\n".join([*tables, describe_prognosis(cells)])
 
 
 def describe_own(world: MatrixWorld, own: dict[str, list[dict]]) -> str:
     """What the cells are shares of, and whether it had converged."""
-    rows = [["own MLP of", "CIDEr", "yes/no right", "loss", "steps", "converged"]]
+    rows = [["own MLP of", "seeds", "CIDEr", "yes/no right", "loss", "steps", "converged"]]
     for target, of_seeds in own.items():
-        folders = sorted(world.output_dir.glob(f"mlp_{target}_*"))
-        logs = [read_json(folder / "log.json")["steps"] for folder in folders]
-        steps = [log[-1]["step"] for log in logs]
+        logs = sorted(world.output_dir.glob(f"mlp_{target}_*/log.json"))
+        steps = [read_json(log)["steps"][-1]["step"] for log in logs]
         most = world.sizes_for(target).adapter_steps
         means = [f"{fmean(cell[name] for cell in of_seeds):.3f}" for name in ("CIDEr", "yes/no", "loss")]
-        rows.append([target, *means, f"{fmean(steps):.0f}", "yes" if max(steps) < most else "no"])
+        rows.append([target, str(len(of_seeds)), *means, f"{fmean(steps):.0f}", "yes" if max(steps) < most else "no"])
     return write_table(rows)
 
 
@@ -109,19 +115,22 @@ def describe_forms(cells: Sequence[Cell]) -> str:
     rows = [["nothing trained for the target", "tokens", "swaps", *heads]]
     for form, label in FORMS.items():
         swaps = [cell for cell in cells if cell.form == form and cell.is_swap]
+        if not swaps:
+            continue
         shares = [[cell.shares[metric] for cell in swaps] for metric in METRICS]
         numbers = [f"{summary(of_metric):.0%}" for of_metric in shares for summary in (fmean, min)]
         rows.append([label, f"{fmean(cell.tokens for cell in swaps):.0f}", str(len(swaps)), *numbers])
     return write_table(rows)
 
 
-def describe_form(world: MatrixWorld, form: str, cells: Sequence[Cell]) -> str:
+def describe_form(form: str, cells: Sequence[Cell]) -> str:
     """The cells of a form: CIDEr and its share, yes/no accuracy and its share; the source's own target in italics."""
-    rows = [["from \\ to", *world.targets]]
+    targets = targets_of(cells)
+    rows = [["from \\ to", *targets]]
     of_form = {(cell.source, cell.target): cell for cell in cells if cell.form == form}
     for source in dict.fromkeys(source for source, _ in of_form):
         row = [source or "no language model"]
-        for target in world.targets:
+        for target in targets:
             cell = of_form[source, target]
             text = "; ".join(f"{cell.values[metric]:.3f} ({cell.shares[metric]:.0%})" for metric in METRICS)
             row.append(text if cell.is_swap else f"*{text}*")
@@ -157,13 +166,14 @@ def write_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([head, "|---|" + "---:|" * (len(rows[0]) - 1), *rest])
 
 
-def draw_matrix(world: MatrixWorld, cells: Sequence[Cell], path: str | os.PathLike) -> None:
+def draw_matrix(cells: Sequence[Cell], path: str | os.PathLike) -> None:
     """Draws each swap's share of the target's own MLP, a row a form, a colour a target."""
+    targets = targets_of(cells)
     figure, axes = plt.subplots(1, len(METRICS), figsize=(11, 4.5), sharey=True)
     for axis, metric in zip(axes, METRICS, strict=True):
-        for position, target in enumerate(world.targets):
+        for position, target in enumerate(targets):
             swaps = [cell for cell in cells if cell.target == target and cell.is_swap]
-            offset = 0.1 * (position - (len(world.targets) - 1) / 2)
+            offset = 0.1 * (position - (len(targets) - 1) / 2)
             places = [list(FORMS).index(cell.form) + offset for cell in swaps]
             axis.scatter([100 * cell.shares[metric] for cell in swaps], places, s=18, label=target)
         axis.axvline(100, color="grey", linewidth=1)
@@ -176,10 +186,16 @@ def draw_matrix(world: MatrixWorld, cells: Sequence[Cell], path: str | os.PathLi
     plt.close(figure)
 
 
-def write_report(world: MatrixWorld, seconds: dict[str, float]) -> str:
-    """Writes results.json, results.md and matrix.png; returns the tables."""
+def write_report(world: MatrixWorld) -> str:
+    """Writes results.json, results.md and matrix.png of the targets that are measured; returns the tables.
+
+    Before any is measured there are none, and nothing is written."""
     own = read_own(world)
+    if not own:
+        return ""
     cells = read_cells(world, own)
+    files = sorted(world.output_dir.glob("*/seconds.json"))
+    seconds = {file.parent.name: read_json(file) for file in files}
     text = f"{describe(world, own, cells)}\n\nSeconds: {', '.join(f'{n} {s:.0f}' for n, s in seconds.items())}.\n"
     found = {"own": own, "cells": [vars(cell) for cell in cells], "seconds": seconds, "settings": world.settings}
     results = {"seeds": list(world.adapter_seeds), **found}
@@ -188,5 +204,5 @@ def write_report(world: MatrixWorld, seconds: dict[str, float]) -> str:
     with atomic_file(world.output_dir / "results.md") as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     with atomic_file(world.output_dir / "matrix.png") as unfinished:
-        draw_matrix(world, cells, unfinished)
+        draw_matrix(cells, unfinished)
     return text

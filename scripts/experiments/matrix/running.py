@@ -2,7 +2,8 @@
 """The stages of the matrix in their order, and what they take."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -25,12 +26,9 @@ def train_own(world: MatrixWorld, language_model: str, seed: int, folder: Path) 
 
 
 def stages_of(world: MatrixWorld) -> list[dict[str, Stage]]:
-    """The stages in their order; those in one group run side by side."""
+    """The stages in their order, pretrained language models last; those in one group run side by side."""
     stage, small, seeds = world.stage, world.sizes.language_models, world.adapter_seeds
-    own = [(name, seed) for name in small for seed in seeds]
-    own += [(name, seeds[0]) for name in world.pretrained]  # too slow for several
     moved = [(name, seed) for name in world.sizes.sources for seed in seeds]
-    cells = [(name, seed) for name in world.targets for seed in seeds]  # those of a group take equally long
     kinds = [
         {"tokenizers": stage(make_tokenizers)},
         {
@@ -39,13 +37,27 @@ def stages_of(world: MatrixWorld) -> list[dict[str, Stage]]:
         },
         {"features": stage(compute_features)},
         {f"grounded_{seed}": stage(ground, seed) for seed in seeds},
-        {f"mlp_{name}_{seed}": stage(train_own, name, seed) for name, seed in own},
         {f"raw_{name}_{seed}": stage(train_langbridge, name, seed) for name, seed in moved},
         {f"tuned_{name}_{seed}": stage(tune, name, seed) for name, seed in moved},
-        {f"own_{name}_{seed}": stage(measure_own, name, seed) for name, seed in own},
-        {f"cells_{name}_{seed}": stage(measure_cells, name, seed) for name, seed in cells},
+        *measure_targets(world, small, seeds),
+        # Too slow for an MLP with each seed.
+        *chain.from_iterable(measure_targets(world, [name], seeds[:1]) for name in world.pretrained),
+        *(
+            {f"cells_{name}_{seed}": stage(measure_cells, name, seed) for name in world.pretrained}
+            for seed in seeds[1:]
+        ),
     ]
     return list(chain.from_iterable(map(few_at_once, kinds)))
+
+
+def measure_targets(world: MatrixWorld, targets: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Stage]]:
+    """What each target takes: its own MLP, what it has with that, and its cells."""
+    steps = {"mlp": train_own, "own": measure_own, "cells": measure_cells}
+    measured = [(target, seed) for target in targets for seed in seeds]
+    return [
+        {f"{kind}_{target}_{seed}": world.stage(function, target, seed) for target, seed in measured}
+        for kind, function in steps.items()
+    ]
 
 
 def few_at_once(stages: dict[str, Stage]) -> Iterator[dict[str, Stage]]:
@@ -57,7 +69,8 @@ def few_at_once(stages: dict[str, Stage]) -> Iterator[dict[str, Stage]]:
 
 def run_matrix(world: MatrixWorld) -> str:
     """
-    Runs all stages, writes results.json, results.md and matrix.png; returns the tables.
+    Runs all stages; writes results.json, results.md and matrix.png anew after each group of them, and returns the
+    tables.
 
     Raises:
         `FileExistsError`: the output folder is not this run's.
@@ -65,4 +78,5 @@ def run_matrix(world: MatrixWorld) -> str:
     """
     check_java()
     claim_output_dir(world.output_dir, world.settings)
-    return write_report(world, run_stages(world.output_dir, stages_of(world)))
+    run_stages(world.output_dir, stages_of(world), after_group=partial(write_report, world))
+    return write_report(world)

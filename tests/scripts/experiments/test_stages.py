@@ -71,7 +71,10 @@ def test_stages_of_a_group_run_at_the_same_time_and_one_that_fails_is_named_and_
 
 def test_a_finished_stage_is_not_done_again_and_keeps_its_seconds(tmp_path, capfd):
     seconds = run_stages(tmp_path, [{"one": partial(write_note, "first")}])
-    again = run_stages(tmp_path, [{"one": partial(write_note, "second")}, {"two": partial(write_note, "third")}])
+    seen = []
+    groups = [{"one": partial(write_note, "second")}, {"two": partial(write_note, "third")}]
+    again = run_stages(tmp_path, groups, after_group=lambda: seen.append((tmp_path / "two").exists()))
+    assert seen == [True]  # not after what was done before
     assert (tmp_path / "one" / "note.txt").read_text() == "first"
     assert (tmp_path / "two" / "note.txt").read_text() == "third"
     assert again["one"] == seconds["one"] and set(again) == {"one", "two"}
