@@ -9,7 +9,7 @@ It compares the word embeddings E (V, d) of the two language models and the adap
 - the share of raw coefficients in the null space of the old model (`c E = 0`). Training cannot see it; in every other
   model it is noise;
 - the length of visual tokens relative to a word's embedding. Language models were trained on words only;
-- how many words a patch is made of. A few are words, thousands are coordinates;
+- how many words a visual token is made of. A few are words, thousands are coordinates;
 - how well a photo's words tell it from the other photos. An adapter that was never trained gives all photos the same.
 """
 
@@ -43,7 +43,8 @@ class TransferDiagnosis(NamedTuple):
         map_r2 (`float`, *optional*): R² of `word_map_r2`, 1 at best.
         null_share (`float`, *optional*): Share of raw coefficients in the old model's null space.
         token_length (`float`, *optional*): Mean norm of visual tokens, relative to that of the new model's words.
-        few_words (`float`, *optional*): Share of a patch's eight largest coefficients, by magnitude.
+        few_words (`float`, *optional*): Share of a visual token's eight largest coefficients, by magnitude; 1 where
+            the new model reads words.
         told_apart (`float`, *optional*): Bits that a photo's words say about which photo it is, 0 where all photos
             have the same words.
     """
@@ -74,7 +75,7 @@ class TransferDiagnosis(NamedTuple):
             "map of the old model's words to the new one's, R² on words held out": number(self.map_r2),
             "coefficients in the old model's null space, share of energy": number(self.null_share),
             "length of a visual token, in lengths of a word": number(self.token_length),
-            f"share of the {FEW_WORDS} largest coefficients of a patch": number(self.few_words),
+            f"share of the {FEW_WORDS} largest coefficients of a visual token": number(self.few_words),
             "bits by which its words tell a photo from the others": number(self.told_apart),
         }
         width = max(map(len, table))
@@ -152,9 +153,13 @@ def diagnose_transfer(
         hidden_states = torch.cat(photos)  # (patches, H)
         hidden_states = hidden_states[:: -(-len(hidden_states) // PATCHES)]
         coefficients = head.get_coefficients(hidden_states).float()  # (patches, V)
-        token_length = ((coefficients @ words).norm(dim=-1).mean() / lengths.mean()).item()
-        magnitudes = coefficients.abs()
-        few_words = (magnitudes.topk(min(FEW_WORDS, len(words))).values.sum() / magnitudes.sum()).item()
+        tokens = torch.cat([bridge.mix(one[None])[0] for one in photos]).float()  # (visual tokens, d)
+        token_length = (tokens.norm(dim=-1).mean() / lengths.mean()).item()
+        if new.config.words_per_image is None:
+            magnitudes = coefficients.abs()
+            few_words = (magnitudes.topk(min(FEW_WORDS, len(words))).values.sum() / magnitudes.sum()).item()
+        else:
+            few_words = 1.0  # each visual token is one
 
     old_length = map_r2 = null_share = None
     if old is not None:

@@ -48,8 +48,9 @@ def join_form(world: MatrixWorld, form: str, source: str | None, target: str, se
         stages = {"tuned_words": f"tuned_{source}_{seed}", "raw": f"raw_{source}_{seed}"}
         stage = stages.get(form, f"grounded_{seed}")
         adapter = LangBridgeAdapter.from_pretrained(world.output_dir / stage / "adapter")
-    words = world.sizes.words_per_image if form in ("words", "tuned_words") else None
-    return adapter.join(world.tower, world.language_model(target), words_per_image=words)
+    sizes = world.sizes
+    counts = {"words": sizes.words_per_image, "tuned_words": sizes.words_per_image, "groups": sizes.grouped_words}
+    return adapter.join(world.tower, world.language_model(target), words_per_image=counts.get(form))
 
 
 def load_mlp(world: MatrixWorld, language_model: str, seed: int) -> Parts:

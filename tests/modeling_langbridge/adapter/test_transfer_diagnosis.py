@@ -61,6 +61,17 @@ def test_what_is_measured_on_photos_is_as_computed_by_hand(compose, processor, o
         assert found.null_share is None
 
 
+def test_words_are_measured_as_the_new_model_reads_them(compose, processor, other_text, pixel_values):
+    old = compose(coefficient_activation="gated_softmax")
+    new, _ = transfer(old, processor, other_text, words_per_image=4)
+    found = diagnose_transfer(old, new, old.model.get_patch_features(pixel_values))
+    with torch.no_grad():
+        tokens = torch.cat(new.get_image_features(pixel_values).pooler_output)  # (photos x 4, d)
+        lengths = new.model.get_word_embeddings().norm(dim=-1)  # (V,)
+    assert len(tokens) == 12 and found.few_words == 1
+    assert found.token_length == pytest.approx((tokens.norm(dim=-1).mean() / lengths.mean()).item())
+
+
 def test_without_photos_and_without_the_old_model_it_says_what_it_does_not_know(compose, processor, other_text):
     old = compose()
     new, _ = transfer(old, processor, other_text)
