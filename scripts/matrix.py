@@ -8,7 +8,8 @@ One adapter, many language models: what is kept of an adapter's captions and ans
 Four small language models of different families, widths and tokenizers are trained on captions, one of them without
 ever reading lists of words; pretrained ones come from the package index (scripts/fetch_parts.py). Adapters over
 MobileNetV2 are grounded without a language model, or trained through one of three of them, and moved to each of the
-others. Every figure is a share of what the other one's own MLP has, trained until that brings nothing.
+others. Every figure is a share of what the other one's own MLP has, trained until that brings nothing. Further
+adapters are trained through the first, the first two, three and four of them in turn, and moved to a fifth.
 
 --dry_run prints the stages that are left and the CPU time they take. Each stage leaves a folder of its own in the
 output folder, and a second run with the same settings goes on where the first one stopped; more seeds can be added

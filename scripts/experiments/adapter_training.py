@@ -2,7 +2,7 @@
 """An adapter trained on pictures with captions: the pretraining stage, for any adapter."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from trainer.sft_trainer import LangBridgeSFTConfig
 
 
 def train_adapter(
-    trainer_class: type[SFTTrainer],
+    trainer_class: Callable[..., SFTTrainer],
     model: PreTrainedModel,
     processor: ProcessorMixin,
     output_dir: Path,
     *,
     train_dataset: Dataset,
-    eval_dataset: Dataset,
+    eval_dataset: Dataset | None,
     learning_rate: float,
     max_steps: int,
     batch_size: int,
@@ -35,16 +35,17 @@ def train_adapter(
 ) -> None:
     """
     Trains what of a model is not frozen and writes to `log.json` the course of the loss and, as
-    `test_loss`, the loss per token on `eval_dataset` in nats.
+    `test_loss`, the loss per token on `eval_dataset`, where there is one, in nats.
 
     Args:
-        trainer_class (`type[SFTTrainer]`):
-            [`LangBridgeSFTTrainer`] freezes tower and language model itself; with TRL's own they must be frozen.
+        trainer_class (`Callable[..., SFTTrainer]`):
+            A class, or one with some of its arguments. [`LangBridgeSFTTrainer`] freezes tower and language model
+            itself; with TRL's own they must be frozen.
         model ([`PreTrainedModel`]): a LangBridge or a LLaVA. It is not saved here.
         processor ([`ProcessorMixin`]): the model's.
         output_dir (`Path`): an empty folder.
         train_dataset (`Dataset`): with `images`, `prompt` and `completion`.
-        eval_dataset (`Dataset`): with the same columns; the loss on it is measured once, at the end.
+        eval_dataset (`Dataset`, *optional*): with the same columns; the loss on it is measured once, at the end.
         learning_rate (`float`): the highest; a cosine schedule ends at 0, unless another one is given.
         max_steps (`int`): optimiser steps.
         batch_size (`int`): samples per step.
@@ -85,5 +86,6 @@ def train_adapter(
         # Given now, when the model is on its device and everything except the adapter is frozen.
         trainer.optimizer = build_muon(model, learning_rate)
     trainer.train()
-    log = {"test_loss": trainer.evaluate()["eval_loss"], "steps": trainer.state.log_history}
+    measured = {} if eval_dataset is None else {"test_loss": trainer.evaluate()["eval_loss"]}
+    log = {**measured, "steps": trainer.state.log_history}
     (output_dir / "log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")

@@ -107,10 +107,10 @@ def test_bad_input_gets_one_sentence(refuse, empty_data, tmp_path, monkeypatch, 
 def test_a_dry_run_counts_what_is_left_and_writes_nothing(empty_data, tmp_path):
     command = [SCRIPT, "--data", empty_data, "--output_dir", tmp_path / "output", "--seeds", "1", "2", "--dry_run"]
     before = run_script_here(*command).stdout
-    assert "| language_model_small | 4 | 6.5 | 26 |" in before and "| grounded | 2 |" in before
+    assert "| language_model_small | 5 | 6.5 | 32 |" in before and "| grounded | 2 |" in before
     assert not (tmp_path / "output").exists()
     (tmp_path / "output" / "language_model_small_llama").mkdir(parents=True)
-    assert "| language_model_small | 3 | 6.5 | 20 |" in run_script_here(*command).stdout
+    assert "| language_model_small | 4 | 6.5 | 26 |" in run_script_here(*command).stdout
 
 
 def test_every_stage_has_an_estimate(empty_data, tmp_path):

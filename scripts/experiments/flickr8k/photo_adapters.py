@@ -2,10 +2,13 @@
 """Adapters for real photos, trained on captions through a language model, or on words without any."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import set_seed
+from trl import SFTTrainer
 
 from experiments.adapter_training import train_adapter
 from experiments.flickr8k.caption_corpora import caption_dataset
@@ -15,6 +18,7 @@ from modeling_langbridge import (
     LangBridgeForConditionalGeneration,
     LangBridgeProcessor,
 )
+from trainer.data.captioned_photos import CaptionedPhoto
 from trainer.grounding import GroundingConfig, GroundingTrainer, compose_for_grounding
 from trainer.sft_trainer import LangBridgeSFTTrainer
 
@@ -28,7 +32,7 @@ def train_mlp(world: AdapterWorld, language_model: str, seed: int, folder: Path)
         world.tower, text, processor=processor, adapter_type="mlp"
     )
     steps, rate = world.sizes.adapter_steps, world.sizes.adapter_learning_rate
-    _train(world, model, processor, folder, seed, steps, rate, **world.adapter_schedule)
+    train_on_captions(world, model, processor, folder, seed, steps, rate, **world.adapter_schedule)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -36,15 +40,23 @@ def train_mlp(world: AdapterWorld, language_model: str, seed: int, folder: Path)
 def train_langbridge(world: AdapterWorld, language_model: str, seed: int, folder: Path) -> None:
     """LangBridge as the paper has it, raw coefficients, trained on captions with one language model."""
     set_seed(seed)
+    model, processor = compose_raw(world, language_model)
+    steps, rate = world.sizes.adapter_steps, world.sizes.adapter_learning_rate
+    train_on_captions(world, model, processor, folder, seed, steps, rate, **world.adapter_schedule)
+    LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(folder / "adapter")
+
+
+def compose_raw(
+    world: AdapterWorld, language_model: str
+) -> tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]:
+    """LangBridge as the paper has it, untrained."""
     text = world.language_model(language_model)
     processor = LangBridgeProcessor.from_vision_text_pretrained(world.tower, text)
     width = world.sizes.projector_hidden_size
     model = LangBridgeForConditionalGeneration.from_vision_text_pretrained(
         world.tower, text, world.vocabulary, processor, projector_hidden_size=width
     )
-    steps, rate = world.sizes.adapter_steps, world.sizes.adapter_learning_rate
-    _train(world, model, processor, folder, seed, steps, rate, **world.adapter_schedule)
-    LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(folder / "adapter")
+    return model, processor
 
 
 def ground(world: AdapterWorld, seed: int, folder: Path) -> None:
@@ -83,7 +95,7 @@ def tune(world: AdapterWorld, language_model: str, seed: int, folder: Path) -> N
     model, processor = load_adapter_onto(world, f"grounded_{seed}", language_model, world.sizes.words_per_image)
     steps, rate = world.sizes.tuning_steps, world.sizes.tuning_learning_rate
     # Muon, though quicker, was worse here: it undoes the words.
-    _train(world, model, processor, folder, seed, steps, rate, word_prediction_weight=1.0, muon=False)
+    train_on_captions(world, model, processor, folder, seed, steps, rate, word_prediction_weight=1.0, muon=False)
     LangBridgeAdapter.from_model(model, processor.tokenizer).save_pretrained(folder / "adapter")
 
 
@@ -95,7 +107,7 @@ def load_adapter_onto(
     return adapter.join(world.tower, world.language_model(language_model), words_per_image=words_per_image)
 
 
-def _train(
+def train_on_captions(
     world: AdapterWorld,
     model: LangBridgeForConditionalGeneration,
     processor: LangBridgeProcessor,
@@ -103,17 +115,18 @@ def _train(
     seed: int,
     max_steps: int,
     learning_rate: float,
-    judged_on: str = "test",
+    judged_on: str | None = "test",
+    trainer_class: Callable[..., SFTTrainer] = LangBridgeSFTTrainer,
     **options: Any,
 ) -> None:
-    first_captions = [dataclasses.replace(photo, captions=photo.captions[:1]) for photo in world.photos(judged_on)]
+    """Trains an adapter on the world's captions, as of [`train_adapter`]; its loss on a split is measured, if any."""
     train_adapter(
-        LangBridgeSFTTrainer,
+        trainer_class,
         model,
         processor,
         folder,
         train_dataset=caption_dataset(world.photos("train")),
-        eval_dataset=caption_dataset(first_captions),
+        eval_dataset=None if judged_on is None else first_captions(world.photos(judged_on)),
         learning_rate=learning_rate,
         max_steps=max_steps,
         batch_size=world.sizes.adapter_batch_size,
@@ -122,3 +135,7 @@ def _train(
         feature_cache=world.feature_folder,
         **options,
     )
+
+
+def first_captions(photos: Sequence[CaptionedPhoto]) -> Dataset:
+    return caption_dataset([dataclasses.replace(photo, captions=photo.captions[:1]) for photo in photos])

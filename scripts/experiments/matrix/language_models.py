@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small language models of the matrix: four families, four widths, four tokenizers."""
+"""The small language models of the matrix: five families, five widths, five tokenizers."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from transformers import Gemma3TextConfig, GPTNeoXConfig, LlamaConfig, PreTrainedConfig, Qwen2Config
+from transformers import Gemma3TextConfig, GPTNeoXConfig, LlamaConfig, Olmo2Config, PreTrainedConfig, Qwen2Config
 
 
 @dataclass(frozen=True)
@@ -35,4 +35,6 @@ SMALL = {
     "small_llama": SmallLanguageModel(LlamaConfig, 224, "metaspace", 3072, half=1, reads_words=True),
     "small_gpt_neox": SmallLanguageModel(GPTNeoXConfig, 256, "byte_level", 3584, half=0, reads_words=False),
     "small_gemma3": SmallLanguageModel(Gemma3TextConfig, 160, "metaspace", 3584, half=1, reads_words=True),
+    # Whose tokenizer has no part in the choice of the words, and is large enough to have them all.
+    "small_olmo2": SmallLanguageModel(Olmo2Config, 288, "byte_level", 5120, half=1, reads_words=True),
 }

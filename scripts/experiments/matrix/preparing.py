@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from experiments.flickr8k.caption_corpora import read_caption_text
 from experiments.flickr8k.pretrained_world import CHAT_TEMPLATE, prepare_language_model
@@ -18,21 +18,41 @@ def make_tokenizers(world: MatrixWorld, folder: Path) -> None:
     captions = read_caption_text(world.data / "caption_text", seed=0)
     tokenizers = [AutoTokenizer.from_pretrained(part) for part in world.pretrained.values()]
     for name in world.sizes.language_models:
-        small = SMALL[name]
-        tokenizer = train_tokenizer(captions[small.half :: 2], small.vocab_size, small.tokenizer)
-        tokenizer.chat_template = CHAT_TEMPLATE
-        # Known from the start: else each adapter would get a language model with a random row of its own.
-        tokenizer.add_tokens(["<image>"], special_tokens=True)
+        tokenizer = make_tokenizer(name, captions)
         tokenizer.save_pretrained(folder / name)
         tokenizers.append(tokenizer)
     sample = captions[:40_000]  # enough to rank two thousand words
     SharedVocabulary.build(tokenizers, sample, world.sizes.shared_words).save(folder / "vocabulary.json")
 
 
+def make_tokenizer(name: str, captions: list[str]) -> PreTrainedTokenizerFast:
+    """The tokenizer of a small language model, trained on its half of the captions."""
+    small = SMALL[name]
+    tokenizer = train_tokenizer(captions[small.half :: 2], small.vocab_size, small.tokenizer)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    # Known from the start: else each adapter would get a language model with a random row of its own.
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    return tokenizer
+
+
 def train_small(world: MatrixWorld, name: str, folder: Path) -> None:
     """A small language model, trained on captions that stand behind what is to be read."""
+    captions = read_caption_text(world.data / "caption_text", seed=0)
+    teach_captions(
+        world, name, AutoTokenizer.from_pretrained(world.output_dir / "tokenizers" / name), captions, folder
+    )
+
+
+def train_newcomer(world: MatrixWorld, folder: Path) -> None:
+    """A small language model that no adapter meets in training, with a tokenizer that came after the words."""
+    captions, name = read_caption_text(world.data / "caption_text", seed=0), world.sizes.newcomer
+    teach_captions(world, name, make_tokenizer(name, captions), captions, folder)
+
+
+def teach_captions(
+    world: MatrixWorld, name: str, tokenizer: PreTrainedTokenizerFast, captions: list[str], folder: Path
+) -> None:
     small, sizes = SMALL[name], world.sizes
-    tokenizer = AutoTokenizer.from_pretrained(world.output_dir / "tokenizers" / name)
     config = small.config_class(
         vocab_size=len(tokenizer),
         hidden_size=small.width,
@@ -44,11 +64,10 @@ def train_small(world: MatrixWorld, name: str, folder: Path) -> None:
         max_position_embeddings=512,
         tie_word_embeddings=True,
     )
-    captions = read_caption_text(world.data / "caption_text", seed=0)[small.half :: 2]
     train_language_model(
         config,
         tokenizer,
-        write_documents(captions, reads_words=small.reads_words),
+        write_documents(captions[small.half :: 2], reads_words=small.reads_words),
         folder,
         learning_rate=sizes.language_model_learning_rate,
         max_steps=sizes.language_model_steps,

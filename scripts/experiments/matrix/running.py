@@ -10,8 +10,16 @@ from pathlib import Path
 from experiments.flickr8k.photo_adapters import ground, train_langbridge, train_mlp, tune
 from experiments.flickr8k.photo_world import compute_features
 from experiments.matrix.cells import measure_cells, measure_own
-from experiments.matrix.preparing import make_tokenizers, prepare_pretrained, train_small
+from experiments.matrix.preparing import make_tokenizers, prepare_pretrained, train_newcomer, train_small
 from experiments.matrix.report import write_report
+from experiments.matrix.several import (
+    counts_of,
+    measure_several,
+    targets_of,
+    train_raw_in_turn,
+    tune_softmax_in_turn,
+)
+from experiments.matrix.several_report import write_several
 from experiments.matrix.world import MatrixWorld
 from experiments.stages import Stage, claim_output_dir, run_stages
 from trainer.evaluation.caption_metrics import check_java
@@ -40,6 +48,7 @@ def stages_of(world: MatrixWorld) -> list[dict[str, Stage]]:
         {f"raw_{name}_{seed}": stage(train_langbridge, name, seed) for name, seed in moved},
         {f"tuned_{name}_{seed}": stage(tune, name, seed) for name, seed in moved},
         *measure_targets(world, small, seeds),
+        *stages_of_several(world),
         # Too slow for an MLP with each seed.
         *chain.from_iterable(measure_targets(world, [name], seeds[:1]) for name in world.pretrained),
         *(
@@ -60,6 +69,24 @@ def measure_targets(world: MatrixWorld, targets: Sequence[str], seeds: Sequence[
     ]
 
 
+def stages_of_several(world: MatrixWorld) -> list[dict[str, Stage]]:
+    """Adapters that several language models train in turn, and a language model that has no part in that."""
+    stage, newcomer, seeds = world.stage, world.sizes.newcomer, world.adapter_seeds
+    trained = [(count, seed) for count in counts_of(world) for seed in seeds]
+    return [
+        {f"language_model_{newcomer}": stage(train_newcomer)},
+        {f"mlp_{newcomer}_{seed}": stage(train_own, newcomer, seed) for seed in seeds},
+        {f"own_{newcomer}_{seed}": stage(measure_own, newcomer, seed) for seed in seeds},
+        {f"several_raw_{count}_{seed}": stage(train_raw_in_turn, count, seed) for count, seed in trained},
+        {f"several_softmax_{count}_{seed}": stage(tune_softmax_in_turn, count, seed) for count, seed in trained},
+        {
+            f"several_cells_{target}_{seed}": stage(measure_several, target, seed)
+            for target in targets_of(world)
+            for seed in seeds
+        },
+    ]
+
+
 def few_at_once(stages: dict[str, Stage]) -> Iterator[dict[str, Stage]]:
     """The same stages, in groups of `AT_ONCE`."""
     items = list(stages.items())
@@ -69,8 +96,8 @@ def few_at_once(stages: dict[str, Stage]) -> Iterator[dict[str, Stage]]:
 
 def run_matrix(world: MatrixWorld) -> str:
     """
-    Runs all stages; writes results.json, results.md and matrix.png anew after each group of them, and returns the
-    tables.
+    Runs all stages; writes results.json, results.md, matrix.png, several.md and several.png anew after each group of
+    them, and returns the tables.
 
     Raises:
         `FileExistsError`: the output folder is not this run's.
@@ -78,5 +105,9 @@ def run_matrix(world: MatrixWorld) -> str:
     """
     check_java()
     claim_output_dir(world.output_dir, world.settings)
-    run_stages(world.output_dir, stages_of(world), after_group=partial(write_report, world))
-    return write_report(world)
+    run_stages(world.output_dir, stages_of(world), after_group=partial(write_reports, world))
+    return write_reports(world)
+
+
+def write_reports(world: MatrixWorld) -> str:
+    return "\n".join(filter(None, (write_report(world), write_several(world))))

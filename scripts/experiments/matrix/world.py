@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from transformers import EarlyStoppingCallback
 
 from experiments.flickr8k.photo_world import AdapterSizes, SmallWorld
-from experiments.matrix.language_models import SMALL
 from trainer.data.captioned_photos import CaptionedPhoto
 from trainer.device import has_bfloat16
 
@@ -19,7 +18,7 @@ from trainer.device import has_bfloat16
 class MatrixSizes(AdapterSizes):
     """Which small language models there are, how large everything is and how long it learns."""
 
-    language_models: tuple[str, ...] = tuple(SMALL)
+    language_models: tuple[str, ...] = ("small_qwen2", "small_llama", "small_gpt_neox", "small_gemma3")
     sources: tuple[str, ...] = ("small_qwen2", "small_llama", "small_gpt_neox")  # that adapters are trained through
     shared_words: int = 2000  # V
     num_hidden_layers: int = 4  # of a small language model
@@ -46,6 +45,9 @@ class MatrixSizes(AdapterSizes):
     examples: int = 4  # before a photo, where a pretrained language model does better after them
     prognosis_photos: int = 20
     gromov_words: int = 200
+    newcomer: str = "small_olmo2"  # that no adapter of several language models is trained with
+    several_steps: int = 300  # of such an adapter, in all, however many language models take turns
+    several_softmax_learning_rate: float = 1e-3
 
 
 QUICK = MatrixSizes(
@@ -74,6 +76,7 @@ QUICK = MatrixSizes(
     examples=2,
     prognosis_photos=3,
     gromov_words=20,
+    several_steps=2,
 )
 
 

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What adapters that several language models trained are worth to one that none has met: a table and a picture."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from experiments.matrix.report import METRICS, write_table
+from experiments.matrix.several import FORMS, adapters_of, targets_of
+from experiments.matrix.world import MatrixWorld
+from modeling_langbridge.utils.files import atomic_file, read_json
+
+
+DIAGNOSES = {
+    "null_share": "null-space share of all that took part",
+    "map_r2": "R² of their words' map to the target's, held out",
+    "token_length": "length of a visual token",
+    "few_words": "share of the 8 largest coefficients",
+}
+
+
+@dataclass(frozen=True)
+class SeveralCell:
+    """
+    One adapter on one target, means over the seeds.
+
+    Args:
+        form (`str`), count (`int`), target (`str`): The adapter's form, how many language models trained it, and who
+            reads it.
+        values (`dict[str, float]`): Of each metric and of the loss, what was measured.
+        shares (`dict[str, float]`): Of each metric, the share of what the target's own MLP has.
+        diagnosis (`dict[str, float | None]`): What was known beforehand.
+    """
+
+    form: str
+    count: int
+    target: str
+    values: dict[str, float]
+    shares: dict[str, float]
+    diagnosis: dict[str, float | None]
+
+
+def read_several(world: MatrixWorld) -> list[SeveralCell]:
+    """All adapters on all targets, in the order of the table."""
+    cells = []
+    for target in targets_of(world):
+        of_seeds = [
+            read_json(world.output_dir / f"several_cells_{target}_{seed}" / "cells.json")
+            for seed in world.adapter_seeds
+        ]
+        own = [read_json(file)[0] for file in sorted(world.output_dir.glob(f"own_{target}_*/cells.json"))]
+        for (form, count), *measured in zip(adapters_of(world), *of_seeds, strict=True):
+            values = {name: fmean(cell[name] for cell in measured) for name in (*METRICS, "loss")}
+            shares = {name: values[name] / max(fmean(cell[name] for cell in own), 1e-9) for name in METRICS}
+            found = {name: [cell["diagnosis"][name] for cell in measured] for name in DIAGNOSES}
+            diagnosis = {name: None if None in known else fmean(known) for name, known in found.items()}
+            cells.append(SeveralCell(form, count, target, values, shares, diagnosis))
+    return cells
+
+
+def describe_several(world: MatrixWorld, cells: Sequence[SeveralCell]) -> str:
+    """A table for each target."""
+    first, *_ = names = world.sizes.language_models
+    tables = [
+        f"Adapters that the first, the first two … of {', '.join(names)} trained in turn, {world.sizes.several_steps} "
+        f"steps in all. {first} took part in all, {world.sizes.newcomer} in none. Captions by CIDEr, answers as "
+        "above, in brackets the share of the target's own MLP."
+    ]
+    for target in targets_of(world):
+        rows = [[f"read by {target}", "trained with", *METRICS, "loss", *DIAGNOSES.values()]]
+        for cell in cells:
+            if cell.target == target:
+                scores = [f"{cell.values[name]:.3f} ({cell.shares[name]:.0%})" for name in METRICS]
+                known = ["" if value is None else f"{value:.3g}" for value in cell.diagnosis.values()]
+                rows.append([FORMS[cell.form], str(cell.count), *scores, f"{cell.values['loss']:.3f}", *known])
+        tables.append(write_table(rows))
+    return "\n\n".join(tables) + "\n"
+
+
+def draw_several(world: MatrixWorld, cells: Sequence[SeveralCell], path: str | os.PathLike) -> None:
+    """Draws the share of the own MLP over how many language models took part, and the diagnoses beside it."""
+    figure, (shares, diagnoses) = plt.subplots(1, 2, figsize=(11, 4.2))
+    for number, form in enumerate(FORMS):
+        for target, style in zip(targets_of(world), ("--", "-", ":"), strict=False):
+            of_form = [cell for cell in cells if (cell.form, cell.target) == (form, target)]
+            label = f"{FORMS[form]}: {target}"
+            counts, values = [cell.count for cell in of_form], [cell.shares["CIDEr"] for cell in of_form]
+            shares.plot(counts, values, style, marker="o", color=f"C{number}", label=label)
+        met_none = [cell for cell in cells if (cell.form, cell.target) == (form, world.sizes.newcomer) and cell.count]
+        nothing = [cell.diagnosis["null_share"] for cell in met_none]
+        diagnoses.plot(
+            [cell.count for cell in met_none],
+            nothing,
+            marker="o",
+            color=f"C{number}",
+            label=f"{DIAGNOSES['null_share']}: {form}",
+        )
+    r2 = [cell.diagnosis["map_r2"] for cell in met_none]
+    diagnoses.plot([cell.count for cell in met_none], r2, marker="s", color="C2", label=DIAGNOSES["map_r2"])
+    shares.axhline(1, color="grey", linewidth=1)
+    shares.yaxis.set_major_formatter(PercentFormatter(1))
+    shares.set_ylabel("CIDEr, % of the target's own MLP")
+    for axis in (shares, diagnoses):
+        axis.set_xlabel("language models that trained the adapter")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+    figure.savefig(path, dpi=110, bbox_inches="tight", format="png")
+    plt.close(figure)
+
+
+def write_several(world: MatrixWorld) -> str:
+    """Writes several.md and several.png; returns the tables."""
+    cells = read_several(world)
+    text = describe_several(world, cells)
+    with atomic_file(world.output_dir / "several.md") as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    with atomic_file(world.output_dir / "several.png") as unfinished:
+        draw_several(world, cells, unfinished)
+    return text
