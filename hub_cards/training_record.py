@@ -56,6 +56,7 @@ class TrainingRecord:
             the vision tower is trained too, or `"grounding"` in words without a language model.
         parts (`dict[str, TrainedPart]`): How each part of the model was trained, by its name.
         objectives (`dict[str, float]`): Weights of the objectives beside the stage's own.
+        language_models (`list[str]`): Where several took turns, all by Hub id, or "one of type qwen2".
         started_from (`str`, *optional*): The whole LangBridge on the Hub that the run started from.
         datasets, eval_datasets (`list[str]`): Hub ids of the training and evaluation data.
         local_data, local_eval_data (`list[str]`): File names, without folders, of local data.
@@ -82,6 +83,7 @@ class TrainingRecord:
     stage: Literal["pretraining", "finetuning", "grounding"]
     parts: dict[str, TrainedPart]
     objectives: dict[str, float] = field(default_factory=dict)
+    language_models: list[str] = field(default_factory=list)
     started_from: str | None = None
     datasets: list[str] = field(default_factory=list)
     local_data: list[str] = field(default_factory=list)

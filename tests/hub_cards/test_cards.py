@@ -213,6 +213,14 @@ def test_a_card_tells_the_run_as_it_was_recorded(tmp_path):
     assert "Run 1" not in training
 
 
+def test_a_card_names_all_language_models_that_took_turns(tmp_path):
+    write_config(tmp_path, *BASES)
+    record = replace(RECORD, language_models=[BASES[0], "one of type llama"])
+    write_training_records(tmp_path / TRAINING_RECORD, [record])
+    names = f"[`{BASES[0]}`](https://huggingface.co/{BASES[0]}), `one of type llama`"
+    assert f"- language models, in turn, batch by batch: {names}" in make_card(tmp_path, CardFacts()).text
+
+
 def test_all_stages_are_told_in_their_order(tmp_path):
     write_config(tmp_path, *BASES)
     grounding = replace(RECORD, stage="grounding", seconds=None)

@@ -12,6 +12,7 @@ from tiny_parts import SENTENCES, make_tokenizer, save_language_model, save_othe
 from tiny_training import write_samples
 from transformers import pipeline
 
+from hub_cards.training_record import read_training_records
 from modeling_langbridge import SharedVocabulary
 from modeling_langbridge.adapter.loading import open_model
 
@@ -39,6 +40,14 @@ def test_an_adapter_of_two_language_models_is_used_on_a_third(folder, vision, te
     assert result.returncode == 0, result.stderr[-3000:]
     assert (folder / "two/checkpoint-2/adapter/adapter.safetensors").is_file()
     weights = load_file(folder / "two/adapter/adapter.safetensors")
+    for saved in ("two", "two/adapter"):
+        [record] = read_training_records(folder / saved / "training_record.json")
+        assert record.language_models == [
+            "one of type qwen2",
+            "one of type gpt2",
+        ]  # local ones, whose names are nobody's business
+        told = "- language models, in turn, batch by batch: `one of type qwen2`, `one of type gpt2`"
+        assert told in (folder / saved / "README.md").read_text()
     model, _ = open_model(str(folder / "two"), device_map=None)
     assert model.config.text_config.model_type == "qwen2"
     assert model.model.vocabulary_head.weight.equal(weights["vocabulary_head.weight"])

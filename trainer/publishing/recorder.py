@@ -89,10 +89,18 @@ class TrainingRecorder:
         self.trainer, self.dataset, self.eval_dataset = trainer, dataset, eval_dataset
         self.started_from = hub_id(model.name_or_path)
         self.quantization = name_quantization(model)
+        self.language_models: list[str] = []
         self.earlier: list[TrainingRecord] = []
         if self.started_from is None:  # of a Hub id, which names no revision, the record may tell of other weights
             self.go_on_from(model.name_or_path)
         trainer.add_callback(TrainingClock())
+
+    def name_language_models(self, models: Iterable[PreTrainedModel]) -> None:
+        """Says which language models take turns, by the LangBridges that have them."""
+        configs = [model.config.text_config for model in models]
+        self.language_models = [
+            hub_id(config._name_or_path) or f"one of type {config.model_type}" for config in configs
+        ]
 
     def go_on_from(self, name: str) -> None:
         """Puts the runs first that made a model or an adapter, by folder or Hub id, from which this run goes on."""
@@ -143,6 +151,7 @@ class TrainingRecorder:
             stage=name_stage(parts),
             parts=parts,
             objectives={name: float(weight) for name, weight in objectives.items()},
+            language_models=self.language_models,
             started_from=self.started_from,
             datasets=present(hub_id(self.dataset)),
             local_data=present(file_name(self.dataset)),

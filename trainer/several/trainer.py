@@ -58,6 +58,7 @@ class SeveralLanguageModelsTrainer(LangBridgeSFTTrainer):
             ],
         )
         self.run_settings.settings["settings"]["other language models"] = list(others)
+        self.recorder.name_language_models([model, *(other for other, _ in others.values())])
         # Each gets what TRL and accelerate do to the model that they know.
         self.other_models: list[nn.Module] = []
         self.answered = [self.answered_positions]

@@ -53,7 +53,20 @@ def measure_cells(world: MatrixWorld, target: str, seed: int, folder: Path) -> N
 
 def measure(world: MatrixWorld, target: str, parts: Parts, photos: Photos, seen: Photos) -> dict:
     """
-    CIDEr, the loss per token of first captions, and yes/no accuracy.
+    What [`measure_captions`] measures, and yes/no accuracy.
+
+    Args:
+        photos ([`Photos`]), seen ([`Photos`]): As of [`measure_captions`].
+    """
+    measured = measure_captions(world, target, parts, photos, seen)
+    answers = answer_by_naming(parts, world.bf16, (photos.dev, seen.dev), (photos.test, seen.test))
+    right = sum(is_yes == says_yes for is_yes, says_yes in answers) / max(1, len(answers))
+    return {**measured, "yes/no": right, "questions": len(answers)}
+
+
+def measure_captions(world: MatrixWorld, target: str, parts: Parts, photos: Photos, seen: Photos) -> dict:
+    """
+    CIDEr, and the loss per token of first captions.
 
     Args:
         photos ([`Photos`]): Of [`photos_of`].
@@ -71,12 +84,9 @@ def measure(world: MatrixWorld, target: str, parts: Parts, photos: Photos, seen:
     few_shot = few_shot_of(prefixes[prompt])
     prompts = [few_shot.embed(caption_prompt(tokens)) for tokens in seen.test]
     captions = dict(zip([photo.name for photo in photos.test], few_shot.complete(prompts), strict=True))
-    answers = answer_by_naming(parts, world.bf16, (photos.dev, seen.dev), (photos.test, seen.test))
     return {
         "CIDEr": caption_scores(captions, {photo.name: photo.captions for photo in photos.test})["CIDEr"],
         "loss": caption_losses(few_shot, (photos.test, seen.test)).mean().item(),
-        "yes/no": sum(is_yes == says_yes for is_yes, says_yes in answers) / max(1, len(answers)),
-        "questions": len(answers),
         "tokens": sum(map(len, seen.test)) / len(seen.test),
         "prompt": prompt,
         "captions": captions,

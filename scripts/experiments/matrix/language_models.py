@@ -35,6 +35,6 @@ SMALL = {
     "small_llama": SmallLanguageModel(LlamaConfig, 224, "metaspace", 3072, half=1, reads_words=True),
     "small_gpt_neox": SmallLanguageModel(GPTNeoXConfig, 256, "byte_level", 3584, half=0, reads_words=False),
     "small_gemma3": SmallLanguageModel(Gemma3TextConfig, 160, "metaspace", 3584, half=1, reads_words=True),
-    # Whose tokenizer has no part in the choice of the words, and is large enough to have them all.
-    "small_olmo2": SmallLanguageModel(Olmo2Config, 288, "byte_level", 5120, half=1, reads_words=True),
+    # Whose tokenizer has no part in the choice of the words, but happens to have them all.
+    "small_olmo2": SmallLanguageModel(Olmo2Config, 128, "byte_level", 4096, half=1, reads_words=True),
 }

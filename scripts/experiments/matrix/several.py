@@ -7,6 +7,7 @@ the null space of E_1 is noise to all others. Through several, the embeddings of
 space is smaller.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import set_seed
 
 from experiments.flickr8k.few_shot import see_photos
 from experiments.flickr8k.photo_adapters import compose_raw, load_adapter_onto, train_on_captions
-from experiments.matrix.cells import Photos, measure, photos_of, write
+from experiments.matrix.cells import Photos, measure_captions, photos_of, write
 from experiments.matrix.forms import Parts
 from experiments.matrix.world import MatrixWorld
 from modeling_langbridge import LangBridgeAdapter
@@ -59,14 +60,14 @@ def tune_softmax_in_turn(world: MatrixWorld, count: int, seed: int, folder: Path
 def train_in_turn(
     world: MatrixWorld, parts: Parts, count: int, seed: int, learning_rate: float, folder: Path, muon: bool = True
 ) -> None:
-    names = world.sizes.language_models[1:count]
+    sizes, names = world.sizes, world.sizes.language_models[1:count]
     others = {name: share_adapter(*parts, world.language_model(name)) for name in names}
     train_on_captions(
-        world,
+        dataclasses.replace(world, sizes=dataclasses.replace(sizes, adapter_batch_size=sizes.several_batch_size)),
         *parts,
         folder,
         seed,
-        world.sizes.several_steps,
+        sizes.several_steps,
         learning_rate,
         judged_on=None,
         trainer_class=partial(SeveralLanguageModelsTrainer, others=others),
@@ -88,7 +89,7 @@ def measure_several(world: MatrixWorld, target: str, seed: int, folder: Path) ->
         stage = f"several_{form}_{count}_{seed}" if count else f"grounded_{seed}"
         parts = load_adapter_onto(world, stage, target)
         seen = Photos(*(see_photos(*parts, some, world.features(*parts)) for some in photos))
-        measured = measure(world, target, parts, photos, seen)
+        measured = measure_captions(world, target, parts, photos, seen)
         diagnosis = diagnose(world, stage, count, parts, photos.dev)
         cells.append({"form": form, "count": count, **measured, "diagnosis": diagnosis})
     write(folder, cells)

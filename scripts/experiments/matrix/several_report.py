@@ -9,7 +9,7 @@ from statistics import fmean
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from experiments.matrix.report import METRICS, write_table
+from experiments.matrix.report import write_table
 from experiments.matrix.several import FORMS, adapters_of, targets_of
 from experiments.matrix.world import MatrixWorld
 from modeling_langbridge.utils.files import atomic_file, read_json
@@ -31,16 +31,17 @@ class SeveralCell:
     Args:
         form (`str`), count (`int`), target (`str`): The adapter's form, how many language models trained it, and who
             reads it.
-        values (`dict[str, float]`): Of each metric and of the loss, what was measured.
-        shares (`dict[str, float]`): Of each metric, the share of what the target's own MLP has.
+        cider (`float`), loss (`float`): Of its captions, and of people's first ones, in nats a token.
+        share (`float`): Its CIDEr as a share of what the target's own MLP has.
         diagnosis (`dict[str, float | None]`): What was known beforehand.
     """
 
     form: str
     count: int
     target: str
-    values: dict[str, float]
-    shares: dict[str, float]
+    cider: float
+    loss: float
+    share: float
     diagnosis: dict[str, float | None]
 
 
@@ -54,11 +55,11 @@ def read_several(world: MatrixWorld) -> list[SeveralCell]:
         ]
         own = [read_json(file)[0] for file in sorted(world.output_dir.glob(f"own_{target}_*/cells.json"))]
         for (form, count), *measured in zip(adapters_of(world), *of_seeds, strict=True):
-            values = {name: fmean(cell[name] for cell in measured) for name in (*METRICS, "loss")}
-            shares = {name: values[name] / max(fmean(cell[name] for cell in own), 1e-9) for name in METRICS}
+            cider, loss = (fmean(cell[name] for cell in measured) for name in ("CIDEr", "loss"))
+            share = cider / max(fmean(cell["CIDEr"] for cell in own), 1e-9)
             found = {name: [cell["diagnosis"][name] for cell in measured] for name in DIAGNOSES}
             diagnosis = {name: None if None in known else fmean(known) for name, known in found.items()}
-            cells.append(SeveralCell(form, count, target, values, shares, diagnosis))
+            cells.append(SeveralCell(form, count, target, cider, loss, share, diagnosis))
     return cells
 
 
@@ -67,16 +68,16 @@ def describe_several(world: MatrixWorld, cells: Sequence[SeveralCell]) -> str:
     first, *_ = names = world.sizes.language_models
     tables = [
         f"Adapters that the first, the first two … of {', '.join(names)} trained in turn, {world.sizes.several_steps} "
-        f"steps in all. {first} took part in all, {world.sizes.newcomer} in none. Captions by CIDEr, answers as "
-        "above, in brackets the share of the target's own MLP."
+        f"steps in all; {first} took part in all, {world.sizes.newcomer} in none. CIDEr, in brackets as a share of the"
+        " own MLP's."
     ]
     for target in targets_of(world):
-        rows = [[f"read by {target}", "trained with", *METRICS, "loss", *DIAGNOSES.values()]]
+        rows = [[f"read by {target}", "trained with", "CIDEr (share)", "loss", *DIAGNOSES.values()]]
         for cell in cells:
             if cell.target == target:
-                scores = [f"{cell.values[name]:.3f} ({cell.shares[name]:.0%})" for name in METRICS]
+                scores = [f"{cell.cider:.3f} ({cell.share:.0%})", f"{cell.loss:.3f}"]
                 known = ["" if value is None else f"{value:.3g}" for value in cell.diagnosis.values()]
-                rows.append([FORMS[cell.form], str(cell.count), *scores, f"{cell.values['loss']:.3f}", *known])
+                rows.append([FORMS[cell.form], str(cell.count), *scores, *known])
         tables.append(write_table(rows))
     return "\n\n".join(tables) + "\n"
 
@@ -88,7 +89,7 @@ def draw_several(world: MatrixWorld, cells: Sequence[SeveralCell], path: str | o
         for target, style in zip(targets_of(world), ("--", "-", ":"), strict=False):
             of_form = [cell for cell in cells if (cell.form, cell.target) == (form, target)]
             label = f"{FORMS[form]}: {target}"
-            counts, values = [cell.count for cell in of_form], [cell.shares["CIDEr"] for cell in of_form]
+            counts, values = [cell.count for cell in of_form], [cell.share for cell in of_form]
             shares.plot(counts, values, style, marker="o", color=f"C{number}", label=label)
         met_none = [cell for cell in cells if (cell.form, cell.target) == (form, world.sizes.newcomer) and cell.count]
         nothing = [cell.diagnosis["null_share"] for cell in met_none]

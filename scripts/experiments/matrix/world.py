@@ -46,7 +46,8 @@ class MatrixSizes(AdapterSizes):
     prognosis_photos: int = 20
     gromov_words: int = 200
     newcomer: str = "small_olmo2"  # that no adapter of several language models is trained with
-    several_steps: int = 300  # of such an adapter, in all, however many language models take turns
+    several_steps: int = 200  # of such an adapter, in all, however many language models take turns
+    several_batch_size: int = 16
     several_softmax_learning_rate: float = 1e-3
 
 
@@ -77,6 +78,7 @@ QUICK = MatrixSizes(
     prognosis_photos=3,
     gromov_words=20,
     several_steps=2,
+    several_batch_size=4,
 )
 
 

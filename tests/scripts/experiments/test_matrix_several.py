@@ -76,7 +76,6 @@ def write_cells(world: MatrixWorld) -> None:
             cells = [
                 {
                     "CIDEr": scale * count,
-                    "yes/no": 0.5,
                     "loss": 2.0,
                     "diagnosis": dict.fromkeys(DIAGNOSES, 0.25 if count else None),
                 }
@@ -90,11 +89,11 @@ def write_cells(world: MatrixWorld) -> None:
 def test_the_table_has_the_share_of_the_own_mlp_of_each_adapter_and_what_is_not_known_is_empty(world):
     write_cells(world)
     cells = {(cell.target, cell.form, cell.count): cell for cell in read_several(world)}
-    assert cells["small_olmo2", "raw", 1].shares["CIDEr"] == pytest.approx(0.5)
-    assert cells["small_olmo2", "raw", 2].values["CIDEr"] == pytest.approx(0.8)  # the mean of 0.4 and 1.2
+    assert cells["small_olmo2", "raw", 1].share == pytest.approx(0.5)
+    assert cells["small_olmo2", "raw", 2].cider == pytest.approx(0.8)  # the mean of 0.4 and 1.2
     assert cells["small_qwen2", "softmax", 0].diagnosis["null_share"] is None
     rows = describe_several(world, list(cells.values())).splitlines()
-    assert "| raw coefficients, from random weights | 1 | 0.400 (50%) | 0.500 (100%) | 2.000 |" in rows[-4]
+    assert "| raw coefficients, from random weights | 1 | 0.400 (50%) | 2.000 |" in rows[-4]
     assert sum("|  |  |" in row for row in rows) == 2  # the grounded adapter, on either target
 
 
