@@ -75,6 +75,13 @@ def describe_options(run: "DescribedRun", config: Any, device: str) -> str:
     return "; ".join([where, tokens, *beside]) + "."
 
 
+def count_others(run: "DescribedRun") -> list[int]:
+    """The parameters of each language model after the first."""
+    from trainer.parts import count_parameters
+
+    return [count_parameters(turn.model)[0]["language_model"] for turn in run.turns[1:]]
+
+
 def plan(run: "DescribedRun", batch_size: int, cards: list[int]) -> dict[str, Any]:
     """The figures of a run, in bytes, multiply-adds and samples."""
     from tqdm import tqdm
@@ -87,6 +94,7 @@ def plan(run: "DescribedRun", batch_size: int, cards: list[int]) -> dict[str, An
     return {
         "parameters": total,
         "trained_parameters": trained,
+        "parameters_of_other_language_models": count_others(run),
         "tokens_of_a_sample": run.sample_tokens,
         "visual_tokens_of_an_image": run.image_tokens,
         "batch": batch_size,
@@ -112,7 +120,8 @@ def describe(figures: dict[str, Any]) -> str:
     lines += [f"| **in all** | **{in_units(figures['memory_in_all'])}** |", ""]
     products = figures["multiply_adds"]
     shares = ", ".join(f"{number / sum(products.values()):.1%} in {dtype}" for dtype, number in products.items())
-    lines += [f"Multiply-adds of a step's products: {sum(products.values()):.2e}, {shares}.", ""]
+    turns = ", the mean of the language models' turns" if figures["parameters_of_other_language_models"] else ""
+    lines += [f"Multiply-adds of a step's products{turns}: {sum(products.values()):.2e}, {shares}.", ""]
     lines += ["| GPU | largest per_device_train_batch_size, up to 512 |", "|---|---:|"]
     for card, batch in figures["largest_batch"].items():
         lines.append(f"| {card} | {batch or 'does not fit'} |")
@@ -136,7 +145,10 @@ def main() -> None:
         model, config, arguments.text_tokens, None, arguments.images_per_sample, arguments.device == "gpu"
     )
     print(describe_options(run, config, arguments.device), end="\n\n")
-    print(describe_parts(run.training.model, config, config.learning_rate), end="\n\n")
+    print(describe_parts(run.training.model, config, config.learning_rate))
+    for name, count in zip((model.language_models or [])[1:], count_others(run), strict=True):
+        print(f"  {name}: frozen, takes turns with the first language model, {count:,} parameters")
+    print()
     figures = plan(run, config.per_device_train_batch_size, arguments.cards())
     print(describe(figures))
     if arguments.json is not None:

@@ -2,11 +2,12 @@
 """`plan.py` tells what a recipe would take, from folders that hold no weights."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from paths import SCRIPTS
-from tiny_parts import SENTENCES, make_tokenizer
+from tiny_parts import SENTENCES, make_tokenizer, save_other_language_model
 
 from modeling_langbridge import SharedVocabulary
 
@@ -63,3 +64,22 @@ def test_without_a_memory_common_gpus_are_filled(run_script, parts):
 
 def test_a_model_that_does_not_fit(run_script, parts):
     assert read(run_script(*parts, *SMALL, "--memory", "1GB"))["1GB"] == "does not fit"
+
+
+def test_all_of_several_language_models_are_counted(run_script, parts, tmp_path):
+    other = save_other_language_model(tmp_path / "second")  # whose tokenizer splits some of the words
+    (tmp_path / "second" / "model.safetensors").unlink()
+    first, place = parts.index("--language_model") + 1, tmp_path / "plan.json"
+    small, figures = ["--memory", "1GB", "--activation_checkpointing", "0"], {}
+    for name, others in (("one", []), ("twice", [shutil.copytree(parts[first], tmp_path / "copy")]), ("two", [other])):
+        several = [*parts[: first - 1], f"--language_model{'s' * bool(others)}", parts[first], *others]
+        output = run_script(*several, *parts[first + 1 :], *SMALL, *small, "--json", place)
+        figures[name] = json.loads(place.read_text())
+        place.unlink()
+    size = {name: sum(figures[name]["parameters_of_other_language_models"]) for name in figures}
+    assert size["one"] == 0 and size["twice"] == figures["one"]["parameters"]["language_model"]
+    assert f"second: frozen, takes turns with the first language model, {size['two']:,} parameters" in output
+    for name in ("twice", "two"):  # float32; the rest are a language model's few buffers, and a step that takes more
+        more = figures[name]["memory"]["weights"] - figures["one"]["memory"]["weights"]
+        assert more == pytest.approx(4 * size[name], rel=0.02)
+    assert figures["twice"]["multiply_adds"] == figures["one"]["multiply_adds"] != figures["two"]["multiply_adds"]

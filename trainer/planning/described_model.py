@@ -24,9 +24,12 @@ from ..model_loading import ModelArguments, check_places, compose_processor, qua
 from .four_bits import quantize_empty
 
 
-def describe_model(arguments: ModelArguments, needs_folder: bool) -> tuple[PreTrainedModel, LangBridgeProcessor]:
+def describe_model(
+    arguments: ModelArguments, needs_folder: bool, num_words: int | None = None
+) -> tuple[PreTrainedModel, LangBridgeProcessor]:
     """
-    As [`~trainer.model_loading.load_model`], with the model on the meta device; no file with weights is read.
+    As [`~trainer.model_loading.load_model`], with the model on the meta device; no file with weights is read. A new
+    model has `num_words` words where another language model's tokenizer has chosen them.
 
     Raises:
         `OSError`, `ValueError`: as `load_model`.
@@ -36,7 +39,7 @@ def describe_model(arguments: ModelArguments, needs_folder: bool) -> tuple[PreTr
         config, processor = open_processor(arguments.model, arguments.model_revision)
         model_class, saved_in = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)], config.dtype
     else:
-        config, processor, saved_in = compose_config(arguments)
+        config, processor, saved_in = compose_config(arguments, num_words)
         model_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     dtype = saved_in or torch.float32 if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
     with torch.device("meta"):
@@ -49,7 +52,9 @@ def describe_model(arguments: ModelArguments, needs_folder: bool) -> tuple[PreTr
     return model, processor
 
 
-def compose_config(arguments: ModelArguments) -> tuple[PreTrainedConfig, LangBridgeProcessor, torch.dtype | None]:
+def compose_config(
+    arguments: ModelArguments, num_words: int | None
+) -> tuple[PreTrainedConfig, LangBridgeProcessor, torch.dtype | None]:
     """The configuration and the processor of a new model, and the dtype that its language model is saved in."""
     adapter = None
     if arguments.adapter is not None:
@@ -74,7 +79,9 @@ def compose_config(arguments: ModelArguments) -> tuple[PreTrainedConfig, LangBri
             "coefficient_activation": arguments.coefficient_activation,
         }
         words = {}
-        if arguments.adapter_type == "langbridge":
+        if num_words is not None:
+            words = {"bridge_vocab_size": num_words}
+        elif arguments.adapter_type == "langbridge":
             vocabulary = SharedVocabulary.load(arguments.vocabulary, arguments.vocab_size)
             words = {"bridge_vocab_size": len(vocabulary.locate(processor.tokenizer))}
     config = variant.config.compose(
