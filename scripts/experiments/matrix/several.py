@@ -47,7 +47,7 @@ def train_raw_in_turn(world: MatrixWorld, count: int, seed: int, folder: Path) -
     """Raw coefficients, trained from random weights on captions through several language models in turn."""
     set_seed(seed)
     parts = compose_raw(world, world.sizes.language_models[0])
-    train_in_turn(world, parts, count, seed, world.sizes.adapter_learning_rate, folder)
+    train_in_turn(world, parts, count, seed, world.sizes.several_raw_learning_rate, folder)
 
 
 def tune_softmax_in_turn(world: MatrixWorld, count: int, seed: int, folder: Path) -> None:

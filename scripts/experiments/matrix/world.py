@@ -48,6 +48,7 @@ class MatrixSizes(AdapterSizes):
     newcomer: str = "small_olmo2"  # that no adapter of several language models is trained with
     several_steps: int = 200  # of such an adapter, in all, however many language models take turns
     several_batch_size: int = 16
+    several_raw_learning_rate: float = 2e-2
     several_softmax_learning_rate: float = 1e-3
 
 
