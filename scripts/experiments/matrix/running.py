@@ -55,6 +55,7 @@ def stages_of(world: MatrixWorld) -> list[dict[str, Stage]]:
             {f"cells_{name}_{seed}": stage(measure_cells, name, seed) for name in world.pretrained}
             for seed in seeds[1:]
         ),
+        measure_all_of_several(world, [name for name in targets_of(world) if name in world.pretrained]),
     ]
     return list(chain.from_iterable(map(few_at_once, kinds)))
 
@@ -79,12 +80,16 @@ def stages_of_several(world: MatrixWorld) -> list[dict[str, Stage]]:
         {f"own_{newcomer}_{seed}": stage(measure_own, newcomer, seed) for seed in seeds},
         {f"several_raw_{count}_{seed}": stage(train_raw_in_turn, count, seed) for count, seed in trained},
         {f"several_softmax_{count}_{seed}": stage(tune_softmax_in_turn, count, seed) for count, seed in trained},
-        {
-            f"several_cells_{target}_{seed}": stage(measure_several, target, seed)
-            for target in targets_of(world)
-            for seed in seeds
-        },
+        measure_all_of_several(world, [name for name in targets_of(world) if name not in world.pretrained]),
     ]
+
+
+def measure_all_of_several(world: MatrixWorld, targets: Sequence[str]) -> dict[str, Stage]:
+    return {
+        f"several_cells_{target}_{seed}": world.stage(measure_several, target, seed)
+        for target in targets
+        for seed in world.adapter_seeds
+    }
 
 
 def few_at_once(stages: dict[str, Stage]) -> Iterator[dict[str, Stage]]:

@@ -9,10 +9,10 @@ from statistics import fmean
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from experiments.matrix.report import write_table
+from experiments.matrix.report import find_measured, write_table
 from experiments.matrix.several import FORMS, adapters_of, targets_of
 from experiments.matrix.world import MatrixWorld
-from modeling_langbridge.utils.files import atomic_file, read_json
+from modeling_langbridge.utils.files import atomic_file
 
 
 DIAGNOSES = {
@@ -46,14 +46,13 @@ class SeveralCell:
 
 
 def read_several(world: MatrixWorld) -> list[SeveralCell]:
-    """All adapters on all targets, in the order of the table."""
+    """All adapters on the targets that were measured, with their own MLP as well, in the order of the table."""
     cells = []
     for target in targets_of(world):
-        of_seeds = [
-            read_json(world.output_dir / f"several_cells_{target}_{seed}" / "cells.json")
-            for seed in world.adapter_seeds
-        ]
-        own = [read_json(file)[0] for file in sorted(world.output_dir.glob(f"own_{target}_*/cells.json"))]
+        of_seeds = find_measured(world, "several_cells", target)
+        own = [cell for [cell] in find_measured(world, "own", target)]
+        if not of_seeds or not own:
+            continue
         for (form, count), *measured in zip(adapters_of(world), *of_seeds, strict=True):
             cider, loss = (fmean(cell[name] for cell in measured) for name in ("CIDEr", "loss"))
             share = cider / max(fmean(cell["CIDEr"] for cell in own), 1e-9)
@@ -71,7 +70,7 @@ def describe_several(world: MatrixWorld, cells: Sequence[SeveralCell]) -> str:
         f"steps in all; {first} took part in all, {world.sizes.newcomer} in none. CIDEr, in brackets as a share of the"
         " own MLP's."
     ]
-    for target in targets_of(world):
+    for target in dict.fromkeys(cell.target for cell in cells):
         rows = [[f"read by {target}", "trained with", "CIDEr (share)", "loss", *DIAGNOSES.values()]]
         for cell in cells:
             if cell.target == target:
@@ -85,23 +84,20 @@ def describe_several(world: MatrixWorld, cells: Sequence[SeveralCell]) -> str:
 def draw_several(world: MatrixWorld, cells: Sequence[SeveralCell], path: str | os.PathLike) -> None:
     """Draws the share of the own MLP over how many language models took part, and the diagnoses beside it."""
     figure, (shares, diagnoses) = plt.subplots(1, 2, figsize=(11, 4.2))
-    for number, form in enumerate(FORMS):
-        for target, style in zip(targets_of(world), ("--", "-", ":"), strict=False):
-            of_form = [cell for cell in cells if (cell.form, cell.target) == (form, target)]
-            label = f"{FORMS[form]}: {target}"
-            counts, values = [cell.count for cell in of_form], [cell.share for cell in of_form]
-            shares.plot(counts, values, style, marker="o", color=f"C{number}", label=label)
-        met_none = [cell for cell in cells if (cell.form, cell.target) == (form, world.sizes.newcomer) and cell.count]
-        nothing = [cell.diagnosis["null_share"] for cell in met_none]
-        diagnoses.plot(
-            [cell.count for cell in met_none],
-            nothing,
-            marker="o",
-            color=f"C{number}",
-            label=f"{DIAGNOSES['null_share']}: {form}",
-        )
-    r2 = [cell.diagnosis["map_r2"] for cell in met_none]
-    diagnoses.plot([cell.count for cell in met_none], r2, marker="s", color="C2", label=DIAGNOSES["map_r2"])
+    styles = dict(zip(targets_of(world), ("--", "-", ":"), strict=False))
+    lines: dict[tuple[str, str], list[SeveralCell]] = {}
+    for cell in cells:
+        lines.setdefault((cell.form, cell.target), []).append(cell)
+    for (form, target), line in lines.items():
+        look = {"color": f"C{list(FORMS).index(form)}", "marker": "o", "linestyle": styles[target]}
+        label = f"{FORMS[form]}: {target}"
+        shares.plot([cell.count for cell in line], [cell.share for cell in line], label=label, **look)
+        if target == world.sizes.newcomer:
+            counts, known = zip(*((cell.count, cell.diagnosis) for cell in line if cell.count), strict=True)
+            nothing = [numbers["null_share"] for numbers in known]
+            diagnoses.plot(counts, nothing, label=f"{DIAGNOSES['null_share']}: {form}", **look)
+            r2 = [numbers["map_r2"] for numbers in known]
+    diagnoses.plot(counts, r2, marker="s", color="C2", label=DIAGNOSES["map_r2"])
     shares.axhline(1, color="grey", linewidth=1)
     shares.yaxis.set_major_formatter(PercentFormatter(1))
     shares.set_ylabel("CIDEr, % of the target's own MLP")
@@ -115,8 +111,10 @@ def draw_several(world: MatrixWorld, cells: Sequence[SeveralCell], path: str | o
 
 
 def write_several(world: MatrixWorld) -> str:
-    """Writes several.md and several.png; returns the tables."""
+    """Writes several.md and several.png, where the newcomer was measured; returns the tables."""
     cells = read_several(world)
+    if world.sizes.newcomer not in {cell.target for cell in cells}:
+        return ""
     text = describe_several(world, cells)
     with atomic_file(world.output_dir / "several.md") as unfinished:
         unfinished.write_text(text, encoding="utf-8")
