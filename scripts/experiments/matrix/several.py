@@ -47,18 +47,27 @@ def train_raw_in_turn(world: MatrixWorld, count: int, seed: int, folder: Path) -
     """Raw coefficients, trained from random weights on captions through several language models in turn."""
     set_seed(seed)
     parts = compose_raw(world, world.sizes.language_models[0])
-    train_in_turn(world, parts, count, seed, world.sizes.several_raw_learning_rate, folder)
+    steps, rate = world.sizes.several_steps, world.sizes.several_learning_rate
+    train_in_turn(world, parts, count, seed, steps, rate, folder)
 
 
 def tune_softmax_in_turn(world: MatrixWorld, count: int, seed: int, folder: Path) -> None:
     """The grounded adapter, a token per patch, trained on captions through several language models in turn."""
     set_seed(seed)
     parts = load_adapter_onto(world, f"grounded_{seed}", world.sizes.language_models[0])
-    train_in_turn(world, parts, count, seed, world.sizes.several_softmax_learning_rate, folder, muon=False)
+    steps, rate = world.sizes.several_tuning_steps, world.sizes.several_tuning_learning_rate
+    train_in_turn(world, parts, count, seed, steps, rate, folder, muon=False)
 
 
 def train_in_turn(
-    world: MatrixWorld, parts: Parts, count: int, seed: int, learning_rate: float, folder: Path, muon: bool = True
+    world: MatrixWorld,
+    parts: Parts,
+    count: int,
+    seed: int,
+    max_steps: int,
+    learning_rate: float,
+    folder: Path,
+    muon: bool = True,
 ) -> None:
     sizes, names = world.sizes, world.sizes.language_models[1:count]
     others = {name: share_adapter(*parts, world.language_model(name)) for name in names}
@@ -67,7 +76,7 @@ def train_in_turn(
         *parts,
         folder,
         seed,
-        sizes.several_steps,
+        max_steps,
         learning_rate,
         judged_on=None,
         trainer_class=partial(SeveralLanguageModelsTrainer, others=others),

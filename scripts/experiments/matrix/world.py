@@ -47,9 +47,10 @@ class MatrixSizes(AdapterSizes):
     gromov_words: int = 200
     newcomer: str = "small_olmo2"  # that no adapter of several language models is trained with
     several_steps: int = 200  # of such an adapter, in all, however many language models take turns
+    several_learning_rate: float = 2e-2
+    several_tuning_steps: int = 100  # of the grounded adapter, likewise
+    several_tuning_learning_rate: float = 1e-3
     several_batch_size: int = 16
-    several_raw_learning_rate: float = 2e-2
-    several_softmax_learning_rate: float = 1e-3
 
 
 QUICK = MatrixSizes(
@@ -79,6 +80,7 @@ QUICK = MatrixSizes(
     prognosis_photos=3,
     gromov_words=20,
     several_steps=2,
+    several_tuning_steps=2,
     several_batch_size=4,
 )
 
