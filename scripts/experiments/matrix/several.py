@@ -93,15 +93,17 @@ def adapters_of(world: MatrixWorld) -> list[tuple[str, int]]:
 
 def measure_several(world: MatrixWorld, target: str, seed: int, folder: Path) -> None:
     """What a language model makes of the adapters of one, two and more, with nothing trained for it."""
-    cells, photos = [], photos_of(world, target)
-    for form, count in tqdm(adapters_of(world), desc="adapters"):
-        stage = f"several_{form}_{count}_{seed}" if count else f"grounded_{seed}"
-        parts = load_adapter_onto(world, stage, target)
-        seen = Photos(*(see_photos(*parts, some, world.features(*parts)) for some in photos))
-        measured = measure_captions(world, target, parts, photos, seen)
-        diagnosis = diagnose(world, stage, count, parts, photos.dev)
-        cells.append({"form": form, "count": count, **measured, "diagnosis": diagnosis})
-    write(folder, cells)
+    photos = photos_of(world, target)
+    adapters = tqdm(adapters_of(world), desc="adapters")
+    write(folder, [measure_adapter(world, target, form, count, seed, photos) for form, count in adapters])
+
+
+def measure_adapter(world: MatrixWorld, target: str, form: str, count: int, seed: int, photos: Photos) -> dict:
+    stage = f"several_{form}_{count}_{seed}" if count else f"grounded_{seed}"
+    parts = load_adapter_onto(world, stage, target)
+    seen = Photos(*(see_photos(*parts, some, world.features(*parts)) for some in photos))
+    measured = measure_captions(world, target, parts, photos, seen)
+    return {"form": form, "count": count, **measured, "diagnosis": diagnose(world, stage, count, parts, photos.dev)}
 
 
 @torch.no_grad()
