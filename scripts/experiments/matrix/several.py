@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import set_seed
 
@@ -30,7 +31,11 @@ from trainer.several.trainer import SeveralLanguageModelsTrainer
 
 
 SMOLLM2 = "smollm2"  # the quicker of the pretrained ones
-FORMS = {"raw": "raw coefficients, from random weights", "softmax": "grounded softmax, a token per patch"}
+FORMS = {
+    "raw": "raw coefficients, from random weights",
+    "scaled": "the same, visual tokens as long as a word",
+    "softmax": "grounded softmax, a token per patch",
+}
 
 
 def counts_of(world: MatrixWorld) -> range:
@@ -39,8 +44,10 @@ def counts_of(world: MatrixWorld) -> range:
 
 
 def targets_of(world: MatrixWorld) -> list[str]:
-    """Who is given these adapters: one that took part in all of them, and those that took part in none."""
-    return [world.sizes.language_models[0], world.sizes.newcomer, *([SMOLLM2] if SMOLLM2 in world.pretrained else [])]
+    """Who is given these adapters: one that took part in all of them, one in the last alone, and those in none."""
+    small = world.sizes.language_models
+    targets = [small[0], small[-1], world.sizes.newcomer, *({SMOLLM2} & world.pretrained.keys())]
+    return list(dict.fromkeys(targets))
 
 
 def train_raw_in_turn(world: MatrixWorld, count: int, seed: int, folder: Path) -> None:
@@ -99,9 +106,13 @@ def measure_several(world: MatrixWorld, target: str, seed: int, folder: Path) ->
 
 
 def measure_adapter(world: MatrixWorld, target: str, form: str, count: int, seed: int, photos: Photos) -> dict:
-    stage = f"several_{form}_{count}_{seed}" if count else f"grounded_{seed}"
+    kind = "softmax" if form == "softmax" else "raw"
+    stage = f"several_{kind}_{count}_{seed}" if count else f"grounded_{seed}"
     parts = load_adapter_onto(world, stage, target)
     seen = Photos(*(see_photos(*parts, some, world.features(*parts)) for some in photos))
+    if form == "scaled":
+        length = words_of(parts).norm(dim=-1).mean()
+        seen = Photos(*([length * F.normalize(tokens, dim=-1) for tokens in some] for some in seen))
     measured = measure_captions(world, target, parts, photos, seen)
     return {"form": form, "count": count, **measured, "diagnosis": diagnose(world, stage, count, parts, photos.dev)}
 

@@ -64,11 +64,12 @@ def read_several(world: MatrixWorld) -> list[SeveralCell]:
 
 def describe_several(world: MatrixWorld, cells: Sequence[SeveralCell]) -> str:
     """A table for each target."""
-    first, *_ = names = world.sizes.language_models
+    sizes = world.sizes
+    names = sizes.language_models
     tables = [
-        f"Adapters that the first, the first two … of {', '.join(names)} trained in turn, {world.sizes.several_steps} "
-        f"steps in all; {first} took part in all, {world.sizes.newcomer} in none. CIDEr, in brackets as a share of the"
-        " own MLP's."
+        f"Adapters that the first, the first two … of {', '.join(names)} trained in turn: raw coefficients in "
+        f"{sizes.several_steps} steps in all, the grounded softmax in {sizes.several_tuning_steps}. {names[0]} took part "
+        f"in all, {names[-1]} in the last alone, {sizes.newcomer} in none. CIDEr, in brackets as a share of the own MLP's."
     ]
     for target in dict.fromkeys(cell.target for cell in cells):
         rows = [[f"read by {target}", "trained with", "CIDEr (share)", "loss", *DIAGNOSES.values()]]
@@ -84,7 +85,7 @@ def describe_several(world: MatrixWorld, cells: Sequence[SeveralCell]) -> str:
 def draw_several(world: MatrixWorld, cells: Sequence[SeveralCell], path: str | os.PathLike) -> None:
     """Draws the share of the own MLP over how many language models took part, and the diagnoses beside it."""
     figure, (shares, diagnoses) = plt.subplots(1, 2, figsize=(11, 4.2))
-    styles = dict(zip(targets_of(world), ("--", "-", ":"), strict=False))
+    styles = dict(zip(targets_of(world), ("--", "-.", "-", ":"), strict=False))
     lines: dict[tuple[str, str], list[SeveralCell]] = {}
     for cell in cells:
         lines.setdefault((cell.form, cell.target), []).append(cell)
