@@ -18,7 +18,7 @@ from modeling_langbridge.utils.files import atomic_file
 DIAGNOSES = {
     "null_share": "null-space share of all that took part",
     "map_r2": "R² of their words' map to the target's, held out",
-    "token_length": "length of a visual token",
+    "token_length": "length of a visual token, not scaled",
     "few_words": "share of the 8 largest coefficients",
 }
 
@@ -68,8 +68,9 @@ def describe_several(world: MatrixWorld, cells: Sequence[SeveralCell]) -> str:
     names = sizes.language_models
     tables = [
         f"Adapters that the first, the first two … of {', '.join(names)} trained in turn: raw coefficients in "
-        f"{sizes.several_steps} steps in all, the grounded softmax in {sizes.several_tuning_steps}. {names[0]} took part "
-        f"in all, {names[-1]} in the last alone, {sizes.newcomer} in none. CIDEr, in brackets as a share of the own MLP's."
+        f"{sizes.several_steps} steps in all, the grounded softmax in {sizes.several_tuning_steps}. {names[0]} took "
+        f"part in all, {names[-1]} in the last alone, {sizes.newcomer} in none. CIDEr, in brackets as a share of the "
+        "own MLP's."
     ]
     for target in dict.fromkeys(cell.target for cell in cells):
         rows = [[f"read by {target}", "trained with", "CIDEr (share)", "loss", *DIAGNOSES.values()]]
