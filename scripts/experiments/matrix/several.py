@@ -111,8 +111,7 @@ def measure_adapter(world: MatrixWorld, target: str, form: str, count: int, seed
     parts = load_adapter_onto(world, stage, target)
     seen = Photos(*(see_photos(*parts, some, world.features(*parts)) for some in photos))
     if form == "scaled":
-        length = words_of(parts).norm(dim=-1).mean()
-        seen = Photos(*([length * F.normalize(tokens, dim=-1) for tokens in some] for some in seen))
+        seen = Photos(*(make_as_long_as(words_of(parts), some) for some in seen))
     measured = measure_captions(world, target, parts, photos, seen)
     return {"form": form, "count": count, **measured, "diagnosis": diagnose(world, stage, count, parts, photos.dev)}
 
@@ -132,6 +131,12 @@ def diagnose(
     coefficients = new[0].get_image_coefficients(torch.stack(features)).float()  # (photos, tokens, V)
     whole = new[0].model.vocabulary_head.is_whole()  # (V,)
     return {**numbers, **compare_words(coefficients, old_words, words_of(new), whole)}
+
+
+def make_as_long_as(words: torch.Tensor, seen: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Visual tokens `(tokens, d)` in their direction, each as long as words `(V, d)` are on average."""
+    length = words.norm(dim=-1).mean()
+    return [length * F.normalize(tokens, dim=-1) for tokens in seen]
 
 
 def words_of(parts: Parts) -> torch.Tensor:

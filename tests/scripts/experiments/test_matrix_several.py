@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from experiments.matrix.language_models import SMALL
 from experiments.matrix.running import stages_of
-from experiments.matrix.several import adapters_of, compare_words, counts_of, targets_of
+from experiments.matrix.several import adapters_of, compare_words, counts_of, make_as_long_as, targets_of
 from experiments.matrix.several_report import DIAGNOSES, describe_several, read_several, write_several
 from experiments.matrix.world import QUICK, MatrixSizes, MatrixWorld
 from experiments.stages import run_stages
@@ -46,6 +46,13 @@ def test_words_that_follow_from_those_of_two_language_models_do_not_follow_from_
     coefficients = torch.randn(5, 200, generator=generator)
     assert compare_words(coefficients, [first, second], new, whole)["map_r2"] == pytest.approx(1)
     assert compare_words(coefficients, [first], new, whole)["map_r2"] < 0.8
+
+
+def test_visual_tokens_become_as_long_as_words_and_keep_their_direction():
+    words, tokens = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[30.0, 0.0], [-0.1, 0.1]])
+    [made] = make_as_long_as(words, [tokens])
+    torch.testing.assert_close(made.norm(dim=-1), torch.tensor([3.0, 3.0]))
+    torch.testing.assert_close(torch.cosine_similarity(made, tokens), torch.ones(2))
 
 
 def test_no_adapter_is_trained_with_the_newcomer_which_is_of_another_family_and_reads_words():
