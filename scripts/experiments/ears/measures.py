@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a language model that nothing was trained for makes of sentences in every form."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from experiments.ears.adapter import join
+from experiments.ears.forms import FORMS, hand_over
+from experiments.ears.questions import answer, ask, rate_things
+from experiments.ears.sentences import Utterance, read_utterances
+from experiments.ears.world import EarsWorld
+from experiments.flickr8k.few_shot import FewShot, Tokens, caption_prompt
+from modeling_langbridge import LangBridgeAdapter
+
+
+CAPTIONED = ("nothing", "heard", "steps", "text")  # forms; captions take most of the time
+
+
+def measure_language_model(world: EarsWorld, name: str, folder: Path) -> None:
+    """
+    What a language model makes of the sentences: the loss of what another person wrote about the same photo, the
+    caption that it writes itself, and its answers to questions about what was said.
+    """
+    adapter = LangBridgeAdapter.from_pretrained(world.output_dir / "trained" / "adapter")
+    parts, captioned = join(adapter, world.language_models[name]), world.sizes.captioned_sentences
+    examples, dev, test = (
+        read_utterances(world, split)[: world.sizes.read_sentences] for split in ("examples", "dev", "test")
+    )
+    dev_questions, questions = (list(ask([one.sentence for one in split])) for split in (dev, test))
+    truth = [f" {one.others[0]}" for one in test]
+    found, usual = {"questions": questions}, {}
+    for form in tqdm(FORMS, desc=name):
+        shown, dev_seen, seen = (hand_over(world, parts, form, split) for split in ("examples", "dev", "test"))
+        few_shot = FewShot(*parts, prefix=write_examples(examples, shown), bf16=world.bf16)
+        prompts = [few_shot.embed(caption_prompt(seen and seen[place])) for place in range(len(test))]
+        measured = {"losses": few_shot.losses(prompts, truth).tolist()}
+        if form == "nothing":
+            usual = rate_things(few_shot)
+        else:
+            measured["answers"] = answer(few_shot, usual, (dev_questions, dev_seen), (questions, seen))
+        if form == "heard":
+            half = len(test) // 2
+            others = prompts[half:] + prompts[:half]
+            measured["losses_of_another"] = few_shot.losses(others, truth).tolist()
+        if form in CAPTIONED:
+            measured["captions"] = few_shot.complete(prompts[:captioned])
+        found[form] = measured
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    (folder / "measures.json").write_text(text, encoding="utf-8")
+
+
+def write_examples(utterances: Sequence[Utterance], shown: Sequence[Tokens] | None) -> list[Tokens]:
+    """Sentences as examples: what stands for each, and what another person wrote about the same photo."""
+    pieces: list[Tokens] = []
+    for place, utterance in enumerate(utterances):
+        pieces += [*caption_prompt(shown and shown[place]), f" {utterance.others[0]}\n\n"]
+    return pieces
