@@ -49,7 +49,7 @@ def mix_steps(parts: Parts, heard: Heard) -> torch.Tensor:
 
 
 def hand_over(world: EarsWorld, parts: Parts, form: str, split: str) -> Sequence[Tokens] | None:
-    """What stands for each of the first utterances of a split, as many as language models read."""
+    """What stands for each of the first utterances of a split, as many as a language model reads at most."""
     count = world.sizes.read_sentences
     sentences = [utterance.sentence for utterance in read_utterances(world, split)[:count]]
     if form == "nothing":

@@ -16,7 +16,8 @@ from experiments.flickr8k.few_shot import FewShot, Tokens, caption_prompt
 from modeling_langbridge import LangBridgeAdapter
 
 
-CAPTIONED = ("nothing", "heard", "steps", "text")  # forms; captions take most of the time
+OF_OTHERS = ("nothing", "heard", "text")  # the forms for language models after the first
+CAPTIONED = ("nothing", "heard", "steps", "text")  # the forms for captions
 
 
 def measure_language_model(world: EarsWorld, name: str, folder: Path) -> None:
@@ -25,14 +26,14 @@ def measure_language_model(world: EarsWorld, name: str, folder: Path) -> None:
     caption that it writes itself, and its answers to questions about what was said.
     """
     adapter = LangBridgeAdapter.from_pretrained(world.output_dir / "trained" / "adapter")
-    parts, captioned = join(adapter, world.language_models[name]), world.sizes.captioned_sentences
+    parts, sizes = join(adapter, world.language_models[name]), world.sizes_for(name)
     examples, dev, test = (
-        read_utterances(world, split)[: world.sizes.read_sentences] for split in ("examples", "dev", "test")
+        read_utterances(world, split)[: sizes.read_sentences] for split in ("examples", "dev", "test")
     )
     dev_questions, questions = (list(ask([one.sentence for one in split])) for split in (dev, test))
     truth = [f" {one.others[0]}" for one in test]
     found, usual = {"questions": questions}, {}
-    for form in tqdm(FORMS, desc=name):
+    for form in tqdm(FORMS if world.is_first(name) else OF_OTHERS, desc=name):
         shown, dev_seen, seen = (hand_over(world, parts, form, split) for split in ("examples", "dev", "test"))
         few_shot = FewShot(*parts, prefix=write_examples(examples, shown), bf16=world.bf16)
         prompts = [few_shot.embed(caption_prompt(seen and seen[place])) for place in range(len(test))]
@@ -46,7 +47,7 @@ def measure_language_model(world: EarsWorld, name: str, folder: Path) -> None:
             others = prompts[half:] + prompts[:half]
             measured["losses_of_another"] = few_shot.losses(others, truth).tolist()
         if form in CAPTIONED:
-            measured["captions"] = few_shot.complete(prompts[:captioned])
+            measured["captions"] = few_shot.complete(prompts[: sizes.captioned_sentences])
         found[form] = measured
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     (folder / "measures.json").write_text(text, encoding="utf-8")

@@ -112,12 +112,12 @@ def describe(name: str, rows: dict[str, dict[str, Any]]) -> str:
     """A language model's table."""
     metrics = ("CIDEr", "yes/no", "gain")
     table = [[name, "CIDEr", "of text's", "yes/no right", "of text's", "loss", "gain, of text's"]]
-    for form, label in LABELS.items():
+    for form in filter(rows.__contains__, LABELS):
         of_form = rows[form]
         values = {metric: str(of_form.get(metric, "")) for metric in metrics}
         shares = {metric: str(of_form.get(f"{metric}, share of text's", "")) for metric in metrics}
         loss = f"{of_form['loss'].value:.3f}"
         table.append(
-            [label, values["CIDEr"], shares["CIDEr"], values["yes/no"], shares["yes/no"], loss, shares["gain"]]
+            [LABELS[form], values["CIDEr"], shares["CIDEr"], values["yes/no"], shares["yes/no"], loss, shares["gain"]]
         )
     return write_table(table)
