@@ -37,11 +37,10 @@ class EarsSizes:
     dev_sentences: int = 100
     test_sentences: int = 200
     known_sentences: int = 100  # of the test sentences, in voices of the training
-    whole_sentences: int = 60  # of the test sentences, for 30 seconds of sound
+    whole_sentences: int = 40  # of the test sentences, for 30 seconds of sound
     read_sentences: int = 60  # of the test sentences, and of the dev sentences, for the first language model
     captioned_sentences: int = 40  # of these, for captions, which take most of the time
-    read_by_others: int = 40  # for further language models
-    captioned_by_others: int = 24
+    read_by_others: int = 40  # by further language models, which write no captions
     examples: int = 4  # before a sentence
     window: int = 16  # frames of 20 ms that a time step of the adapter reads
     stride: int = 4  # frames from one time step to the next
@@ -58,13 +57,12 @@ QUICK = EarsSizes(
     train_lists=2,
     words_per_list=4,
     dev_sentences=4,
-    test_sentences=4,
+    test_sentences=8,
     known_sentences=3,
     whole_sentences=3,
     read_sentences=3,
     captioned_sentences=3,
     read_by_others=3,
-    captioned_by_others=3,
     examples=1,
     projector_hidden_size=16,
     steps=2,
@@ -83,7 +81,7 @@ class EarsWorld:
         sizes ([`EarsSizes`]): of everything.
         encoder (`Path`): the folder of a Whisper.
         language_models (`Mapping[str, Path]`): the folders of language models, by name. The first one is given
-            sentences in every form, further ones in the most important ones, and fewer sentences.
+            sentences in every form, and writes captions; further ones read fewer sentences in fewer forms.
     """
 
     bf16: ClassVar = has_bfloat16()
@@ -105,14 +103,6 @@ class EarsWorld:
 
     def is_first(self, language_model: str) -> bool:
         return language_model == next(iter(self.language_models))
-
-    def sizes_for(self, language_model: str) -> EarsSizes:
-        """The sizes, with fewer sentences for a language model that is not the first."""
-        sizes = self.sizes
-        if self.is_first(language_model):
-            return sizes
-        fewer = {"read_sentences": sizes.read_by_others, "captioned_sentences": sizes.captioned_by_others}
-        return dataclasses.replace(sizes, **fewer)
 
     @property
     def vocabulary(self) -> SharedVocabulary:
