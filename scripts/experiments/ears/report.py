@@ -54,6 +54,7 @@ def word_errors(transcripts: dict[str, dict[str, list]], shared: set[str]) -> di
     found = {"**new voices, new sentences**": some([True] * len(test["said"]))}
     whole = [shared.issuperset(spoken_words(sentence)) for sentence in test["sentences"]]
     found["of them sentences of shared words alone"] = some(whole)
+    found["of them sentences with other words, too"] = some([not one for one in whole])
     for voice in dict.fromkeys(test["voices"]):
         found[f"of them `{voice}`"] = some([name == voice for name in test["voices"]])
     read = len(test["whisper"])
