@@ -57,7 +57,7 @@ setup(
         "video": ["av>=18"],
         "onnx": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
         "parts": ["gguf", "matplotlib"],
-        "eval": ["pycocoevalcap>=1.2", "matplotlib"],
+        "eval": ["pycocoevalcap>=1.2", "matplotlib", "rapidfuzz>=3.14"],
         "dev": [
             "markdown-it-py",
             "openai",

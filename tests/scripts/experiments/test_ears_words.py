@@ -4,11 +4,9 @@
 import random
 from collections import Counter
 
-import pytest
-
 from experiments.ears.questions import ask
 from experiments.ears.sentences import is_plain
-from experiments.ears.word_errors import count_errors, word_error_rate
+from experiments.ears.word_errors import word_error_rate
 from experiments.ears.words import SharedWords, share_words, spoken_words
 from experiments.small_language_model import train_tokenizer
 from modeling_langbridge import SharedVocabulary
@@ -36,26 +34,9 @@ def test_sentences_with_digits_or_of_few_words_are_not_spoken():
     assert not is_plain("a dog runs on 2 legs") and not is_plain("a dog") and not is_plain("a dog " * 20)
 
 
-@pytest.mark.parametrize(
-    ("heard", "said", "errors"),
-    [
-        ("a dog runs", "a dog runs", 0),
-        ("a cat runs", "a dog runs", 1),
-        ("dog runs", "a dog runs", 1),
-        ("a big dog runs", "a dog runs", 1),
-        ("runs dog a", "a dog runs", 2),
-        ("", "a dog runs", 3),
-        ("a dog", "", 2),
-    ],
-)
-def test_errors_are_words_replaced_left_out_and_put_in(heard, said, errors):
-    assert count_errors(heard.split(), said.split()) == errors
-    assert count_errors(said.split(), heard.split()) == errors
-
-
 def test_the_rate_is_of_all_words_together():
-    rate = word_error_rate([["a"], ["a", "b", "c", "d"]], [["b"], ["a", "b", "c"]])
-    assert rate.value() == 2 / 4
+    heard, said = [["a"], ["a", "b", "c", "d"], ["c"]], [["b"], ["a", "b", "c"], ["a", "c"]]
+    assert word_error_rate(heard, said).value() == 3 / 6  # one replaced, one put in, one left out
 
 
 def test_questions_come_in_pairs_and_the_thing_alone_tells_nothing():
