@@ -44,6 +44,8 @@ def tiny_world(small_data, output_dir, tokenizers=None):
         tuning_steps=2,
         words_per_image=3,
         distillation_steps=2,
+        caption_distillation_steps=2,
+        grouped_words=3,
         finetuning_steps=(0, 1, 2),
     )
     return PhotoWorld(small_data, output_dir, sizes, adapter_seeds=(0,), tokenizers=tokenizers, seed=0)
@@ -81,6 +83,10 @@ def test_all_stages_lead_to_a_table_and_a_second_run_repeats_none(small_data, tm
     model, processor = load_adapter_onto(world, "tuned_0", "b", 3)
     assert model.config.vision_config.model_type == "mobilenet_v2" and model.config.bridge_vocab_size == 100
     assert model.config.words_per_image == processor.num_image_tokens == 3
+
+    distilled, _ = load_adapter_onto(world, "distilled_b_0", "b")
+    assert distilled.config.coefficient_activation == "linear"
+    assert distilled.config.projector_hidden_size == distilled.config.text_config.hidden_size == 64
 
     stages = [name for group in stages_of(world) for name in group]
     marks = {name: (world.output_dir / name).stat().st_mtime_ns for name in stages}

@@ -115,17 +115,19 @@ def train_on_captions(
     seed: int,
     max_steps: int,
     learning_rate: float,
+    photos: Sequence[CaptionedPhoto] | None = None,
     judged_on: str | None = "test",
     trainer_class: Callable[..., SFTTrainer] = LangBridgeSFTTrainer,
     **options: Any,
 ) -> None:
-    """Trains an adapter on the world's captions, as of [`train_adapter`]; its loss on a split is measured, if any."""
+    """Trains an adapter on the captions of photos, as of [`train_adapter`], by default on those of the world's train
+    photos; its loss on a split is measured, if any."""
     train_adapter(
         trainer_class,
         model,
         processor,
         folder,
-        train_dataset=caption_dataset(world.photos("train")),
+        train_dataset=caption_dataset(photos or world.photos("train")),
         eval_dataset=None if judged_on is None else first_captions(world.photos(judged_on)),
         learning_rate=learning_rate,
         max_steps=max_steps,

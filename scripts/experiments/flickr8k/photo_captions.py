@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from experiments.flickr8k.caption_corpora import most_used_words
 from experiments.flickr8k.few_shot import see_photos
+from experiments.flickr8k.grouped_patches import see_grouped_words
 from experiments.flickr8k.photo_adapters import load_adapter_onto
 from experiments.flickr8k.photo_world import PhotoWorld
 from experiments.small_language_model import word_prompt
@@ -20,8 +22,8 @@ from trainer.data.feature_cache import FeatureCache
 from trainer.evaluation.captioning import ask_about_tokens, complete_prompts, generate_answers
 
 
-# Of `mlp` each language model has its own; the others are A's or nobody's.
-ADAPTERS = ("mlp", "langbridge", "grounded", "grounded_words", "tuned_words")
+# Of `mlp` and `distilled` each language model has its own; the others are A's or nobody's.
+ADAPTERS = ("mlp", "langbridge", "grounded", "grounded_words", "grounded_groups", "distilled", "tuned_words")
 
 
 def caption_without_adapter(world: PhotoWorld, folder: Path) -> None:
@@ -54,15 +56,23 @@ def caption_with_adapters(world: PhotoWorld, seed: int, folder: Path) -> None:
 
 
 def _caption(world: PhotoWorld, adapter: str, language_model: str, seed: int) -> dict[str, str]:
+    sizes, photos, see = world.sizes, world.photos("test"), see_photos
     if adapter == "mlp":
         checkpoint = world.output_dir / f"mlp_{language_model}_{seed}"
         model = LangBridgeForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
         processor = LangBridgeProcessor.from_pretrained(checkpoint)
+    elif adapter == "distilled":
+        model, processor = load_adapter_onto(world, f"distilled_{language_model}_{seed}", language_model)
     else:
-        words = world.sizes.words_per_image if adapter.endswith("_words") else None
-        model, processor = load_adapter_onto(world, f"{adapter.removesuffix('_words')}_{seed}", language_model, words)
+        stage, _, form = adapter.partition("_")
+        words = sizes.words_per_image if form == "words" else None
+        model, processor = load_adapter_onto(world, f"{stage}_{seed}", language_model, words)
+        if form == "groups":
+            how = {"distance": sizes.group_distance, "count": sizes.grouped_words, "in_reading_order": False}
+            see = partial(see_grouped_words, **how)
     model.to(torch.accelerator.current_accelerator() or "cpu")
-    return caption_photos(model, processor, world.photos("test"), world.features(model, processor))
+    tokens = see(model, processor, photos, world.features(model, processor))
+    return _caption_tokens(model, processor, photos, tokens)
 
 
 def caption_photos(
@@ -72,8 +82,18 @@ def caption_photos(
     features: FeatureCache,
 ) -> dict[str, str]:
     """Captions by photo name, the photo alone being the prompt, as `caption_dataset` trains it."""
-    tokens, answers = torch.stack(see_photos(model, processor, photos, features)), []  # (photos, tokens, d)
-    for batch in tqdm(tokens.split(50), desc="captioning", delay=5):
+    return _caption_tokens(model, processor, photos, see_photos(model, processor, photos, features))
+
+
+def _caption_tokens(
+    model: LangBridgeForConditionalGeneration,
+    processor: LangBridgeProcessor,
+    photos: Sequence[CaptionedPhoto],
+    tokens: Sequence[torch.Tensor],
+) -> dict[str, str]:
+    """Captions by photo name, given each photo's visual tokens `(tokens, d)`, of all photos as many."""
+    answers: list[str] = []
+    for batch in tqdm(torch.stack(list(tokens)).split(50), desc="captioning", delay=5):  # (photos, tokens, d)
         inputs = ask_about_tokens(processor, batch, question="")
         answers += generate_answers(model, processor.tokenizer, inputs, max_new_tokens=30)
     return {photo.name: answer for photo, answer in zip(photos, answers, strict=True)}

@@ -59,6 +59,9 @@ class Sizes(AdapterSizes):
     shared_words: int = 2000  # V
     distillation_steps: int = 500
     distillation_learning_rate: float = 1e-2
+    caption_distillation_steps: int = 150  # of the distilled adapter, on captions that each language model wrote
+    group_distance: float = 0.25  # of patches in one group, 1 - the cosine of their coefficients
+    grouped_words: int = 8  # per image, of groups of patches
     finetuning_steps: tuple[int, ...] = (
         0,
         25,
@@ -83,6 +86,7 @@ QUICK = Sizes(
     grounding_steps=60,
     tuning_steps=40,
     distillation_steps=50,
+    caption_distillation_steps=20,
     finetuning_steps=(0, 20, 40),
 )
 

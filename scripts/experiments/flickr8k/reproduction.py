@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 
+from experiments.flickr8k.caption_distillation import distil_captions
 from experiments.flickr8k.caption_report import draw_curves, save_caption_picture, score_table
 from experiments.flickr8k.photo_adapters import (
     ground,
@@ -33,6 +34,8 @@ ROWS = {
     "langbridge": "LangBridge, raw coefficients, trained with A",
     "grounded": "grounded, no language model: a token a patch",
     "grounded_words": "grounded, no language model: its strongest words",
+    "grounded_groups": "grounded, no language model: words of groups of like patches",
+    "distilled": "grounded, made raw coefficients by the captions of each language model",
     "tuned_words": "the same, then tuned on captions with A",
     "told": "five words of the human captions as text",
 }
@@ -50,6 +53,7 @@ def stages_of(world: PhotoWorld) -> list[dict[str, Stage]]:
         {f"langbridge_{seed}": stage(train_langbridge, "a", seed) for seed in seeds},
         {f"grounded_{seed}": stage(ground, seed) for seed in seeds},
         {f"tuned_{seed}": stage(tune, "a", seed) for seed in seeds},
+        *({f"distilled_{name}_{seed}": stage(distil_captions, name, seed) for name in "ab"} for seed in seeds),
         {
             "captions": stage(caption_without_adapter),
             **{f"captions_{seed}": stage(caption_with_adapters, seed) for seed in seeds},

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from experiments.flickr8k.few_shot import see_photos
-from experiments.matrix.grouped_patches import see_grouped_words
+from experiments.flickr8k.grouped_patches import see_grouped_words
 from experiments.matrix.world import MatrixWorld
 from modeling_langbridge import (
     LangBridgeAdapter,

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from experiments.matrix.grouped_patches import group_patches, pick_grouped_words
+from experiments.flickr8k.grouped_patches import group_patches, pick_grouped_words
 
 
 SKY, DOG, GRASS = 0, 1, 2
@@ -50,6 +50,12 @@ def test_words_are_in_the_order_of_the_groups_that_say_them_and_none_comes_twice
     assert sorted(words.tolist()) == list(range(5))
     assert [word for word in words.tolist() if word in (SKY, DOG, GRASS)] == [SKY, GRASS, DOG]
     assert pick_grouped_words(coefficients, 0.5, 3).tolist() == [SKY, GRASS, DOG]
+
+
+def test_the_strongest_word_may_come_first_whichever_group_says_it(coefficients):
+    coefficients[:, DOG] *= 3
+    assert pick_grouped_words(coefficients, 0.5, 3).tolist() == [SKY, GRASS, DOG]
+    assert pick_grouped_words(coefficients, 0.5, 3, in_reading_order=False).tolist()[0] == DOG
 
 
 def test_a_small_thing_that_one_group_says_beats_a_faint_word_of_the_whole_photo():

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Words of groups of like patches, in reading order: as few as an image's strongest words, and they keep their places.
+Words of groups of like patches: as few as an image's strongest words, and in reading order they keep their places.
 
 Most patches of a photo say what their neighbours say, faintly. Patches whose coefficients are alike are taken as one,
 and a word is as strong as in the group that says it most, not as in the whole photo, so that a small thing is heard.
@@ -45,21 +45,25 @@ def group_patches(coefficients: torch.Tensor, distance: float) -> torch.Tensor:
     return members[order]
 
 
-def pick_grouped_words(coefficients: torch.Tensor, distance: float, count: int) -> torch.Tensor:
+def pick_grouped_words(
+    coefficients: torch.Tensor, distance: float, count: int, in_reading_order: bool = True
+) -> torch.Tensor:
     """
-    The words that any group of like patches says most, in the order of these groups.
+    The words that any group of like patches says most.
 
     Args:
         coefficients (`torch.Tensor` of shape `(tokens, V)`), distance (`float`): As of [`group_patches`].
         count (`int`): How many words.
+        in_reading_order (`bool`, *optional*, defaults to `True`): Whether the words of one group stand together, and
+            the groups in reading order; otherwise the strongest word comes first, whichever group says it.
 
     Returns:
-        `torch.Tensor` of shape `(count,)`: different words, those of one group together, the strongest first.
+        `torch.Tensor` of shape `(count,)`: different words.
     """
     groups = group_patches(coefficients, distance).to(coefficients)  # (groups, tokens)
     strengths, whose = (groups @ coefficients).max(0)  # (V,) each
     words = strengths.topk(count).indices
-    return words[whose[words].argsort(stable=True)]
+    return words[whose[words].argsort(stable=True)] if in_reading_order else words
 
 
 @torch.no_grad()
@@ -70,6 +74,7 @@ def see_grouped_words(
     features: FeatureCache,
     distance: float,
     count: int,
+    in_reading_order: bool = True,
 ) -> list[torch.Tensor]:
     """
     The visual tokens of photos: the words of groups of like patches, as embeddings of the language model.
@@ -79,7 +84,8 @@ def see_grouped_words(
         processor ([`LangBridgeProcessor`]): Its own.
         photos (`Sequence[CaptionedPhoto]`): Of the features.
         features ([`~trainer.data.feature_cache.FeatureCache`]): Of the tower.
-        distance (`float`), count (`int`): As of [`pick_grouped_words`].
+        distance (`float`), count (`int`), in_reading_order (`bool`, *optional*, defaults to `True`):
+            As of [`pick_grouped_words`].
 
     Returns:
         `list[torch.Tensor]`, photos x `(count, d)`.
@@ -88,7 +94,7 @@ def see_grouped_words(
     embeddings = bridge.get_word_embeddings()  # (V, d)
     batches = pixel_batches(bridge, processor.image_processor, [photo.image for photo in photos], features)
     return [
-        embeddings[pick_grouped_words(coefficients, distance, count)]
+        embeddings[pick_grouped_words(coefficients, distance, count, in_reading_order)]
         for pixels in batches
         for coefficients in model.get_image_coefficients(**pixels)
     ]
