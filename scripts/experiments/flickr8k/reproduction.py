@@ -36,7 +36,7 @@ ROWS = {
     "grounded_words": "grounded, no language model: its strongest words",
     "grounded_groups": "grounded, no language model: words of groups of like patches",
     "distilled": "grounded, made raw coefficients by the captions of each language model",
-    "tuned_words": "the same, then tuned on captions with A",
+    "tuned_words": "grounded words, then tuned on captions with A",
     "told": "five words of the human captions as text",
 }
 WITHOUT_ADAPTER = ("blind", "told")
