@@ -108,7 +108,9 @@ def measure_several(world: MatrixWorld, target: str, seed: int, folder: Path) ->
 def measure_adapter(world: MatrixWorld, target: str, form: str, count: int, seed: int, photos: Photos) -> dict:
     kind = "softmax" if form == "softmax" else "raw"
     stage = f"several_{kind}_{count}_{seed}" if count else f"grounded_{seed}"
-    parts = load_adapter_onto(world, stage, target)
+    adapter = LangBridgeAdapter.from_pretrained(world.output_dir / stage / "adapter")
+    # The newcomer's tokenizer came after the words.
+    parts = adapter.join(world.tower, world.language_model(target), split_words="leave_out")
     seen = Photos(*(see_photos(*parts, some, world.features(*parts)) for some in photos))
     if form == "scaled":
         seen = Photos(*(make_as_long_as(words_of(parts), some) for some in seen))
