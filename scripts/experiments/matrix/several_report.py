@@ -94,12 +94,12 @@ def draw_several(world: MatrixWorld, cells: Sequence[SeveralCell], path: str | o
         look = {"color": f"C{list(FORMS).index(form)}", "marker": "o", "linestyle": styles[target]}
         label = f"{FORMS[form]}: {target}"
         shares.plot([cell.count for cell in line], [cell.share for cell in line], label=label, **look)
-        if target == world.sizes.newcomer:
+        if target == world.sizes.newcomer and form != "scaled":  # whose coefficients are the raw ones
             counts, known = zip(*((cell.count, cell.diagnosis) for cell in line if cell.count), strict=True)
             nothing = [numbers["null_share"] for numbers in known]
             diagnoses.plot(counts, nothing, label=f"{DIAGNOSES['null_share']}: {form}", **look)
             r2 = [numbers["map_r2"] for numbers in known]
-    diagnoses.plot(counts, r2, marker="s", color="C2", label=DIAGNOSES["map_r2"])
+    diagnoses.plot(counts, r2, marker="s", color="black", label=DIAGNOSES["map_r2"])
     shares.axhline(1, color="grey", linewidth=1)
     shares.yaxis.set_major_formatter(PercentFormatter(1))
     shares.set_ylabel("CIDEr, % of the target's own MLP")
@@ -107,7 +107,7 @@ def draw_several(world: MatrixWorld, cells: Sequence[SeveralCell], path: str | o
         axis.set_xlabel("language models that trained the adapter")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+        axis.legend(fontsize=8, handlelength=5, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     figure.savefig(path, dpi=110, bbox_inches="tight", format="png")
     plt.close(figure)
 
