@@ -150,16 +150,17 @@ def diagnose_transfer(
     if features:
         photos = [bridge.multi_modal_projector(one) for one in features]  # photos x (tokens, H)
         told_apart = tell_apart(head, photos) if len(photos) > 1 else None
-        hidden_states = torch.cat(photos)  # (patches, H)
-        hidden_states = hidden_states[:: -(-len(hidden_states) // PATCHES)]
-        coefficients = head.get_coefficients(hidden_states).float()  # (patches, V)
-        tokens = torch.cat([bridge.mix(one[None])[0] for one in photos]).float()  # (visual tokens, d)
-        token_length = (tokens.norm(dim=-1).mean() / lengths.mean()).item()
         if new.config.words_per_image is None:
+            hidden_states = torch.cat(photos)  # (patches, H)
+            hidden_states = hidden_states[:: -(-len(hidden_states) // PATCHES)]
+            coefficients = head.get_coefficients(hidden_states).float()  # (patches, V)
             magnitudes = coefficients.abs()
             few_words = (magnitudes.topk(min(FEW_WORDS, len(words))).values.sum() / magnitudes.sum()).item()
+            tokens = bridge.mix(hidden_states)  # (patches, d)
         else:
             few_words = 1.0  # each visual token is one
+            tokens = torch.cat([bridge.mix(one[None])[0] for one in photos])  # (words of all photos, d)
+        token_length = (tokens.float().norm(dim=-1).mean() / lengths.mean()).item()
 
     old_length = map_r2 = null_share = None
     if old is not None:

@@ -28,8 +28,13 @@ def hear_split(world: EarsWorld, split: str, folder: Path) -> None:
     for start in tqdm(range(0, len(utterances), AT_ONCE), desc=split, unit=f" x {AT_ONCE}"):
         sounds = [speak(one.sentence, one.voice) for one in utterances[start : start + AT_ONCE]]
         heard += [frames.half() for frames in hear(encoder, extractor, sounds)]
+    save_heard(heard, folder)
+
+
+def save_heard(heard: Sequence[torch.Tensor], folder: Path) -> None:
+    """Keeps the frames `(frames, d)` of each utterance, for [`read_heard`]."""
     lengths = torch.tensor([len(frames) for frames in heard])
-    save_file({"frames": torch.cat(heard), "lengths": lengths}, folder / "heard.safetensors")
+    save_file({"frames": torch.cat(list(heard)), "lengths": lengths}, folder / "heard.safetensors")
 
 
 def read_heard(world: EarsWorld, split: str) -> Sequence[torch.Tensor]:

@@ -2,7 +2,6 @@
 """What a language model that nothing was trained for makes of sentences in every form."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -10,9 +9,9 @@ from tqdm import tqdm
 from experiments.ears.adapter import join
 from experiments.ears.forms import FORMS, hand_over
 from experiments.ears.questions import answer, ask, rate_things
-from experiments.ears.sentences import Utterance, read_utterances
+from experiments.ears.sentences import read_utterances
 from experiments.ears.world import EarsWorld
-from experiments.flickr8k.few_shot import FewShot, Tokens, caption_prompt
+from experiments.flickr8k.few_shot import FewShot, caption_examples, caption_prompt
 from modeling_langbridge import LangBridgeAdapter
 
 
@@ -31,10 +30,11 @@ def measure_language_model(world: EarsWorld, name: str, folder: Path) -> None:
     examples, dev, test = (read_utterances(world, split)[:count] for split in ("examples", "dev", "test"))
     dev_questions, questions = (list(ask([one.sentence for one in split])) for split in (dev, test))
     truth = [f" {one.others[0]}" for one in test]
+    captions = [one.others[0] for one in examples]
     found, usual = {"questions": questions}, {}
     for form in tqdm(FORMS if is_first else OF_OTHERS, desc=name):
         shown, dev_seen, seen = (hand_over(world, parts, form, split) for split in ("examples", "dev", "test"))
-        few_shot = FewShot(*parts, prefix=write_examples(examples, shown), bf16=world.bf16)
+        few_shot = FewShot(*parts, prefix=caption_examples(captions, shown), bf16=world.bf16)
         prompts = [few_shot.embed(caption_prompt(seen and seen[place])) for place in range(len(test))]
         measured = {"losses": few_shot.losses(prompts, truth).tolist()}
         if form == "nothing":
@@ -50,11 +50,3 @@ def measure_language_model(world: EarsWorld, name: str, folder: Path) -> None:
         found[form] = measured
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     (folder / "measures.json").write_text(text, encoding="utf-8")
-
-
-def write_examples(utterances: Sequence[Utterance], shown: Sequence[Tokens] | None) -> list[Tokens]:
-    """Sentences as examples: what stands for each, and what another person wrote about the same photo."""
-    pieces: list[Tokens] = []
-    for place, utterance in enumerate(utterances):
-        pieces += [*caption_prompt(shown and shown[place]), f" {utterance.others[0]}\n\n"]
-    return pieces

@@ -6,19 +6,18 @@ import os
 import matplotlib
 
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # no window is opened
 import torch
 from matplotlib import pyplot as plt
 
 from experiments.ears.heard import read_heard
+from experiments.ears.hearing import SAMPLES_PER_FRAME
 from experiments.ears.listening import listen
 from experiments.ears.sentences import read_utterances
+from experiments.ears.speech import SAMPLING_RATE
 from experiments.ears.transcripts import load_ear
 from experiments.ears.words import SharedWords
 from experiments.ears.world import EarsWorld
-
-
-SECONDS_PER_FRAME = 0.02
 
 
 @torch.no_grad()
@@ -29,7 +28,7 @@ def draw_words(world: EarsWorld, place: int, path: str | os.PathLike) -> None:
     (heard,) = listen(model, world.sizes, [read_heard(world, "test")[place]])
     coefficients = model.model.vocabulary_head(heard.hidden_states)  # (steps, V)
     rows = list(dict.fromkeys(one.word for one in heard.words))
-    step = world.sizes.stride * SECONDS_PER_FRAME
+    step = world.sizes.stride * SAMPLES_PER_FRAME / SAMPLING_RATE  # seconds
     figure, axis = plt.subplots(figsize=(9, 0.26 * max(len(rows), 1) + 1.1))
     extent = (0, len(coefficients) * step, len(rows) - 0.5, -0.5)
     axis.imshow(coefficients[:, rows].T, aspect="auto", cmap="Greys", vmin=0, vmax=1, extent=extent)

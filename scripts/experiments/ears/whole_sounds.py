@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
+from experiments.ears.heard import save_heard
 from experiments.ears.hearing import count_frames
 from experiments.ears.sentences import read_utterances
 from experiments.ears.speech import SAMPLING_RATE, speak
@@ -30,5 +30,4 @@ def transcribe(world: EarsWorld, folder: Path) -> None:
         transcripts.append(tokenizer.decode(ids[0], skip_special_tokens=True).strip())
         heard.append(states.last_hidden_state[0, : count_frames(sound)].half())  # (frames, d)
     (folder / "transcripts.json").write_text(json.dumps(transcripts, indent=1) + "\n", encoding="utf-8")
-    lengths = torch.tensor([len(frames) for frames in heard])
-    save_file({"frames": torch.cat(heard), "lengths": lengths}, folder / "heard.safetensors")
+    save_heard(heard, folder)

@@ -28,8 +28,9 @@ def distil_captions(world: PhotoWorld, language_model: str, seed: int, folder: P
     photos = world.photos("train")
     captions = caption_photos(teacher, processor, photos, world.features(teacher, processor))
     # An empty caption is no answer to learn.
-    named = [(photo, caption) for photo in photos if (caption := captions[photo.name])]
-    captioned = [dataclasses.replace(photo, captions=[caption]) for photo, caption in named]
+    captioned = [
+        dataclasses.replace(photo, captions=[captions[photo.name]]) for photo in photos if captions[photo.name]
+    ]
     model, processor = load_adapter_onto(world, grounded, language_model)
     distil_from_photos(world, model, processor, seed, folder)
     steps, rate = sizes.caption_distillation_steps, sizes.finetuning_adapter_learning_rate

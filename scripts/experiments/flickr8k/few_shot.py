@@ -31,11 +31,11 @@ def caption_prompt(tokens: Tokens | None) -> list[Tokens]:
     return ["Caption:"] if tokens is None else ["Words:", tokens, "\nCaption:"]
 
 
-def caption_examples(examples: Sequence[CaptionedPhoto], shown: Sequence[Tokens] | None) -> list[Tokens]:
-    """Photos as examples: what stands for each, and its first caption."""
+def caption_examples(captions: Sequence[str], shown: Sequence[Tokens] | None) -> list[Tokens]:
+    """Examples: what stands for each photo, or nothing of it, and its caption."""
     pieces: list[Tokens] = []
-    for position, photo in enumerate(examples):
-        pieces += [*caption_prompt(shown and shown[position]), f" {photo.captions[0]}\n\n"]
+    for position, caption in enumerate(captions):
+        pieces += [*caption_prompt(shown and shown[position]), f" {caption}\n\n"]
     return pieces
 
 

@@ -68,8 +68,8 @@ def _caption(world: PhotoWorld, adapter: str, language_model: str, seed: int) ->
         words = sizes.words_per_image if form == "words" else None
         model, processor = load_adapter_onto(world, f"{stage}_{seed}", language_model, words)
         if form == "groups":
-            how = {"distance": sizes.group_distance, "count": sizes.grouped_words, "in_reading_order": False}
-            see = partial(see_grouped_words, **how)
+            distance, count = sizes.group_distance, sizes.grouped_words
+            see = partial(see_grouped_words, distance=distance, count=count, in_reading_order=False)
     model.to(torch.accelerator.current_accelerator() or "cpu")
     tokens = see(model, processor, photos, world.features(model, processor))
     return _caption_tokens(model, processor, photos, tokens)

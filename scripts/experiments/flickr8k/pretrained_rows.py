@@ -87,7 +87,8 @@ def measure(world: PretrainedWorld, parts: Parts, see: See) -> dict:
     examples = world.photos("train")[: sizes.examples]
     shown, dev_tokens, tokens = see(examples), see(dev), see(test)
     few_shot_of = partial(FewShot, *parts, bf16=world.bf16)
-    variants = {"examples": few_shot_of(caption_examples(examples, shown)), "alone": few_shot_of()}
+    captions = [photo.captions[0] for photo in examples]
+    variants = {"examples": few_shot_of(caption_examples(captions, shown)), "alone": few_shot_of()}
     dev_losses = {
         name: caption_losses(few_shot, (dev, dev_tokens)).mean().item() for name, few_shot in variants.items()
     }

@@ -62,7 +62,9 @@ class CaptionLosses:
                 captions alone.
             batch_size (`int`, *optional*, defaults to 20): Photos at a time.
         """
-        few_shot = FewShot(self.model, self.processor, caption_examples(self.examples, examples))
+        few_shot = FewShot(
+            self.model, self.processor, caption_examples([photo.captions[0] for photo in self.examples], examples)
+        )
         prompts = [few_shot.embed(caption_prompt(words and words[position])) for position in range(len(self.photos))]
         return few_shot.losses(prompts, [f" {photo.captions[0]}" for photo in self.photos], batch_size)
 

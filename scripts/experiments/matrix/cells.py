@@ -75,7 +75,7 @@ def measure_captions(world: MatrixWorld, target: str, parts: Parts, photos: Phot
     few_shot_of = partial(FewShot, *parts, bf16=world.bf16)
     prefixes = {"alone": []}
     if target in world.pretrained:
-        prefixes["examples"] = caption_examples(photos.examples, seen.examples)
+        prefixes["examples"] = caption_examples([photo.captions[0] for photo in photos.examples], seen.examples)
     losses = {
         name: caption_losses(few_shot_of(prefix), (photos.dev, seen.dev)).mean().item()
         for name, prefix in prefixes.items()

@@ -9,7 +9,7 @@ from statistics import fmean
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from experiments.matrix.report import find_measured, write_table
+from experiments.matrix.report import find_measured, mean_of_known, write_table
 from experiments.matrix.several import FORMS, adapters_of, targets_of
 from experiments.matrix.world import MatrixWorld
 from modeling_langbridge.utils.files import atomic_file
@@ -56,8 +56,7 @@ def read_several(world: MatrixWorld) -> list[SeveralCell]:
         for (form, count), *measured in zip(adapters_of(world), *of_seeds, strict=True):
             cider, loss = (fmean(cell[name] for cell in measured) for name in ("CIDEr", "loss"))
             share = cider / max(fmean(cell["CIDEr"] for cell in own), 1e-9)
-            found = {name: [cell["diagnosis"][name] for cell in measured] for name in DIAGNOSES}
-            diagnosis = {name: None if None in known else fmean(known) for name, known in found.items()}
+            diagnosis = {name: mean_of_known([cell["diagnosis"][name] for cell in measured]) for name in DIAGNOSES}
             cells.append(SeveralCell(form, count, target, cider, loss, share, diagnosis))
     return cells
 
