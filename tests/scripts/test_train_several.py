@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from in_process import run_script_here
 from paths import SCRIPTS
 from refusals import assert_refused
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from tiny_parts import SENTENCES, make_tokenizer, save_language_model, save_other_language_model
 from tiny_training import write_samples
 from transformers import pipeline
+from two_processes import train_in_two_processes
 
 from hub_cards.training_record import read_training_records
 from modeling_langbridge import SharedVocabulary
@@ -61,6 +63,22 @@ def test_an_adapter_of_two_language_models_is_used_on_a_third(folder, vision, te
     assert pipe.model.config.text_config.model_type == "llama"
     assert pipe.model.model.vocabulary_head.weight.equal(weights["vocabulary_head.weight"])
     assert isinstance(answer[0]["generated_text"][-1]["content"], str)
+
+
+def test_two_processes_learn_what_one_learns_in_turn(folder, vision, text, tmp_path):
+    samples = write_samples(tmp_path, number=16)
+    options = ["--language_models", text, "third", "--dataset", samples, "--train_sampling_strategy", "sequential"]
+    layouts = {"one": [4, "--gradient_accumulation_steps", 2], "both": [4]}
+    commands = {
+        name: command(folder, vision, *options, "--per_device_train_batch_size", *sizes, "--output_dir", folder / name)
+        for name, sizes in layouts.items()
+    }
+    result = run_script_here(SCRIPTS / "train.py", *commands["one"], cwd=folder)
+    assert result.returncode == 0, result.stderr[-3000:]
+    train_in_two_processes("ddp", [commands["both"]], cwd=folder)
+    one, both = (load_file(folder / name / "adapter/adapter.safetensors") for name in layouts)
+    for name, value in one.items():
+        torch.testing.assert_close(both[name], value, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: name + text)
 
 
 @pytest.mark.parametrize(

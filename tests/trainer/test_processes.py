@@ -2,19 +2,17 @@
 """Two processes: DDP and FSDP2 learn what one process learns, text alone stalls nobody, checkpoints change layouts."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from in_process import run_script_here
-from paths import ROOT, SCRIPTS
+from paths import SCRIPTS
 from safetensors.torch import load_file
 from tiny_training import SIZES, save_langbridge, write_samples
 from transformers import AutoModelForImageTextToText
+from two_processes import train_in_two_processes
 
 from modeling_langbridge import (
     LangBridgeNextForConditionalGeneration,
@@ -70,16 +68,7 @@ def run(layout: str, *trainings: tuple[list[str], Path]) -> None:
             result = run_script_here(SCRIPTS / "train.py", *command)
             assert result.returncode == 0, result.stderr[-4000:]
         return
-    launch = [sys.executable, "-m", "accelerate.commands.launch"]
-    launch += ["--config_file", str(SCRIPTS / "accelerate" / f"{layout}.yaml"), "--num_processes", "2"]
-    launch += ["--mixed_precision", "no", "--main_process_port", "0", str(ROOT / "tests" / "sharded_on_cpu.py")]
-    launch.append(str(SCRIPTS / "train.py"))
-    for command in commands:
-        launch += [*command, "+"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(launch, capture_output=True, text=True, timeout=500, env=environment, cwd=ROOT)
-    assert result.returncode == 0, result.stderr[-4000:]
-    (trainings[0][1] / "stderr.txt").write_text(result.stderr)
+    (trainings[0][1] / "stderr.txt").write_text(train_in_two_processes(layout, commands))
 
 
 @pytest.fixture(scope="module")

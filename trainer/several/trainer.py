@@ -8,6 +8,7 @@ what they share: the words.
 from itertools import count
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin
 from trl.trainer.utils import add_fused_lm_head
@@ -24,8 +25,9 @@ class SeveralLanguageModelsTrainer(LangBridgeSFTTrainer):
     [`LangBridgeSFTTrainer`] for one vision tower and adapter and several frozen language models.
 
     Micro-batch i of optimizer step s goes through language model (s + i) modulo their number, so that a run that is
-    resumed goes on in turn. Their losses are TRL's, each token of a step weighs the same. What is saved is the model
-    with the first language model, and the adapter, which knows none of them.
+    resumed goes on in turn. Of several processes, each counts the others' micro-batches, too: two take two language
+    models at once. Their losses are TRL's, each token of a step weighs the same. What is saved is the model with the
+    first language model, and the adapter, which knows none of them.
 
     Args:
         model, args, processing_class, train_dataset, kwargs: As for [`LangBridgeSFTTrainer`], of the first one.
@@ -48,6 +50,8 @@ class SeveralLanguageModelsTrainer(LangBridgeSFTTrainer):
     ):
         check_options(args, eval_dataset)
         super().__init__(model, args, processing_class, train_dataset, **kwargs)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError("Several language models do not go with sharded weights: use the preset ddp.yaml.")
         collator = self.data_collator
         self.data_collator = SeveralCollator(
             collator.encoder,
@@ -70,7 +74,8 @@ class SeveralLanguageModelsTrainer(LangBridgeSFTTrainer):
             self.other_models.append(self.accelerator.prepare_model(other, evaluation_mode=True))
 
     def get_batch_samples(self, epoch_iterator: Any, *args: Any, **kwargs: Any):
-        in_turn = map(self._take_turn, epoch_iterator, count(self.state.global_step))
+        first, processes = self.state.global_step + self.accelerator.process_index, self.accelerator.num_processes
+        in_turn = map(self._take_turn, epoch_iterator, count(first, processes))
         return super().get_batch_samples(in_turn, *args, **kwargs)
 
     def _take_turn(self, batch: dict[str, Any], position: int) -> dict[str, Any]:
@@ -81,16 +86,24 @@ class SeveralLanguageModelsTrainer(LangBridgeSFTTrainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], **kwargs: Any):
         turn = inputs.pop("turn")
         self.answered_positions = self.answered[turn]
-        if turn:
-            model = self.other_models[turn - 1].train()
-        return super().compute_loss(model, inputs, **kwargs)
+        # Without DDP, which would wait for every process to come through this one model: see `training_step`.
+        models = [self.accelerator.unwrap_model(model), *self.other_models]
+        return super().compute_loss(models[turn].train(), inputs, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:
+            for parameter in self._bare_model().parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        return loss
 
 
 def check_options(args: LangBridgeSFTConfig, eval_dataset: Any) -> None:
     """Raises `ValueError` for options that several language models do not support."""
     unsupported = {
         "`train_language_model` full or lora": args.train_language_model != "frozen",
-        "several processes or GPUs": args.world_size > 1 or args.n_gpu > 1,
+        "several GPUs in one process": args.n_gpu > 1,
         "`packing`": args.packing or args.eval_packing,
         "`word_prediction_weight`": args.word_prediction_weight,
         "`assignment_prediction_weight`": args.assignment_prediction_weight,
