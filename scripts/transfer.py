@@ -28,9 +28,14 @@ EPILOG = """examples:
     python scripts/transfer.py --model my-langbridge --language_model Qwen/Qwen2-7B-Instruct \\
         --distill_images photos --output_dir my-qwen2
 
+  And taught what the new language model says of each image by its words, for better captions:
+    python scripts/transfer.py --model my-langbridge --language_model Qwen/Qwen2-7B-Instruct \\
+        --distill_images photos --distill_caption_steps 400 --output_dir my-qwen2
+
 What the swap is likely to be worth is printed before anything is written (docs/transfer.md says how to read it).
 """
 MEASURED_PHOTOS = 64
+TEACHER_WORDS = 8  # per image, as everywhere
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -109,12 +114,27 @@ def parse_arguments() -> argparse.Namespace:
         "--distill_learning_rate", type=at_least(0, float), default=1e-2, help="Muon's highest (default: 0.01)"
     )
     parser.add_argument(
+        "--distill_caption_steps",
+        type=at_least(1),
+        metavar="STEPS",
+        help="then train them for STEPS steps on what the new language model says of each image by its "
+        f"{TEACHER_WORDS} strongest words (default: not at all)",
+    )
+    parser.add_argument(
+        "--distill_question",
+        default="Describe the image in one sentence.",
+        help="with --distill_caption_steps: what it is asked (default: %(default)r)",
+    )
+    parser.add_argument(
         "--dtype",
         choices=("auto", *DTYPES),
         default="auto",
         help="of the new language model (default: auto, as it was saved)",
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.distill_caption_steps and not arguments.distill_images:
+        parser.error("--distill_caption_steps needs --distill_images, the images to caption")
+    return arguments
 
 
 def collect_images(source: str, **rules: bool) -> list:
@@ -176,17 +196,54 @@ def change_language_model(
     return old, *transfer(old, processor, language_model, **options)
 
 
+def distil_into_raw(
+    arguments: argparse.Namespace,
+    model: "LangBridgeForConditionalGeneration",
+    processor: "LangBridgeProcessor",
+    language_model: "PreTrainedModel",
+    images: list,
+    scratch: Path,
+) -> None:
+    """Makes the adapter raw coefficients, in place, by its visual tokens and, where asked for, by its captions."""
+    from transformers import TrainingArguments, set_seed
+
+    from modeling_langbridge import transfer
+    from trainer import LangBridgeSFTConfig, distil, distil_captions
+    from trainer.device import has_gpu
+
+    options = {
+        "output_dir": str(scratch),
+        "per_device_train_batch_size": arguments.distill_batch_size,
+        "learning_rate": arguments.distill_learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.05,
+        "save_strategy": "no",
+        "report_to": "none",
+        "dataloader_pin_memory": has_gpu(),
+    }
+    set_seed(0)
+    steps, question = arguments.distill_caption_steps, arguments.distill_question
+    teacher = transfer(model, processor, language_model, words_per_image=TEACHER_WORDS) if steps else None
+    training = TrainingArguments(
+        max_steps=arguments.distill_steps, remove_unused_columns=False, logging_steps=50, **options
+    )
+    r2 = distil(model, processor, images, training)
+    print(f"Distilled into raw coefficients: R² {r2:.3f} of the visual tokens, on images held out.")
+    if teacher is not None:
+        config = LangBridgeSFTConfig(max_steps=steps, logging_steps=max(1, steps // 10), **options)
+        loss = distil_captions(model, processor, teacher, images, config, question)
+        print(f"Distilled from captions: at the end {loss:.3f} nats per token from what is said after the words.")
+
+
 def main() -> None:
     arguments = parse_arguments()
     import torch
-    from transformers import TrainingArguments, set_seed
 
     from hub_cards.training_record import carry_record
     from modeling_langbridge.adapter.loading import open_language_model
     from modeling_langbridge.adapter.transfer_diagnosis import diagnose_transfer
     from modeling_langbridge.utils.files import atomic_folder
     from modeling_langbridge.utils.weights import require_finite
-    from trainer import distil
     from trainer.data.photo_folders import find_photos, leave_out_broken
     from trainer.distillation import check_distillable
     from trainer.evaluation.word_scores import pixel_batches
@@ -208,21 +265,7 @@ def main() -> None:
         print(diagnose_transfer(old, new, features))
         if images:
             old = None  # it may be large, and is needed no longer
-            set_seed(0)
-            training = TrainingArguments(
-                output_dir=unfinished,
-                max_steps=arguments.distill_steps,
-                per_device_train_batch_size=arguments.distill_batch_size,
-                learning_rate=arguments.distill_learning_rate,
-                lr_scheduler_type="cosine",
-                warmup_steps=0.05,
-                remove_unused_columns=False,
-                save_strategy="no",
-                report_to="none",
-                logging_steps=50,
-            )
-            r2 = distil(new, processor, images, training)
-            print(f"Distilled into raw coefficients: R² {r2:.3f} of the visual tokens, on images held out.")
+            distil_into_raw(arguments, new, processor, language_model, images, unfinished)
         require_finite(new.named_parameters(), "the model on its new language model")
         new.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)

@@ -9,7 +9,7 @@ import pytest
 from paths import ROOT
 
 
-RECIPES = ["trainer.sft_trainer", "trainer.grounding", "trainer.distillation"]
+RECIPES = ["trainer.sft_trainer", "trainer.grounding", "trainer.distillation", "trainer.caption_distillation"]
 ROUND_THE_TRAINING = ["trainer.evaluation", "trainer.objectives", "trainer.callbacks", "trainer.publishing"]
 UNDER_THE_TRAINING = ["trainer.data", "trainer.checkpointing", "trainer.parts"]
 

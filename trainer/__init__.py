@@ -18,6 +18,7 @@ _SUBMODULES = {
     "compose_for_grounding": "grounding",
     "describe_parts": "parts",
     "distil": "distillation",
+    "distil_captions": "caption_distillation",
     "load_training_data": "data.sources",
     "merge_lora": "checkpointing.lora_merging",
     "prepare_parts": "parts",

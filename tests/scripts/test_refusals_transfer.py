@@ -86,6 +86,10 @@ REFUSED = [
     ),
     ("--model {grounded} --language_model {language_model} --distill_images absent", "absent"),
     (
+        "--model {grounded} --language_model {language_model} --distill_caption_steps 5",
+        "--distill_caption_steps needs --distill_images",
+    ),
+    (
         "--model {grounded} --language_model {language_model} --distill_images {photos}",
         "Distilling takes 10 images or more, but there are 2",
     ),

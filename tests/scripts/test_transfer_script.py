@@ -13,7 +13,7 @@ from in_process import run_script_here
 from paths import SCRIPTS
 from tiny_parts import SENTENCES, make_image, save_language_model, save_other_language_model
 from tiny_training import load_script
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from hub_cards.training_record import TRAINING_RECORD
 from modeling_langbridge import (
@@ -129,6 +129,17 @@ def test_words_are_distilled_from_a_folder_of_images(checkpoints, photos, script
     assert "R² " in printed.splitlines()[-2]
     assert printed.count("not known") == 1  # the null space, which distributions do not have
     assert not list(folder.glob("checkpoint-*")) and not (folder / "training_args.bin").exists()
+
+
+def test_distilled_coefficients_learn_what_is_said_of_each_image(checkpoints, photos, script, other_text, capsys):
+    options = ["--distill_images", photos, "--distill_steps", 2, "--distill_batch_size", 4]
+    folder = script(checkpoints["grounded"], *options, "--distill_caption_steps", 3)
+    assert "nats per token from what is said after the words" in capsys.readouterr().out.splitlines()[-2]
+    assert not (folder / "training_args.bin").exists()
+    model = LangBridgeForConditionalGeneration.from_pretrained(folder)
+    assert model.config.coefficient_activation == "linear" and model.config.words_per_image is None
+    plain = AutoModelForCausalLM.from_pretrained(other_text)
+    assert model.lm_head.weight[: plain.lm_head.weight.shape[0]].equal(plain.lm_head.weight)
 
 
 def test_photos_and_a_clean_null_space_are_told(checkpoints, photos, script, capsys):

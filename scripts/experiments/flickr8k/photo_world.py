@@ -59,7 +59,7 @@ class Sizes(AdapterSizes):
     shared_words: int = 2000  # V
     distillation_steps: int = 500
     distillation_learning_rate: float = 1e-2
-    caption_distillation_steps: int = 150  # of the distilled adapter, on captions that each language model wrote
+    caption_distillation_steps: int = 400  # of the distilled adapter, on what each language model says
     group_distance: float = 0.25  # of patches in one group, 1 - the cosine of their coefficients
     grouped_words: int = 8  # per image, of groups of patches
     finetuning_steps: tuple[int, ...] = (
