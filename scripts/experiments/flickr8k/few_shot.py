@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
@@ -61,7 +61,8 @@ class FewShot:
         prefix (`Sequence[str | torch.Tensor]`, *optional*, defaults to `()`):
             The examples, as text and visual tokens `(tokens, d)`.
         bf16 (`bool`, *optional*, defaults to `False`):
-            Whether the language model's layers multiply in bfloat16 (autocast).
+            Whether the language model's layers multiply in bfloat16 (autocast). Their weights then become bfloat16 for
+            good: autocast would make them so in every call, which takes longer than to read a few tokens.
     """
 
     def __init__(
@@ -72,6 +73,10 @@ class FewShot:
         bf16: bool = False,
     ):
         self.model, self.tokenizer, self.bf16 = model, processor.tokenizer, bf16
+        if bf16:
+            for module in model.model.language_model.modules():
+                if isinstance(module, nn.Linear):
+                    module.to(torch.bfloat16)
         begin = self.tokenizer("")["input_ids"]  # what the tokenizer puts before any text
         self.prefix = self.embed([self.look_up(begin), *prefix])  # (tokens, d)
 

@@ -7,29 +7,30 @@ from experiments.matrix.running import stages_of
 from experiments.matrix.world import MatrixWorld
 
 
-# CPU seconds of a stage with MatrixSizes, by how its name begins, the first that fits: reckoned from single steps on a
-# core of an AMD EPYC with much other work. Adapters take as long where they do not converge before.
+# CPU seconds of a stage with MatrixSizes, by how its name begins, the first that fits: as measured on a core of an
+# Intel Xeon (AMX) with other work. What has to do with Gemma, or with several, is reckoned from an earlier run.
+# Adapters take as long where they do not converge before.
 SECONDS = {
     "tokenizers": 20,
-    "language_model_small": 390,
-    "language_model": 1,
-    "features": 210,
-    "grounded": 80,
-    "mlp_small": 335,
-    "mlp_smollm2": 1720,
-    "mlp_gemma3": 3800,
-    "raw": 370,
-    "tuned": 45,
-    "own_small": 20,
-    "own_smollm2": 100,
-    "own_gemma3": 220,
+    "language_model_small": 500,
+    "language_model": 5,
+    "features": 350,
+    "grounded": 100,
+    "mlp_small": 300,
+    "mlp_smollm2": 2700,
+    "mlp_gemma3": 6000,
+    "raw": 300,
+    "tuned": 100,
+    "own_small": 30,
+    "own_smollm2": 200,
+    "own_gemma3": 400,
     "several_raw": 90,
     "several_softmax": 50,
-    "several_cells_small": 90,
-    "several_cells_smollm2": 700,
-    "cells_small": 170,
-    "cells_smollm2": 960,
-    "cells_gemma3": 2000,
+    "several_cells_small": 150,
+    "several_cells_smollm2": 1000,
+    "cells_small": 350,
+    "cells_smollm2": 2500,
+    "cells_gemma3": 5000,
 }
 
 

@@ -41,6 +41,7 @@ def take(scores: torch.Tensor, questions: Sequence[tuple[int, str, bool]]) -> to
     return torch.stack([scores[place, THINGS.index(thing)] for place, thing, _ in questions])
 
 
+@torch.no_grad()
 def rate_things(parts: Parts, bf16: bool, seen: Sequence[torch.Tensor]) -> torch.Tensor:
     """The log-likelihood of each thing after "A" at the beginning of a photo's caption, `(photos, things)`."""
     names = [f" {thing}" for thing in THINGS]
@@ -48,6 +49,12 @@ def rate_things(parts: Parts, bf16: bool, seen: Sequence[torch.Tensor]) -> torch
     for tokens in seen:
         few_shot = FewShot(*parts, prefix=["Words:", tokens, "\nCaption:"], bf16=bf16)  # read once for all things
         begin = few_shot.embed([" A"])  # (1, d)
-        lengths = torch.tensor([len(few_shot.encode(name)) for name in names])
-        rows.append(-few_shot.losses([begin] * len(names), names, batch_size=len(names)) * lengths)
+        ids = [few_shot.encode(name) for name in names]
+        following = few_shot.model.lm_head(few_shot.read([begin])[0, -1]).float().log_softmax(-1)  # (vocabulary,)
+        row = following[[first for first, *_ in ids]]  # (things,)
+        longer = [place for place, tokens_of_name in enumerate(ids) if len(tokens_of_name) > 1]
+        if longer:
+            losses = few_shot.losses([begin] * len(longer), [names[place] for place in longer], len(longer))
+            row[longer] = -losses * torch.tensor([len(ids[place]) for place in longer])
+        rows.append(row)
     return torch.stack(rows)

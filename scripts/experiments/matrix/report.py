@@ -88,21 +88,27 @@ def describe(world: MatrixWorld, own: dict[str, list[dict]], cells: Sequence[Cel
     sizes = world.sizes
     notes = (
         f"Converged: {sizes.judging_steps} steps lowered the dev photos' loss by less than {sizes.least_gain} three "
-        "times in a row, each time at a third of the learning rate. The tables of forms have CIDEr and the share of "
-        "right yes/no answers, in brackets as shares of what the target's own MLP has; in italics where nothing was "
-        "swapped."
+        "times in a row, each time at a third of the learning rate."
     )
-    tables = [describe_own(world, own), describe_forms(cells), notes]
-    tables += [f"{label}:\n\n{describe_form(form, cells)}" for form, label in FORMS.items()]
-    return "\n\n".join([*tables, describe_prognosis(cells)])
+    return "\n\n".join(
+        [
+            describe_own(world, own),
+            notes,
+            describe_forms(cells),
+            "CIDEr, then yes/no answers, in brackets as shares of what the target's own MLP has; in italics where "
+            "nothing was swapped:",
+            describe_cells(cells),
+            describe_prognosis(cells),
+        ]
+    )
 
 
 def describe_own(world: MatrixWorld, own: dict[str, list[dict]]) -> str:
     """What the cells are shares of, and whether it had converged."""
     rows = [["own MLP of", "seeds", "CIDEr", "yes/no right", "loss", "steps", "converged"]]
     for target, of_seeds in own.items():
-        logs = sorted(world.output_dir.glob(f"mlp_{target}_*/log.json"))
-        steps = [read_json(log)["steps"][-1]["step"] for log in logs]
+        logs = [world.output_dir / f"mlp_{target}_{seed}" / "log.json" for seed in world.adapter_seeds]
+        steps = [read_json(log)["steps"][-1]["step"] for log in logs if log.exists()]
         most = world.sizes_for(target).adapter_steps
         means = [f"{fmean(cell[name] for cell in of_seeds):.3f}" for name in ("CIDEr", "yes/no", "loss")]
         rows.append([target, str(len(of_seeds)), *means, f"{fmean(steps):.0f}", "yes" if max(steps) < most else "no"])
@@ -123,15 +129,15 @@ def describe_forms(cells: Sequence[Cell]) -> str:
     return write_table(rows)
 
 
-def describe_form(form: str, cells: Sequence[Cell]) -> str:
-    """The cells of a form: CIDEr and its share, yes/no accuracy and its share; the source's own target in italics."""
+def describe_cells(cells: Sequence[Cell]) -> str:
+    """CIDEr and yes/no accuracy of each cell, and their shares; where nothing was swapped in italics."""
     targets = targets_of(cells)
-    rows = [["from \\ to", *targets]]
-    of_form = {(cell.source, cell.target): cell for cell in cells if cell.form == form}
-    for source in dict.fromkeys(source for source, _ in of_form):
-        row = [source or "no language model"]
+    rows = [["form", "source", *targets]]
+    places = {(cell.form, cell.source, cell.target): cell for cell in cells}
+    for form, source in dict.fromkeys((cell.form, cell.source) for cell in cells):
+        row = [FORMS[form], source or "none"]
         for target in targets:
-            cell = of_form[source, target]
+            cell = places[form, source, target]
             text = "; ".join(f"{cell.values[metric]:.3f} ({cell.shares[metric]:.0%})" for metric in METRICS)
             row.append(text if cell.is_swap else f"*{text}*")
         rows.append(row)

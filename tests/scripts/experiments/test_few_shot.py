@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A language model after examples: as if prompt and examples were read anew each time."""
 
+import copy
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -70,3 +72,15 @@ def test_without_examples_the_prompt_is_all_that_is_read(few_shot, language_mode
     with torch.no_grad():
         expected = language_model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss
     torch.testing.assert_close(loss[0], expected)
+
+
+def test_in_bfloat16_it_reads_as_the_language_model_does_under_autocast(few_shot, language_model):
+    half = FewShot(copy.deepcopy(few_shot.model), few_shot, EXAMPLES, bf16=True)
+    prompts = [half.embed([prompt]) for prompt in PROMPTS]
+    with torch.no_grad():
+        found = half.read(prompts)
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = language_model.model(full_prompt(few_shot, PROMPTS[0])).last_hidden_state
+    count = len(prompts[0])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found[0, :count], expected[0, -count:].float(), atol=0.02, rtol=0.02)

@@ -10,7 +10,7 @@ from experiments.matrix.language_models import SMALL
 from experiments.matrix.naming import rate_things
 from experiments.matrix.preparing import write_documents
 from experiments.matrix.prognosis import word_distance
-from experiments.matrix.report import Cell, correlate, describe_forms
+from experiments.matrix.report import Cell, correlate, describe_cells, describe_forms
 from experiments.matrix.world import MatrixSizes
 from trainer.data.caption_words import content_words
 
@@ -23,7 +23,9 @@ def test_a_thing_is_rated_by_its_likelihood_at_the_beginning_of_a_caption(compos
     rated = rate_things((model.eval(), processor), False, [tokens.detach()])
     assert rated.shape == (1, len(THINGS))
     language_model = AutoModelForCausalLM.from_pretrained(text)
-    for place in (0, 20):
+    lengths = [len(tokenizer(f" {thing}", add_special_tokens=False)["input_ids"]) for thing in THINGS]
+    assert 1 in lengths and max(lengths) > 1
+    for place in (lengths.index(1), lengths.index(max(lengths))):
         pieces = ["", "Words:", words, "\nCaption:", " A", f" {THINGS[place]}"]
         ids = [
             tokenizer(pieces[0])["input_ids"],
@@ -83,6 +85,13 @@ def test_the_source_itself_is_no_swap_and_the_worst_swap_is_named():
     others += [Cell("tuned_words", "b", "a", cells[1].shares, cells[1].shares, 8.0, {})]
     row = next(line for line in describe_forms([*cells, *others]).splitlines() if line.startswith("| raw"))
     assert row.split(" | ")[1:] == ["49", "2", "70%", "50%", "70%", "50% |"]
+
+
+def test_each_cell_stands_under_its_target_and_what_was_not_swapped_is_in_italics():
+    cells = [make_cell(source, target, share) for source, target, share in (("a", "b", 0.5), ("a", "a", 2.0))]
+    head, _, row = describe_cells(cells).splitlines()
+    assert head == "| form | source | b | a |"
+    assert row.endswith(" | a | 0.500 (50%); 0.500 (50%) | *2.000 (200%); 2.000 (200%)* |")
 
 
 def test_a_number_that_ranks_the_swaps_correlates_with_them_and_home_does_not_count():
