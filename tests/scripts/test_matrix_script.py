@@ -11,7 +11,7 @@ from in_process import run_script_here
 from little_text import link_with_little_text
 from paths import SCRIPTS
 
-from experiments.matrix.estimate import estimate
+from experiments.matrix.estimate import SECONDS, estimate
 from experiments.matrix.forms import FORMS, WITHOUT_SOURCE, cells_of
 from experiments.matrix.report import write_report
 from experiments.matrix.running import stages_of
@@ -107,10 +107,11 @@ def test_bad_input_gets_one_sentence(refuse, empty_data, tmp_path, monkeypatch, 
 def test_a_dry_run_counts_what_is_left_and_writes_nothing(empty_data, tmp_path):
     command = [SCRIPT, "--data", empty_data, "--output_dir", tmp_path / "output", "--seeds", "1", "2", "--dry_run"]
     before = run_script_here(*command).stdout
-    assert "| language_model_small | 5 | 6.5 | 32 |" in before and "| grounded | 2 |" in before
+    each = SECONDS["language_model_small"] / 60
+    assert f"| language_model_small | 5 | {each:.1f} | {5 * each:.0f} |" in before and "| grounded | 2 |" in before
     assert not (tmp_path / "output").exists()
     (tmp_path / "output" / "language_model_small_llama").mkdir(parents=True)
-    assert "| language_model_small | 4 | 6.5 | 26 |" in run_script_here(*command).stdout
+    assert f"| language_model_small | 4 | {each:.1f} | {4 * each:.0f} |" in run_script_here(*command).stdout
 
 
 def test_every_stage_has_an_estimate(empty_data, tmp_path):
