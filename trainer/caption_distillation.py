@@ -55,10 +55,13 @@ class CaptionDistillationTrainer(LangBridgeSFTTrainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], **kwargs: Any) -> torch.Tensor:
         own, shown_to_teacher = ({**shown, "pixel_values": inputs["pixel_values"]} for shown in inputs["turns"])
         self.throughput.count(own)
+        self.step_samples += inputs["sample_ids"]
         with torch.no_grad():
             target = log_probabilities(self.teacher, self.answered_by_teacher, shown_to_teacher)
         found = log_probabilities(model, self.answered_positions, own)
-        return F.kl_div(found, target, reduction="batchmean", log_target=True)
+        loss = F.kl_div(found, target, reduction="batchmean", log_target=True)
+        self._stop_unless_finite("loss", loss, inputs["sample_ids"])
+        return loss
 
 
 def log_probabilities(model: nn.Module, answered: AnsweredPositions, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -97,6 +100,9 @@ def distil_captions(
     Raises:
         `ValueError`: the teacher says nothing of any image.
     """
+    # What they share, the trainer would move alone.
+    for one in (model, teacher[0]):
+        one.to(arguments.device)
     said = ask(*teacher, images, question)
     rows = {"image": images, "question": [question] * len(said), "answer": said}
     features = Features({"image": Image(), "question": Value("string"), "answer": Value("string")})

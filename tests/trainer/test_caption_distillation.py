@@ -101,3 +101,10 @@ def test_captions_of_images_alone_are_learnt_and_the_dtype_stays(parts, tmp_path
     assert distil_captions(model, processor, teacher, images, arguments, "what is in the picture?") > 0
     assert not model.training and {parameter.dtype for parameter in model.parameters()} == {dtype}
     assert not model.model.vocabulary_head.weight.equal(before)
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_samples(parts, rows, tmp_path):
+    with torch.no_grad():
+        parts[0][0].model.vocabulary_head.weight.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="The loss is nan in step 1, on the samples sample-"):
+        make_trainer(parts, rows, tmp_path, max_steps=1).train()

@@ -45,14 +45,14 @@ def take(scores: torch.Tensor, questions: Sequence[tuple[int, str, bool]]) -> to
 def rate_things(parts: Parts, bf16: bool, seen: Sequence[torch.Tensor]) -> torch.Tensor:
     """The log-likelihood of each thing after "A" at the beginning of a photo's caption, `(photos, things)`."""
     names = [f" {thing}" for thing in THINGS]
+    ids = parts[1].tokenizer(names, add_special_tokens=False)["input_ids"]
+    longer = [place for place, tokens_of_name in enumerate(ids) if len(tokens_of_name) > 1]
     rows = []
     for tokens in seen:
         few_shot = FewShot(*parts, prefix=["Words:", tokens, "\nCaption:"], bf16=bf16)  # read once for all things
         begin = few_shot.embed([" A"])  # (1, d)
-        ids = [few_shot.encode(name) for name in names]
         following = few_shot.model.lm_head(few_shot.read([begin])[0, -1]).float().log_softmax(-1)  # (vocabulary,)
         row = following[[first for first, *_ in ids]]  # (things,)
-        longer = [place for place, tokens_of_name in enumerate(ids) if len(tokens_of_name) > 1]
         if longer:
             losses = few_shot.losses([begin] * len(longer), [names[place] for place in longer], len(longer))
             row[longer] = -losses * torch.tensor([len(ids[place]) for place in longer])
