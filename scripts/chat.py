@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainer.command_line import run_script
+from trainer.number_arguments import at_least
 from trainer.video_arguments import add_video_arguments, check_video_arguments, open_frames
 
 
@@ -38,15 +39,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--question", help="one question (default: a dialogue)")
     parser.add_argument("--words", action="store_true", help="also show the words that the adapter sees")
     parser.add_argument(
-        "--max_new_tokens", type=int, default=128, help="length at which an answer is cut (default: 128)"
+        "--max_new_tokens", type=at_least(1), default=128, help="length at which an answer is cut (default: 128)"
+    )
+    parser.add_argument(
+        "--guidance_scale",
+        type=at_least(1, float),
+        metavar="SCALE",
+        help="above 1, such as 1.25, answers keep closer to the picture; takes up to twice as long (default: none)",
     )
     add_video_arguments(parser, "the video to ask about, instead of a photo")
     arguments = parser.parse_args()
     check_video_arguments(arguments, "image")
-    if arguments.words and arguments.image is None and arguments.video is None:
-        raise ValueError("--words shows the words of a photo or a video: give one as --image or --video.")
-    if arguments.max_new_tokens < 1:
-        raise ValueError(f"--max_new_tokens is {arguments.max_new_tokens}, but must be at least 1.")
+    if arguments.image is None and arguments.video is None:
+        if arguments.words:
+            raise ValueError("--words shows the words of a photo or a video: give one as --image or --video.")
+        if arguments.guidance_scale is not None:
+            raise ValueError("--guidance_scale is about a photo or a video: give one as --image or --video.")
     if arguments.question is not None:
         check_question(arguments.question)
     return arguments
@@ -80,15 +88,17 @@ def answer(
     processor: "LangBridgeProcessor",
     messages: list[dict],
     max_new_tokens: int,
+    guidance_scale: float | None,
 ) -> str:
     """What the model writes next, also to the standard output while it is written."""
     from transformers import TextStreamer
 
-    inputs = processor.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    ).to(model.device, dtype=model.dtype)
+    from trainer.evaluation.conversations import guide, prepare
+
+    inputs = prepare(processor, [messages]).to(model.device, dtype=model.dtype)
+    guidance = {} if guidance_scale is None else guide(model, processor, [messages], guidance_scale)
     streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    output = model.generate(**inputs, streamer=streamer, do_sample=False, max_new_tokens=max_new_tokens)
+    output = model.generate(**inputs, streamer=streamer, do_sample=False, max_new_tokens=max_new_tokens, **guidance)
     return processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
 
@@ -138,7 +148,7 @@ def main() -> None:
     messages = []
     for question in read_questions() if arguments.question is None else [arguments.question]:
         messages.append({"role": "user", "content": [*content, {"type": "text", "text": question}]})
-        written = answer(model, processor, messages, arguments.max_new_tokens)
+        written = answer(model, processor, messages, arguments.max_new_tokens, arguments.guidance_scale)
         messages.append({"role": "assistant", "content": [{"type": "text", "text": written}]})
         content = []  # the pictures come once
 

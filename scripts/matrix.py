@@ -18,24 +18,20 @@ where other work shares the cores.
 """
 
 import argparse
-import os
 from pathlib import Path
 
+from experiments.data_folder import add_data_argument, require_data
 from trainer.command_line import run_script
 from trainer.number_arguments import at_least
 
 
+FOLDERS = ("caption_text", "flickr8k", "mobilenetv2_imagenet")
 PRETRAINED = ("smollm2", "gemma3")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=os.environ.get("LANGBRIDGE_DATA"),
-        help="folder with caption_text, flickr8k and mobilenetv2_imagenet (default: $LANGBRIDGE_DATA)",
-    )
+    add_data_argument(parser, FOLDERS)
     parser.add_argument("--output_dir", type=Path, default=Path("matrix_output"), help="default: matrix_output")
     parser.add_argument(
         "--pretrained",
@@ -60,11 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--dry_run", action="store_true", help="prints the stages that are left, and runs none")
     arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give --data, the folder with the photos and captions, or set LANGBRIDGE_DATA to it")
-    for needed in ("caption_text", "flickr8k", "mobilenetv2_imagenet"):
-        if not (arguments.data / needed).is_dir():
-            parser.error(f"there is no folder {arguments.data / needed}: check --data")
+    require_data(arguments.data, FOLDERS)
     for flag in ("seeds", "pretrained"):
         if len(set(values := getattr(arguments, flag))) < len(values):
             parser.error(f"--{flag} names one twice: give each once")

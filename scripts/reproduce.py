@@ -15,20 +15,15 @@ than tenfold.
 """
 
 import argparse
-import os
 from pathlib import Path
 
+from experiments.data_folder import add_data_argument, require_data
 from trainer.command_line import run_script
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=os.environ.get("LANGBRIDGE_DATA"),
-        help="folder with caption_text, flickr8k and mobilenetv2_imagenet (default: $LANGBRIDGE_DATA)",
-    )
+    add_data_argument(parser, ["caption_text", "flickr8k", "mobilenetv2_imagenet"])
     parser.add_argument(
         "--parts",
         choices=["miniature", "pretrained"],
@@ -63,17 +58,13 @@ def parse_arguments() -> argparse.Namespace:
         help="of the adapters, each trained with each (default: 0 1)",
     )
     arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give --data, the folder with the photos and captions, or set LANGBRIDGE_DATA to it")
     tokenizers = [f"tokenizers/{name}" for name in arguments.tokenizers or []]
     if arguments.parts == "miniature" and arguments.words_only:
         parser.error("--words_only is of --parts pretrained: the miniature's language models are small")
     if arguments.parts == "pretrained" and tokenizers:
         parser.error("--tokenizers is of --parts miniature: pretrained language models have their own")
     tower = ["mobilenetv2_imagenet"] if arguments.parts == "miniature" else []
-    for needed in ["caption_text", "flickr8k", *tower, *tokenizers]:
-        if not (arguments.data / needed).is_dir():
-            parser.error(f"there is no folder {arguments.data / needed}: check --data and --tokenizers")
+    require_data(arguments.data, ["caption_text", "flickr8k", *tower, *tokenizers])
     return arguments
 
 

@@ -143,6 +143,22 @@ def test_the_answers_are_the_same_at_any_batch_size_also_of_a_processor_that_pad
     assert scored(tmp_path / "1", "vqa") == scored(tmp_path / "16", "vqa")
 
 
+def test_guided_answers_differ_where_there_is_a_picture_and_are_kept_apart_from_others(world, evaluated, tmp_path):
+    output = tmp_path / "guided"
+    result = run(world, output, "--guidance_scale", 3, "--controls", tasks="caption,retrieval")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "6 of 6 questions, guidance_scale 3," in result.stdout and "6 of 6 questions\n" in result.stdout
+    changed = {
+        shown: scored(output, "caption", shown) != scored(evaluated[0], "caption", shown)
+        for shown in ("its own picture", "another picture", "no picture", "its words as text")
+    }
+    assert list(changed.values()) == [True, True, False, False]
+    compared = run_script_here(SCRIPT, "--compare", evaluated[0], output)
+    assert "B is" in compared.stdout and "model with guidance_scale 3.\n" in compared.stdout, compared.stderr
+    refused = run(world, output, "--guidance_scale", 2, tasks="caption")
+    assert "holds answers of a run whose `guidance_scale` is 3.0, not 2.0" in refused.stderr
+
+
 def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(world, evaluated, tmp_path, monkeypatch):
     calls, whole = [], answering.answer
 

@@ -40,6 +40,8 @@ OPTIONS = [
     (f"{ALL} --fewshot_data {{captions_json}}", "--fewshot_data is for examples: give --num_fewshot, too"),
     (f"{ALL} --num_fewshot 1 --fewshot_data gone.json", "--fewshot_data gone.json does not exist"),
     (f"{ALL} --num_fewshot 1 --fewshot_data a.json b.json", "--fewshot_data has 2 entries for 1 tasks"),
+    (f"{ALL} --guidance_scale 0.5", "--guidance_scale: must be a number of 1 or more"),
+    ("--compare taken taken --guidance_scale 2", "--guidance_scale is for evaluating checkpoints"),
     ("--compare taken taken --num_fewshot 1", "--num_fewshot is for evaluating checkpoints"),
     (f"{ALL} --hub_datasets my/data/set", "'my/data/set' is not a valid Hub id"),
     (f"{ALL} --image_folder empty", "2 of the 2 images of .*captions.json cannot be opened .*--image_folder"),

@@ -102,7 +102,11 @@ CHAT = {
         [*MODEL, "--words", "--question", "what?"],
         "--words shows the words of a photo or a video: give one",
     ),
-    "no tokens": ([*MODEL, "--question", "what?", "--max_new_tokens", "0"], "--max_new_tokens is 0, but must be"),
+    "closer to no photo": (
+        [*MODEL, "--guidance_scale", "2", "--question", "what?"],
+        "--guidance_scale is about a photo or a video: give one",
+    ),
+    "no tokens": ([*MODEL, "--question", "what?", "--max_new_tokens", "0"], "--max_new_tokens: must be a whole"),
     "an absent photo": ([*MODEL, "--image", "absent.png", "--question", "what?"], "image absent.png does not exist"),
     "no photo": ([*MODEL, "--image", "notes.txt", "--question", "what?"], "The image notes.txt is of no format"),
     "an adapter without words": (

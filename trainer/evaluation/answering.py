@@ -11,11 +11,16 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from ..data.images import open_image
 from .answer_files import AnswerFiles
 from .captioning import generate_answers
+from .conversations import guide, prepare
 from .questions import Question
 
 
 def answer(
-    model: PreTrainedModel, processor: ProcessorMixin, questions: Sequence[Question], max_new_tokens: int
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    questions: Sequence[Question],
+    max_new_tokens: int,
+    guidance_scale: float | None = None,
 ) -> list[str]:
     """
     Answers questions greedily, all in one batch, which is padded on the left.
@@ -25,28 +30,26 @@ def answer(
         processor ([`ProcessorMixin`]): the model's, with a tokenizer that pads on the left.
         questions (`Sequence[Question]`): with any number of images each.
         max_new_tokens (`int`): length at which an answer is cut.
+        guidance_scale (`float`, *optional*): above 1, answers keep closer to the images; see [`~conversations.guide`].
 
     Returns:
         `list[str]`: the answers, one line each.
     """
-    inputs = prepare_questions(processor, questions).to(model.device, dtype=model.dtype)
-    return generate_answers(model, processor.tokenizer, inputs, max_new_tokens)
+    conversations = list(map(conversation_of, questions))
+    inputs = prepare(processor, conversations).to(model.device, dtype=model.dtype)
+    guidance = {} if guidance_scale is None else guide(model, processor, conversations, guidance_scale)
+    return generate_answers(model, processor.tokenizer, inputs, max_new_tokens, **guidance)
 
 
 def prepare_questions(processor: ProcessorMixin, questions: Sequence[Question]) -> BatchFeature:
-    """A batch of the model's inputs, which end where the answers begin; examples are the turns before a question."""
-    return processor.apply_chat_template(
-        [
-            [turn for example in question.examples for turn in (ask_turn(example), answer_turn(example))]
-            + [ask_turn(question)]
-            for question in questions
-        ],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True},
-    )
+    """A batch of the model's inputs, which end where the answers begin."""
+    return prepare(processor, list(map(conversation_of, questions)))
+
+
+def conversation_of(question: Question) -> list[dict[str, Any]]:
+    """A question with its examples, which are the turns before it."""
+    turns = [turn for example in question.examples for turn in (ask_turn(example), answer_turn(example))]
+    return [*turns, ask_turn(question)]
 
 
 def ask_turn(question: Question) -> dict[str, Any]:
@@ -68,12 +71,13 @@ def answer_all(
     *,
     max_new_tokens: int,
     batch_size: int,
+    guidance_scale: float | None = None,
 ) -> float:
     """
     Answers the questions that have no answer yet, and writes each batch to a file at once.
 
     Args:
-        model, processor, max_new_tokens: as for [`answer`].
+        model, processor, max_new_tokens, guidance_scale: as for [`answer`].
         questions (`Sequence[Question]`): this process's share.
         shown (`str`): what stands in the place of the picture, for the progress bar and the rows.
         files ([`AnswerFiles`]): where answers are looked for, and written.
@@ -88,7 +92,7 @@ def answer_all(
     with tqdm(total=len(left), desc=shown, unit=" questions", disable=hidden) as progress:
         for start in range(0, len(left), batch_size):
             batch = left[start : start + batch_size]
-            found = answer(model, processor, batch, max_new_tokens)
+            found = answer(model, processor, batch, max_new_tokens, guidance_scale)
             files.write([row_of(question, shown, text) for question, text in zip(batch, found, strict=True)])
             images += sum(len(question.images) for question in batch)
             progress.update(len(batch))

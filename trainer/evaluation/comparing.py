@@ -11,6 +11,7 @@ from .tasks import TASKS, by_picture
 
 
 LEVEL = 0.05
+COMPARED = ("checkpoint", "guidance_scale")
 
 
 def compare(one: Path, other: Path) -> str:
@@ -18,7 +19,7 @@ def compare(one: Path, other: Path) -> str:
     Compares two folders of answers, of scripts/evaluate.py.
 
     Args:
-        one (`Path`), other (`Path`): with the same tasks, asked the same questions in the same way.
+        one (`Path`), other (`Path`): with the same tasks, asked the same questions in the same way, guided or not.
 
     Returns:
         `str`: for each task a table of both models' scores, their differences with 95 % intervals and p-values, and
@@ -35,7 +36,7 @@ def compare(one: Path, other: Path) -> str:
 
 def compare_task(task: str, one: Path, other: Path) -> str:
     settings = [read_settings(folder) for folder in (one, other)]
-    different = [name for name in different_settings(*settings) if name != "checkpoint"]
+    different = [name for name in different_settings(*settings) if name not in COMPARED]
     if different:
         name = different[0]
         raise ValueError(
@@ -57,8 +58,13 @@ def compare_task(task: str, one: Path, other: Path) -> str:
             f"[{difference.low:+.3f}, {difference.high:+.3f}] | {measure.p_value(a[name]):.4f} |"
         )
     name = next(iter(a))
-    first, second = (of["model"] for of in settings)
+    first, second = map(name_run, settings)
     return f"A is {first}, B is {second}.\n\n" + "\n".join(lines) + f"\n\n{say_whether_real(name, b[name], a[name])}"
+
+
+def name_run(settings: dict[str, Any]) -> str:
+    guidance = settings.get("guidance_scale")
+    return settings["model"] if guidance is None else f"{settings['model']} with guidance_scale {guidance:g}"
 
 
 def own_rows(folder: Path) -> dict[int, dict[str, Any]]:

@@ -41,6 +41,7 @@ class Plan:
         max_new_tokens (`int`, *optional*): length at which answers are cut; by default the task's.
         num_fewshot (`int`, *optional*): how many examples come before each question.
         fewshot_data (`dict[str, Data]`, *optional*): by task, where the examples are; the first rows are taken.
+        guidance_scale (`float`, *optional*): how closely answers keep to the images, see [`~answering.answer`].
         dtype (`str`, *optional*): of the weights; the checkpoint's by default.
         trust_remote_code (`bool`, *optional*): whether the model and the processor may bring their own code.
     """
@@ -53,6 +54,7 @@ class Plan:
     max_new_tokens: int | None = None
     num_fewshot: int | None = None
     fewshot_data: dict[str, Data] = field(default_factory=dict)
+    guidance_scale: float | None = None
     dtype: str | None = None
     trust_remote_code: bool = False
 
@@ -73,6 +75,7 @@ class Plan:
             "questions": digest_questions([*fixed[0].examples, *fixed]),
             "num_fewshot": len(fixed[0].examples) or None,
             "max_new_tokens": self.length(task),
+            "guidance_scale": self.guidance_scale,
         }
 
     def length(self, task: str) -> int:
@@ -213,11 +216,12 @@ def ask_task(
         return 0.0
     share = questions[state.process_index :: state.num_processes]
     options = {"max_new_tokens": plan.length(task), "batch_size": plan.batch_size}
-    speed = answer_all(model, processor, share, OWN, files, **options)
+    guided = {**options, "guidance_scale": plan.guidance_scale}
+    speed = answer_all(model, processor, share, OWN, files, **guided)
     if others is not None:
         answer_all(model, processor, [without_images(question) for question in share], NONE, files, **options)
         changed = [with_other_images(question, others) for question in share]
-        answer_all(model, processor, changed, ANOTHER, files, **options)
+        answer_all(model, processor, changed, ANOTHER, files, **guided)
         if is_made_of_words(model):
             answer_all(model, processor, with_words(share, model, processor), WORDS, files, **options)
     return speed * state.num_processes

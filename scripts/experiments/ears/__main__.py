@@ -14,12 +14,13 @@ the command where other work shares the cores.
 """
 
 import argparse
-import os
 from pathlib import Path
 
+from experiments.data_folder import add_data_argument, require_data
 from trainer.command_line import run_script
 
 
+FOLDERS = ("caption_text", "flickr8k")
 LANGUAGE_MODELS = ("smollm2", "gemma3")
 
 
@@ -27,12 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.ears", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=os.environ.get("LANGBRIDGE_DATA"),
-        help="folder with caption_text and flickr8k (default: $LANGBRIDGE_DATA)",
-    )
+    add_data_argument(parser, FOLDERS)
     parser.add_argument("--output_dir", type=Path, default=Path("ears_output"), help="default: ears_output")
     parser.add_argument(
         "--language_models",
@@ -47,11 +43,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that all works, not how well")
     arguments = parser.parse_args()
-    if arguments.data is None:
-        parser.error("give --data, the folder with the captions, or set LANGBRIDGE_DATA to it")
-    for needed in ("caption_text", "flickr8k"):
-        if not (arguments.data / needed).is_dir():
-            parser.error(f"there is no folder {arguments.data / needed}: check --data")
+    require_data(arguments.data, FOLDERS)
     if len(set(arguments.language_models)) < len(arguments.language_models):
         parser.error("--language_models names one twice: give each once")
     return arguments

@@ -9,10 +9,11 @@ from paths import DATA
 from tiny_parts import make_image, save_language_model
 from tiny_training import COLOURS
 from transformers import AutoTokenizer
+from wordy_models import compose
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
 from trainer.evaluation.answer_files import AnswerFiles
-from trainer.evaluation.answering import answer, answer_all
+from trainer.evaluation.answering import answer, answer_all, prepare_questions
 from trainer.evaluation.questions import Question
 
 
@@ -57,6 +58,18 @@ def test_our_own_tokenizer(model, processor):
     assert_same_at_any_batch_size(model.eval(), processor)
 
 
+@pytest.fixture
+def wordy(vision, text):
+    """A model of 4 words an image, whose language model minds them."""
+    model, processor = compose(vision, text, coefficient_activation="softmax", words_per_image=4)
+    with torch.no_grad():
+        for parameter in model.model.language_model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(10)
+    processor.tokenizer.padding_side = "left"
+    return model.eval(), processor
+
+
 def test_a_batch_of_text_alone(model, processor):
     questions = [question for question in mixed_questions() if not question.images]
     assert answer(model, processor, questions, 4) == [answer(model, processor, [one], 4)[0] for one in questions]
@@ -76,10 +89,43 @@ def test_every_real_tokenizer(name, vision, tmp_path):
     assert_same_at_any_batch_size(model.eval(), processor)
 
 
+def predict(model, inputs, written: list[int]) -> torch.Tensor:
+    """The log-probabilities of the next token, `(vocabulary,)`, read anew from the beginning."""
+    more = torch.tensor([written], dtype=torch.long)
+    ids = torch.cat([inputs["input_ids"], more], dim=1)
+    return model(input_ids=ids, pixel_values=inputs.get("pixel_values")).logits[0, -1].log_softmax(-1)
+
+
+@torch.no_grad()
+def test_a_guided_answer_is_drawn_away_from_the_one_without_the_image(wordy):
+    model, processor = wordy
+    question = mixed_questions()[0]
+    inputs = prepare_questions(processor, [question])
+    blind = prepare_questions(processor, [replace(question, images=[])])
+    written: list[int] = []
+    for _ in range(5):
+        seen, unseen = predict(model, inputs, written), predict(model, blind, written)
+        guided = unseen + 3 * (seen - unseen)
+        guided[model.generation_config.suppress_tokens] = -torch.inf
+        written.append(guided.argmax().item())
+    plain = answer(model, processor, [question], 5)
+    assert answer(model, processor, [question], 5, 3.0) == [processor.tokenizer.decode(written).strip()] != plain
+    assert answer(model, processor, [question], 5, 1.0) == plain
+
+
+def test_guided_answers_are_the_same_at_any_batch_size_also_beside_questions_without_images(wordy):
+    questions = mixed_questions()
+    questions[8:] = [replace(question, examples=(questions[2], questions[3])) for question in questions[8:]]
+    together = answer(*wordy, questions, 4, 3.0)
+    assert together == [answer(*wordy, [question], 4, 3.0)[0] for question in questions]
+    assert together != answer(*wordy, questions, 4)
+    assert answer(*wordy, [questions[1]], 4, 3.0) == answer(*wordy, [questions[1]], 4)  # nothing to keep closer to
+
+
 def test_answers_are_written_batch_by_batch_and_only_what_is_missing_is_asked(model, processor, tmp_path, monkeypatch):
     asked: list[int] = []
 
-    def note(model, processor, questions, max_new_tokens):
+    def note(model, processor, questions, max_new_tokens, guidance_scale):
         asked.append(len(questions))
         if len(asked) == 3:
             raise KeyboardInterrupt
