@@ -93,9 +93,10 @@ def answer(
     """What the model writes next, also to the standard output while it is written."""
     from transformers import TextStreamer
 
-    from trainer.evaluation.conversations import guide, prepare
+    from modeling_langbridge.reading.questions import prepare_conversations
+    from trainer.evaluation.guidance import guide
 
-    inputs = prepare(processor, [messages]).to(model.device, dtype=model.dtype)
+    inputs = prepare_conversations(processor, [messages]).to(model.device, dtype=model.dtype)
     guidance = {} if guidance_scale is None else guide(model, processor, [messages], guidance_scale)
     streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     output = model.generate(**inputs, streamer=streamer, do_sample=False, max_new_tokens=max_new_tokens, **guidance)

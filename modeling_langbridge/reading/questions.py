@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prepares a question about images as the inputs of a model."""
+"""Prepares questions about images as the inputs of a model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,16 +17,32 @@ def prepare_question(processor: ProcessorMixin, images: Sequence[Any], question:
         question (`str`): The question; the image comes before it.
 
     Returns:
-        [`BatchFeature`] of `input_ids` and `attention_mask` `(images, sequence)`, padded where the processor pads; and
-        of `pixel_values`, with `image_sizes` where images are in tiles.
+        [`BatchFeature`] as of [`prepare_conversations`].
     """
     content = [[{"type": "image", "image": image}, {"type": "text", "text": question}] for image in images]
+    return prepare_conversations(processor, [[{"role": "user", "content": blocks}] for blocks in content])
+
+
+def prepare_conversations(
+    processor: ProcessorMixin, conversations: Sequence[Sequence[dict[str, Any]]]
+) -> BatchFeature:
+    """
+    Prepares the inputs for the answers to conversations, by the chat template.
+
+    Args:
+        processor ([`ProcessorMixin`]): The processor of a LangBridge or another vision-language model.
+        conversations (`Sequence`): Of each the turns, `{"role": …, "content": […]}`; the last one is a question.
+
+    Returns:
+        [`BatchFeature`] of `input_ids` and `attention_mask` `(conversations, sequence)`, padded where the processor
+        pads; and of `pixel_values` where there are images, with `image_sizes` where they are in tiles.
+    """
     return processor.apply_chat_template(
-        [[{"role": "user", "content": blocks}] for blocks in content],
+        list(conversations),
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
         # Images in tiles have different numbers of visual tokens. A tokenizer that has padded once is saved so.
-        processor_kwargs={"padding": len(images) > 1},
+        processor_kwargs={"padding": len(conversations) > 1},
     )

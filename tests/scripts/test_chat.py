@@ -14,8 +14,9 @@ from transformers import TextStreamer
 from wordy_models import compose
 
 from modeling_langbridge.reading.patch_words import strongest_words
+from modeling_langbridge.reading.questions import prepare_conversations
 from trainer.evaluation.captioning import ask
-from trainer.evaluation.conversations import guide, prepare
+from trainer.evaluation.guidance import guide
 
 
 SCRIPT = SCRIPTS / "chat.py"
@@ -103,7 +104,7 @@ def test_a_guided_answer_keeps_closer_to_the_photo_in_every_turn(saved, monkeypa
         {"role": "assistant", "content": [{"type": "text", "text": first.strip()}]},
         {"role": "user", "content": [{"type": "text", "text": "and where?"}]},
     ]
-    inputs = prepare(processor, [messages])
+    inputs = prepare_conversations(processor, [messages])
     guided = model.generate(**inputs, **guide(model, processor, [messages], 3.0), do_sample=False, max_new_tokens=6)
     expected = processor.decode(guided[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert one_line(second) == one_line(expected)

@@ -40,7 +40,7 @@ from trainer.model_loading import ModelArguments, load_model
 
 found = {}
 for script in sys.argv[1:]:
-    sys.argv = [script, "--help"]
+    sys.argv, sys.path[0] = [script, "--help"], script.rpartition("/")[0]  # as Python itself does
     output, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         try:

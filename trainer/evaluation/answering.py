@@ -8,10 +8,12 @@ from typing import Any
 from tqdm import tqdm
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
+from modeling_langbridge.reading.questions import prepare_conversations
+
 from ..data.images import open_image
 from .answer_files import AnswerFiles
 from .captioning import generate_answers
-from .conversations import guide, prepare
+from .guidance import guide
 from .questions import Question
 
 
@@ -30,20 +32,20 @@ def answer(
         processor ([`ProcessorMixin`]): the model's, with a tokenizer that pads on the left.
         questions (`Sequence[Question]`): with any number of images each.
         max_new_tokens (`int`): length at which an answer is cut.
-        guidance_scale (`float`, *optional*): above 1, answers keep closer to the images; see [`~conversations.guide`].
+        guidance_scale (`float`, *optional*): above 1, answers keep closer to the images; see [`~guidance.guide`].
 
     Returns:
         `list[str]`: the answers, one line each.
     """
     conversations = list(map(conversation_of, questions))
-    inputs = prepare(processor, conversations).to(model.device, dtype=model.dtype)
+    inputs = prepare_conversations(processor, conversations).to(model.device, dtype=model.dtype)
     guidance = {} if guidance_scale is None else guide(model, processor, conversations, guidance_scale)
     return generate_answers(model, processor.tokenizer, inputs, max_new_tokens, **guidance)
 
 
 def prepare_questions(processor: ProcessorMixin, questions: Sequence[Question]) -> BatchFeature:
     """A batch of the model's inputs, which end where the answers begin."""
-    return prepare(processor, list(map(conversation_of, questions)))
+    return prepare_conversations(processor, list(map(conversation_of, questions)))
 
 
 def conversation_of(question: Question) -> list[dict[str, Any]]:
