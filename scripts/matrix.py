@@ -20,7 +20,7 @@ where other work shares the cores.
 import argparse
 from pathlib import Path
 
-from experiments.data_folder import add_data_argument, require_data
+from experiments.data_folder import add_data_argument, check_data
 from trainer.command_line import run_script
 from trainer.number_arguments import at_least
 
@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--dry_run", action="store_true", help="prints the stages that are left, and runs none")
     arguments = parser.parse_args()
-    require_data(arguments.data, FOLDERS)
+    check_data(parser, arguments.data, FOLDERS)
     for flag in ("seeds", "pretrained"):
         if len(set(values := getattr(arguments, flag))) < len(values):
             parser.error(f"--{flag} names one twice: give each once")

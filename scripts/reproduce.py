@@ -17,7 +17,7 @@ than tenfold.
 import argparse
 from pathlib import Path
 
-from experiments.data_folder import add_data_argument, require_data
+from experiments.data_folder import add_data_argument, check_data
 from trainer.command_line import run_script
 
 
@@ -64,7 +64,7 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.parts == "pretrained" and tokenizers:
         parser.error("--tokenizers is of --parts miniature: pretrained language models have their own")
     tower = ["mobilenetv2_imagenet"] if arguments.parts == "miniature" else []
-    require_data(arguments.data, ["caption_text", "flickr8k", *tower, *tokenizers])
+    check_data(parser, arguments.data, ["caption_text", "flickr8k", *tower, *tokenizers])
     return arguments
 
 

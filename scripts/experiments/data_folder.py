@@ -16,13 +16,13 @@ def add_data_argument(parser: argparse.ArgumentParser, folders: Sequence[str]) -
     )
 
 
-def require_data(data: Path | None, folders: Sequence[str]) -> None:
-    """Raises `ValueError` where no folder is given, or it lacks one of those that are needed."""
+def check_data(parser: argparse.ArgumentParser, data: Path | None, folders: Sequence[str]) -> None:
+    """Ends the command where no folder is given, or it lacks one of those that are needed."""
     if data is None:
-        raise ValueError(f"Give --data, the folder with {join(folders)}, or set LANGBRIDGE_DATA to it.")
+        parser.error(f"give --data, the folder with {join(folders)}, or set LANGBRIDGE_DATA to it")
     for name in folders:
         if not (data / name).is_dir():
-            raise ValueError(f"there is no folder {data / name}: check --data")
+            parser.error(f"there is no folder {data / name}: check --data")
 
 
 def join(names: Sequence[str]) -> str:

@@ -144,7 +144,7 @@ def test_an_output_folder_belongs_to_one_set_of_settings(tmp_path):
 
 def test_missing_data_is_named_in_one_line(tmp_path):
     result = run_script_here(SCRIPT, "--data", tmp_path, "--output_dir", tmp_path / "output")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert str(tmp_path / "caption_text") in result.stderr
     assert not (tmp_path / "output").exists()
 
@@ -152,6 +152,6 @@ def test_missing_data_is_named_in_one_line(tmp_path):
 def test_without_a_data_folder_the_script_says_how_to_name_it(tmp_path, monkeypatch):
     monkeypatch.delenv("LANGBRIDGE_DATA", raising=False)
     result = run_script_here(SCRIPT, cwd=tmp_path)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "--data" in result.stderr.splitlines()[-1] and "LANGBRIDGE_DATA" in result.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel
 
-from experiments.data_folder import require_data
 from modeling_langbridge import SharedVocabulary
 
 from .shapes import PAIRS, Shapes
@@ -15,8 +14,12 @@ from .shapes import PAIRS, Shapes
 
 def find_data(data: Path | None) -> Path:
     """The folder of `--data`; raises `ValueError` where none is named or it lacks what is needed."""
-    require_data(data, ("tokenizers", "llava_format", "flickr8k"))
-    return data
+    if data is None:
+        raise ValueError("Give --data, the folder with the photos and tokenizers, or set LANGBRIDGE_DATA to it.")
+    for name in ("tokenizers", "llava_format", "flickr8k"):
+        if not Path(data, name).is_dir():
+            raise ValueError(f"--data {data} holds no folder {name}: name the folder that has it.")
+    return Path(data)
 
 
 def write_tiny_parts(shapes: Shapes, data: Path, folder: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ the command where other work shares the cores.
 import argparse
 from pathlib import Path
 
-from experiments.data_folder import add_data_argument, require_data
+from experiments.data_folder import add_data_argument, check_data
 from trainer.command_line import run_script
 
 
@@ -43,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that all works, not how well")
     arguments = parser.parse_args()
-    require_data(arguments.data, FOLDERS)
+    check_data(parser, arguments.data, FOLDERS)
     if len(set(arguments.language_models)) < len(arguments.language_models):
         parser.error("--language_models names one twice: give each once")
     return arguments
