@@ -149,7 +149,7 @@ def report(arguments: argparse.Namespace, model: str, plan: "Plan", found: dict[
     text, results = [f"{model}, {date}; in brackets 95 % intervals over pictures."], []
     for task, of in found.items():
         after = f", num_fewshot {of.examples}" if of.examples else ""
-        after += f", guidance_scale {plan.guidance_scale:g}" if plan.guidance_scale and task != "retrieval" else ""
+        after += f", guidance_scale {guidance:g}" if (guidance := plan.guidance(task)) else ""
         split = plan.data[task].split + (f", the first {of.asked:,} of {of.of:,}" if of.asked < of.of else "") + after
         speed = f", {of.speed:.2f} images per second" if of.speed else ""
         text.append(f"{of.asked:,} of {of.of:,} questions{after}{speed}\n\n{evaluation_table(task, of.measures)}")

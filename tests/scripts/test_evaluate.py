@@ -155,6 +155,7 @@ def test_guided_answers_differ_where_there_is_a_picture_and_are_kept_apart_from_
     assert list(changed.values()) == [True, True, False, False]
     compared = run_script_here(SCRIPT, "--compare", evaluated[0], output)
     assert "B is" in compared.stdout and "model with guidance_scale 3.\n" in compared.stdout, compared.stderr
+    assert compared.stdout.count("guidance_scale") == 1  # retrieval asks nothing that could be guided
     refused = run(world, output, "--guidance_scale", 2, tasks="caption")
     assert "holds answers of a run whose `guidance_scale` is 3.0, not 2.0" in refused.stderr
 

@@ -75,11 +75,15 @@ class Plan:
             "questions": digest_questions([*fixed[0].examples, *fixed]),
             "num_fewshot": len(fixed[0].examples) or None,
             "max_new_tokens": self.length(task),
-            "guidance_scale": self.guidance_scale,
+            "guidance_scale": self.guidance(task),
         }
 
     def length(self, task: str) -> int:
         return self.max_new_tokens or TASKS[task].max_new_tokens
+
+    def guidance(self, task: str) -> float | None:
+        """The scale at which a task's answers are guided; retrieval has none."""
+        return None if task == "retrieval" else self.guidance_scale
 
 
 @dataclass
@@ -216,7 +220,7 @@ def ask_task(
         return 0.0
     share = questions[state.process_index :: state.num_processes]
     options = {"max_new_tokens": plan.length(task), "batch_size": plan.batch_size}
-    guided = {**options, "guidance_scale": plan.guidance_scale}
+    guided = {**options, "guidance_scale": plan.guidance(task)}
     speed = answer_all(model, processor, share, OWN, files, **guided)
     if others is not None:
         answer_all(model, processor, [without_images(question) for question in share], NONE, files, **options)
