@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from trainer.command_line import run_script
 from trainer.number_arguments import at_least
+from trainer.steering_arguments import STEERING, add_steering_arguments, read_steering
 from trainer.video_arguments import add_video_arguments, check_video_arguments, open_frames
 
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
     from modeling_langbridge.video_opening import Frame
+    from trainer.evaluation.steering import Steering
 
 
 EPILOG = """examples:
@@ -41,20 +43,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--max_new_tokens", type=at_least(1), default=128, help="length at which an answer is cut (default: 128)"
     )
-    parser.add_argument(
-        "--guidance_scale",
-        type=at_least(1, float),
-        metavar="SCALE",
-        help="above 1, such as 1.25, answers keep closer to the picture; takes up to twice as long (default: none)",
-    )
+    add_steering_arguments(parser)
     add_video_arguments(parser, "the video to ask about, instead of a photo")
     arguments = parser.parse_args()
     check_video_arguments(arguments, "image")
     if arguments.image is None and arguments.video is None:
         if arguments.words:
             raise ValueError("--words shows the words of a photo or a video: give one as --image or --video.")
-        if arguments.guidance_scale is not None:
-            raise ValueError("--guidance_scale is about a photo or a video: give one as --image or --video.")
+        for option in STEERING:
+            if getattr(arguments, option) is not None:
+                raise ValueError(f"--{option} is about a photo or a video: give one as --image or --video.")
     if arguments.question is not None:
         check_question(arguments.question)
     return arguments
@@ -88,18 +86,17 @@ def answer(
     processor: "LangBridgeProcessor",
     messages: list[dict],
     max_new_tokens: int,
-    guidance_scale: float | None,
+    steering: "Steering",
 ) -> str:
     """What the model writes next, also to the standard output while it is written."""
     from transformers import TextStreamer
 
     from modeling_langbridge.reading.questions import prepare_conversations
-    from trainer.evaluation.guidance import guide
 
     inputs = prepare_conversations(processor, [messages]).to(model.device, dtype=model.dtype)
-    guidance = {} if guidance_scale is None else guide(model, processor, [messages], guidance_scale)
+    steered = steering.generate_kwargs(model, processor, [messages], inputs)
     streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    output = model.generate(**inputs, streamer=streamer, do_sample=False, max_new_tokens=max_new_tokens, **guidance)
+    output = model.generate(**inputs, streamer=streamer, do_sample=False, max_new_tokens=max_new_tokens, **steered)
     return processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
 
@@ -146,10 +143,10 @@ def main() -> None:
             print(part, file=sys.stderr)
     images = [frame.image for frame in frames] if image is None else [image]
     content = [{"type": "image", "image": image} for image in images]
-    messages = []
+    messages, steering = [], read_steering(arguments)
     for question in read_questions() if arguments.question is None else [arguments.question]:
         messages.append({"role": "user", "content": [*content, {"type": "text", "text": question}]})
-        written = answer(model, processor, messages, arguments.max_new_tokens, arguments.guidance_scale)
+        written = answer(model, processor, messages, arguments.max_new_tokens, steering)
         messages.append({"role": "assistant", "content": [{"type": "text", "text": written}]})
         content = []  # the pictures come once
 

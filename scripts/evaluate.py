@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from trainer.command_line import DTYPES, run_script
 from trainer.number_arguments import at_least
+from trainer.steering_arguments import STEERING, add_steering_arguments, read_steering
 
 
 if TYPE_CHECKING:
@@ -67,12 +68,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         help="for each task where examples are, its first rows of split `train` (default: the files of --data)",
     )
-    parser.add_argument(
-        "--guidance_scale",
-        type=at_least(1, float),
-        metavar="SCALE",
-        help="above 1, such as 1.25, answers keep closer to the picture; takes up to twice as long (default: none)",
-    )
+    add_steering_arguments(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's)")
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="run the code that the model and its processor come with"
@@ -112,7 +108,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def refuse_needless(arguments: argparse.Namespace) -> None:
     """Two folders of answers are compared as they are."""
-    counts, files = ("max_samples", "num_fewshot", "guidance_scale"), ("data", "fewshot_data", "output_dir")
+    counts, files = ("max_samples", "num_fewshot", *STEERING), ("data", "fewshot_data", "output_dir")
     for name in (*files, *counts, "controls", "prompts", "hub_datasets"):
         if getattr(arguments, name):
             raise ValueError(f"--{name} is for evaluating checkpoints: give --tasks too, or leave it out.")
@@ -149,7 +145,7 @@ def report(arguments: argparse.Namespace, model: str, plan: "Plan", found: dict[
     text, results = [f"{model}, {date}; in brackets 95 % intervals over pictures."], []
     for task, of in found.items():
         after = f", num_fewshot {of.examples}" if of.examples else ""
-        after += f", guidance_scale {guidance:g}" if (guidance := plan.guidance(task)) else ""
+        after += f", {steering}" if (steering := str(plan.steer(task))) else ""
         split = plan.data[task].split + (f", the first {of.asked:,} of {of.of:,}" if of.asked < of.of else "") + after
         speed = f", {of.speed:.2f} images per second" if of.speed else ""
         text.append(f"{of.asked:,} of {of.of:,} questions{after}{speed}\n\n{evaluation_table(task, of.measures)}")
@@ -210,7 +206,7 @@ def evaluate(arguments: argparse.Namespace, model: str, folder: Path) -> bool:
         max_new_tokens=arguments.max_new_tokens,
         num_fewshot=arguments.num_fewshot,
         fewshot_data=data_of(arguments.fewshot_data or arguments.data, "train"),
-        guidance_scale=arguments.guidance_scale,
+        steering=read_steering(arguments),
         dtype=arguments.dtype,
         trust_remote_code=arguments.trust_remote_code,
     )

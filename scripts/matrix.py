@@ -15,6 +15,12 @@ adapters are trained through the first, the first two, three and four of them in
 output folder, and a second run with the same settings goes on where the first one stopped; more seeds can be added
 later. The tables are written anew whenever a target has been measured. Put OMP_WAIT_POLICY=PASSIVE before the command
 where other work shares the cores.
+
+Seeds, or targets, may also be measured on other machines. What each run has measured is in its results.json, and
+
+    python scripts/matrix.py --tables_of here/results.json there/results.json --output_dir tables
+
+prints the tables of all of them together.
 """
 
 import argparse
@@ -55,8 +61,17 @@ def parse_arguments() -> argparse.Namespace:
         "--quick", action="store_true", help="tiny sizes, two language models: shows that all works, not how well"
     )
     parser.add_argument("--dry_run", action="store_true", help="prints the stages that are left, and runs none")
+    parser.add_argument(
+        "--tables_of",
+        type=Path,
+        nargs="+",
+        metavar="RESULTS",
+        help="the results.json of several runs: prints their tables together, writes them and the pictures to "
+        "--output_dir, a new folder, and runs nothing; all other options are ignored",
+    )
     arguments = parser.parse_args()
-    check_data(parser, arguments.data, FOLDERS)
+    if arguments.tables_of is None:
+        check_data(parser, arguments.data, FOLDERS)
     for flag in ("seeds", "pretrained"):
         if len(set(values := getattr(arguments, flag))) < len(values):
             parser.error(f"--{flag} names one twice: give each once")
@@ -65,6 +80,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.tables_of is not None:
+        from experiments.matrix.running import merge_runs
+
+        print(merge_runs(arguments.tables_of, arguments.output_dir))
+        print(f"Tables and pictures: {arguments.output_dir}")
+        return
     from experiments.pretrained_parts import fetch_part
 
     # Before torch is imported and anything runs: a part that is missing ends it.

@@ -16,7 +16,7 @@ from wordy_models import compose
 from modeling_langbridge.reading.patch_words import strongest_words
 from modeling_langbridge.reading.questions import prepare_conversations
 from trainer.evaluation.captioning import ask
-from trainer.evaluation.guidance import guide
+from trainer.evaluation.steering import Steering
 
 
 SCRIPT = SCRIPTS / "chat.py"
@@ -91,11 +91,11 @@ def test_a_dialogue_remembers_the_photo_and_what_was_said(saved, monkeypatch):
     assert one_line(second) == one_line(expected)
 
 
-def test_a_guided_answer_keeps_closer_to_the_photo_in_every_turn(saved, monkeypatch):
+def test_a_steered_answer_keeps_closer_to_the_photo_in_every_turn(saved, monkeypatch):
     model, processor, folder = saved
     photo = ("--image", folder / "photo.png")
     plain = chat(saved, *photo, "--question", "what is it?").stdout
-    options = (*photo, "--guidance_scale", "3")
+    options = (*photo, "--guidance_scale", "3", "--word_bias", "2")
     dialogue = chat(saved, *options, lines="what is it?\nand where?\n", monkeypatch=monkeypatch)
     first, second = dialogue.stdout.splitlines()
     assert chat(saved, *options, "--question", "what is it?").stdout.strip() == first.strip() != plain.strip()
@@ -105,6 +105,7 @@ def test_a_guided_answer_keeps_closer_to_the_photo_in_every_turn(saved, monkeypa
         {"role": "user", "content": [{"type": "text", "text": "and where?"}]},
     ]
     inputs = prepare_conversations(processor, [messages])
-    guided = model.generate(**inputs, **guide(model, processor, [messages], 3.0), do_sample=False, max_new_tokens=6)
-    expected = processor.decode(guided[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    steered = Steering(3.0, 2.0).generate_kwargs(model, processor, [messages], inputs)
+    output = model.generate(**inputs, **steered, do_sample=False, max_new_tokens=6)
+    expected = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert one_line(second) == one_line(expected)

@@ -143,21 +143,28 @@ def test_the_answers_are_the_same_at_any_batch_size_also_of_a_processor_that_pad
     assert scored(tmp_path / "1", "vqa") == scored(tmp_path / "16", "vqa")
 
 
-def test_guided_answers_differ_where_there_is_a_picture_and_are_kept_apart_from_others(world, evaluated, tmp_path):
-    output = tmp_path / "guided"
-    result = run(world, output, "--guidance_scale", 3, "--controls", tasks="caption,retrieval")
+def test_steered_answers_differ_where_there_is_a_picture_and_are_kept_apart_from_others(world, evaluated, tmp_path):
+    output = tmp_path / "steered"
+    result = run(world, output, "--guidance_scale", 3, "--word_bias", 2, "--controls", tasks="caption,retrieval")
     assert result.returncode == 0, result.stderr[-2000:]
-    assert "6 of 6 questions, guidance_scale 3," in result.stdout and "6 of 6 questions\n" in result.stdout
+    assert "6 of 6 questions, guidance_scale 3, word_bias 2," in result.stdout
+    assert "6 of 6 questions\n" in result.stdout  # retrieval asks nothing that could be steered
     changed = {
         shown: scored(output, "caption", shown) != scored(evaluated[0], "caption", shown)
         for shown in ("its own picture", "another picture", "no picture", "its words as text")
     }
     assert list(changed.values()) == [True, True, False, False]
     compared = run_script_here(SCRIPT, "--compare", evaluated[0], output)
-    assert "B is" in compared.stdout and "model with guidance_scale 3.\n" in compared.stdout, compared.stderr
-    assert compared.stdout.count("guidance_scale") == 1  # retrieval asks nothing that could be guided
-    refused = run(world, output, "--guidance_scale", 2, tasks="caption")
-    assert "holds answers of a run whose `guidance_scale` is 3.0, not 2.0" in refused.stderr
+    assert "B is" in compared.stdout, compared.stderr
+    assert compared.stdout.count("model with guidance_scale 3, word_bias 2.\n") == 1
+    refused = run(world, output, "--guidance_scale", 3, tasks="caption")
+    assert "holds answers of a run whose `word_bias` is 2.0, not None" in refused.stderr
+
+
+def test_a_model_without_words_is_told_so_before_it_is_asked(world, tmp_path):
+    result = run(world, tmp_path / "llava", "--word_bias", 2, model="llava", tasks="caption")
+    assert "`word_bias` reads a LangBridge's words, not llava: leave it out" in result.stderr
+    assert not (tmp_path / "llava").exists()
 
 
 def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(world, evaluated, tmp_path, monkeypatch):

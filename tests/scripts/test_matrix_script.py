@@ -2,7 +2,6 @@
 """The matrix of language models, at tiny sizes: every stage, resuming, the results, and what is refused."""
 
 import dataclasses
-import json
 import shutil
 
 import pytest
@@ -13,8 +12,8 @@ from paths import SCRIPTS
 
 from experiments.matrix.estimate import SECONDS, estimate
 from experiments.matrix.forms import FORMS, WITHOUT_SOURCE, cells_of
-from experiments.matrix.report import write_report
-from experiments.matrix.running import stages_of
+from experiments.matrix.results import read_results
+from experiments.matrix.running import merge_runs, stages_of, write_reports
 from experiments.matrix.world import QUICK, MatrixSizes, MatrixWorld
 from experiments.stages import claim_output_dir, run_stages
 from modeling_langbridge.utils.files import read_json
@@ -37,7 +36,7 @@ def run_here(world: MatrixWorld) -> list[str]:
     claim_output_dir(world.output_dir, world.settings)
     stages = [{name: stage} for group in stages_of(world) for name, stage in group.items()]
     reports: list[str] = []
-    run_stages(world.output_dir, stages, after_group=lambda: reports.append(write_report(world)))
+    run_stages(world.output_dir, stages, after_group=lambda: reports.append(write_reports(world)))
     return reports
 
 
@@ -60,25 +59,27 @@ def test_all_stages_lead_to_a_matrix_and_a_second_run_repeats_none(data, tmp_pat
         reports[0] == "" and "| small_gpt_neox |" in reports[-4] and "smollm2" not in reports[-4].split("Seconds")[0]
     )
 
-    results = json.loads((world.output_dir / "results.json").read_text())
-    assert len(results["cells"]) == len(world.targets) * len(cells_of(world))
+    results = read_results(world.output_dir / "results.json")
+    assert all(len(results.of("cells", target)[0]) == len(cells_of(world)) for target in world.targets)
     assert all(label in text for label in FORMS.values())
     for target in world.targets:
         log = read_json(world.output_dir / f"mlp_{target}_1" / "log.json")["steps"]
         rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
         assert log[-1]["step"] == 4 and rates[-1] < rates[0]
-        cells = {(cell["form"], cell["source"]): cell for cell in results["cells"] if cell["target"] == target}
+        assert results.of("mlp", target) == [{"steps": 4, "converged": True}]
+        cells = {(cell["form"], cell["source"]): cell for cell in results.of("cells", target)[0]}
         assert cells["patches", None]["tokens"] == 49 and cells["words", None]["tokens"] == 3
         assert cells["groups", None]["tokens"] == 5
         if (
             target in sizes.sources
         ):  # lifted into words and read by the language model that it is from: the same adapter
-            assert cells["lifted", target]["values"] == {
-                metric: results["own"][target][0][metric] for metric in ("CIDEr", "yes/no")
-            }
+            [own] = results.of("own", target)[0]
+            assert all(cells["lifted", target][metric] == own[metric] for metric in ("CIDEr", "yes/no"))
         unknown = {form for (form, _), cell in cells.items() if cell["prognosis"]["gromov_wasserstein"] is None}
         assert unknown == set(WITHOUT_SOURCE)
     assert (world.output_dir / "matrix.png").stat().st_size > 10_000
+    merged = merge_runs([world.output_dir / "results.json"], tmp_path / "tables")
+    assert merged.split("Adapters that")[0].strip() == text.split("\nSeconds")[0].strip()
 
     stages = [name for group in stages_of(world) for name in group]
     marks = {name: (world.output_dir / name).stat().st_mtime_ns for name in stages}
@@ -95,6 +96,7 @@ REFUSED = [
     ("--data {data} --pretrained smollm2 smollm2", "--pretrained names one twice"),
     ("--data {data} --seeds 1 2 1", "--seeds names one twice"),
     ("--data {data} --seeds -1", "--seeds"),
+    ("--tables_of absent/results.json", "absent/results.json"),
 ]
 
 

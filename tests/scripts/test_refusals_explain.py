@@ -107,6 +107,10 @@ CHAT = {
         "--guidance_scale is about a photo or a video: give one",
     ),
     "no tokens": ([*MODEL, "--question", "what?", "--max_new_tokens", "0"], "--max_new_tokens: must be a whole"),
+    "words for no photo": (
+        [*MODEL, "--word_bias", "2", "--question", "what?"],
+        "--word_bias is about a photo or a video: give one",
+    ),
     "an absent photo": ([*MODEL, "--image", "absent.png", "--question", "what?"], "image absent.png does not exist"),
     "no photo": ([*MODEL, "--image", "notes.txt", "--question", "what?"], "The image notes.txt is of no format"),
     "an adapter without words": (

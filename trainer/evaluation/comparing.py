@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two models' answers to the same questions: how large is the difference, and is it real?"""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from .answer_files import SETTINGS, AnswerFiles, different_settings, read_settings
 from .controls import OWN
 from .intervals import Measure
+from .steering import Steering
 from .tasks import TASKS, by_picture
 
 
 LEVEL = 0.05
-COMPARED = ("checkpoint", "guidance_scale")
+STEERED = [field.name for field in fields(Steering)]
+COMPARED = ("checkpoint", *STEERED)
 
 
 def compare(one: Path, other: Path) -> str:
@@ -19,7 +22,8 @@ def compare(one: Path, other: Path) -> str:
     Compares two folders of answers, of scripts/evaluate.py.
 
     Args:
-        one (`Path`), other (`Path`): with the same tasks, asked the same questions in the same way, guided or not.
+        one (`Path`), other (`Path`): with the same tasks, asked the same questions in the same way; they may be
+            steered in different ways.
 
     Returns:
         `str`: for each task a table of both models' scores, their differences with 95 % intervals and p-values, and
@@ -63,8 +67,8 @@ def compare_task(task: str, one: Path, other: Path) -> str:
 
 
 def name_run(settings: dict[str, Any]) -> str:
-    guidance = settings.get("guidance_scale")
-    return settings["model"] if guidance is None else f"{settings['model']} with guidance_scale {guidance:g}"
+    steering = str(Steering(**{name: settings.get(name) for name in STEERED}))
+    return f"{settings['model']} with {steering}" if steering else settings["model"]
 
 
 def own_rows(folder: Path) -> dict[int, dict[str, Any]]:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import Cache
+from transformers import Cache, LogitsProcessorList
 
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
 from trainer.data.captioned_photos import CaptionedPhoto
 from trainer.data.feature_cache import FeatureCache
+from trainer.evaluation.word_bias import WordBiasLogitsProcessor
 from trainer.evaluation.word_scores import pixel_batches, visual_tokens
 
 
@@ -142,13 +143,31 @@ class FewShot:
         return losses
 
     @torch.no_grad()
-    def complete(self, prompts: Sequence[Tensor], max_new_tokens: int = 24, batch_size: int = 20) -> list[str]:
-        """What the model writes greedily after each prompt `(tokens, d)`, up to the end of the line."""
+    def complete(
+        self,
+        prompts: Sequence[Tensor],
+        max_new_tokens: int = 24,
+        batch_size: int = 20,
+        words: Sequence[Sequence[int]] | None = None,
+        word_bias: float = 0.0,
+    ) -> list[str]:
+        """
+        What the model writes greedily after each prompt, up to the end of the line.
+
+        Args:
+            prompts (`Sequence[torch.Tensor]`): From [`~FewShot.embed`], `(tokens, d)` each.
+            max_new_tokens (`int`, *optional*, defaults to 24): Length at which an answer is cut.
+            batch_size (`int`, *optional*, defaults to 20): Prompts at a time.
+            words (`Sequence[Sequence[int]]`, *optional*), word_bias (`float`, *optional*):
+                For each prompt the tokens that become likelier until they are written, and by how much; as of
+                [`WordBiasLogitsProcessor`].
+        """
         answers = [""] * len(prompts)
         for length in {len(prompt) for prompt in prompts}:  # prompts of one length need no padding
             for batch in batches([i for i, prompt in enumerate(prompts) if len(prompt) == length], batch_size):
                 # Of the examples, whose keys and values are given, generation wants the places alone.
                 rows = torch.stack([torch.cat([self.prefix, prompts[i]]) for i in batch])  # (rows, tokens, d)
+                biased = [] if words is None else [WordBiasLogitsProcessor([words[i] for i in batch], word_bias)]
                 with self.precision():
                     ids = self.model.generate(
                         inputs_embeds=rows,
@@ -156,6 +175,7 @@ class FewShot:
                         past_key_values=self.remember(len(batch)),
                         max_new_tokens=max_new_tokens,
                         do_sample=False,
+                        logits_processor=LogitsProcessorList(biased),
                         stop_strings=["\n"],
                         tokenizer=self.tokenizer,
                         pad_token_id=self.tokenizer.eos_token_id,
@@ -166,15 +186,16 @@ class FewShot:
 
     @torch.no_grad()
     def rate(self, prompts: Sequence[Tensor], choices: Sequence[str], batch_size: int = 20) -> Tensor:
-        """The logit of each answer's first token after each prompt `(tokens, d)`, `(prompts, choices)`."""
+        """The log-likelihood of each answer's first token after each prompt `(tokens, d)`, `(prompts, choices)`."""
         first = [self.encode(choice)[0] for choice in choices]
-        logits = []
+        rated = []
         for batch in batches(list(range(len(prompts))), batch_size):
             rows = [prompts[i] for i in batch]
             states = zip(rows, self.read(rows), strict=True)
             last = torch.stack([state[len(row) - 1] for row, state in states])  # (rows, d)
-            logits.append(self.model.lm_head(last)[:, first].float())
-        return torch.cat(logits)
+            logits = self.model.lm_head(last).float()  # (rows, vocabulary)
+            rated.append(logits.log_softmax(-1)[:, first])
+        return torch.cat(rated)
 
 
 def batches(positions: list[int], batch_size: int) -> Iterator[list[int]]:

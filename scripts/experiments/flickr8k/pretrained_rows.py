@@ -135,7 +135,7 @@ def answer_questions(
 
 
 def yes_leads(few_shot: FewShot, seen: Seen) -> torch.Tensor:
-    """By how much the logit of "yes" is above that of "no" for each question about photos, `(questions,)`."""
+    """By how much "yes" is likelier than "no", in nats, for each question about photos, `(questions,)`."""
     prompts = [few_shot.embed(question_prompt(question, seen)) for question in ask_about(seen[0])]
     yes, no = few_shot.rate(prompts, [" yes", " no"]).unbind(-1)
     return yes - no

@@ -2,6 +2,7 @@
 """The cells of the matrix: what a language model makes of photos in every form and from every source."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from experiments.flickr8k.few_shot import FewShot, caption_examples, caption_prompt, see_photos
 from experiments.flickr8k.pretrained_rows import caption_losses
-from experiments.matrix.forms import Parts, cells_of, join_form, load_mlp, see
+from experiments.matrix.forms import Parts, cells_of, join_form, load_mlp, read_words, see
 from experiments.matrix.naming import answer_by_naming
 from experiments.matrix.prognosis import foretell
 from experiments.matrix.world import MatrixWorld
@@ -45,32 +46,49 @@ def measure_cells(world: MatrixWorld, target: str, seed: int, folder: Path) -> N
     for form, source in tqdm(cells_of(world), desc="cells"):
         parts = join_form(world, form, source, target, seed)
         seen = Photos(*(see(world, form, parts, some) for some in photos))
-        measured = measure(world, target, parts, photos, seen)
+        named = read_words(world, parts, photos.test) if form == "named_words" else None
+        measured = measure(world, target, parts, photos, seen, named)
         prognosis = foretell(world, form, source, seed, parts, photos.dev)
         cells.append({"form": form, "source": source, **measured, "prognosis": prognosis})
     write(folder, cells)
 
 
-def measure(world: MatrixWorld, target: str, parts: Parts, photos: Photos, seen: Photos) -> dict:
+def measure(
+    world: MatrixWorld,
+    target: str,
+    parts: Parts,
+    photos: Photos,
+    seen: Photos,
+    named: Sequence[Sequence[int]] | None = None,
+) -> dict:
     """
     What [`measure_captions`] measures, and yes/no accuracy.
 
     Args:
-        photos ([`Photos`]), seen ([`Photos`]): As of [`measure_captions`].
+        photos ([`Photos`]), seen ([`Photos`]), named (`Sequence`, *optional*): As of [`measure_captions`].
     """
-    measured = measure_captions(world, target, parts, photos, seen)
+    measured = measure_captions(world, target, parts, photos, seen, named)
     answers = answer_by_naming(parts, world.bf16, (photos.dev, seen.dev), (photos.test, seen.test))
     right = sum(is_yes == says_yes for is_yes, says_yes in answers) / max(1, len(answers))
     return {**measured, "yes/no": right, "questions": len(answers)}
 
 
-def measure_captions(world: MatrixWorld, target: str, parts: Parts, photos: Photos, seen: Photos) -> dict:
+def measure_captions(
+    world: MatrixWorld,
+    target: str,
+    parts: Parts,
+    photos: Photos,
+    seen: Photos,
+    named: Sequence[Sequence[int]] | None = None,
+) -> dict:
     """
     CIDEr, and the loss per token of first captions.
 
     Args:
         photos ([`Photos`]): Of [`photos_of`].
         seen ([`Photos`]): What stands for each of them, `(tokens, d)` each, in their order.
+        named (`Sequence[Sequence[int]]`, *optional*): Of each test photo the tokens that captions rather have; the
+            loss is measured without that.
     """
     few_shot_of = partial(FewShot, *parts, bf16=world.bf16)
     prefixes = {"alone": []}
@@ -83,7 +101,8 @@ def measure_captions(world: MatrixWorld, target: str, parts: Parts, photos: Phot
     prompt = min(losses, key=losses.get)
     few_shot = few_shot_of(prefixes[prompt])
     prompts = [few_shot.embed(caption_prompt(tokens)) for tokens in seen.test]
-    captions = dict(zip([photo.name for photo in photos.test], few_shot.complete(prompts), strict=True))
+    completed = few_shot.complete(prompts, words=named, word_bias=world.sizes.word_bias)
+    captions = dict(zip([photo.name for photo in photos.test], completed, strict=True))
     return {
         "CIDEr": caption_scores(captions, {photo.name: photo.captions for photo in photos.test})["CIDEr"],
         "loss": caption_losses(few_shot, (photos.test, seen.test)).mean().item(),

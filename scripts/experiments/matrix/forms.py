@@ -16,6 +16,7 @@ from modeling_langbridge import (
     lift,
 )
 from trainer.data.captioned_photos import CaptionedPhoto
+from trainer.evaluation.word_bias import strongest_first_tokens
 
 
 Parts = tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]
@@ -23,6 +24,7 @@ Parts = tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]
 # Grounded adapters know no language model: whichever comes is new to them.
 WITHOUT_SOURCE = {
     "words": "grounded words",
+    "named_words": "grounded words, likelier in the caption",
     "groups": "grounded words of groups of like patches, in reading order",
     "patches": "grounded, a token per patch",
 }
@@ -49,7 +51,8 @@ def join_form(world: MatrixWorld, form: str, source: str | None, target: str, se
         stage = stages.get(form, f"grounded_{seed}")
         adapter = LangBridgeAdapter.from_pretrained(world.output_dir / stage / "adapter")
     sizes = world.sizes
-    counts = {"words": sizes.words_per_image, "tuned_words": sizes.words_per_image, "groups": sizes.grouped_words}
+    words = dict.fromkeys(("words", "named_words", "tuned_words"), sizes.words_per_image)
+    counts = {**words, "groups": sizes.grouped_words}
     return adapter.join(world.tower, world.language_model(target), words_per_image=counts.get(form))
 
 
@@ -72,3 +75,12 @@ def see(world: MatrixWorld, form: str, parts: Parts, photos: Sequence[CaptionedP
     if form == "groups":
         read = partial(see_grouped_words, distance=sizes.group_distance, count=sizes.grouped_words)
     return read(*parts, photos=photos, features=world.features(*parts))
+
+
+@torch.no_grad()
+def read_words(world: MatrixWorld, parts: Parts, photos: Sequence[CaptionedPhoto]) -> list[list[int]]:
+    """The first token of each of the words that stand for a photo."""
+    model, cache = parts[0], world.features(*parts)
+    # A photo at a time: the coefficients of all would be large.
+    features = [cache.read(photo.image).float()[None] for photo in photos]  # photos x (1, tokens, d_v)
+    return [strongest_first_tokens(model, model.get_image_coefficients(pixels)[0]) for pixels in features]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from experiments.flickr8k.few_shot import FewShot
+from experiments.flickr8k.few_shot import FewShot, caption_prompt
 from experiments.flickr8k.yes_no_questions import THINGS, choose_things
 from experiments.matrix.forms import Parts
 from trainer.data.captioned_photos import CaptionedPhoto
@@ -45,16 +45,10 @@ def take(scores: torch.Tensor, questions: Sequence[tuple[int, str, bool]]) -> to
 def rate_things(parts: Parts, bf16: bool, seen: Sequence[torch.Tensor]) -> torch.Tensor:
     """The log-likelihood of each thing after "A" at the beginning of a photo's caption, `(photos, things)`."""
     names = [f" {thing}" for thing in THINGS]
-    ids = parts[1].tokenizer(names, add_special_tokens=False)["input_ids"]
-    longer = [place for place, tokens_of_name in enumerate(ids) if len(tokens_of_name) > 1]
-    rows = []
-    for tokens in seen:
-        few_shot = FewShot(*parts, prefix=["Words:", tokens, "\nCaption:"], bf16=bf16)  # read once for all things
-        begin = few_shot.embed([" A"])  # (1, d)
-        following = few_shot.model.lm_head(few_shot.read([begin])[0, -1]).float().log_softmax(-1)  # (vocabulary,)
-        row = following[[first for first, *_ in ids]]  # (things,)
-        if longer:
-            losses = few_shot.losses([begin] * len(longer), [names[place] for place in longer], len(longer))
-            row[longer] = -losses * torch.tensor([len(ids[place]) for place in longer])
-        rows.append(row)
-    return torch.stack(rows)
+    few_shot = FewShot(*parts, bf16=bf16)
+    prompts = [few_shot.embed([*caption_prompt(tokens), " A"]) for tokens in seen]
+    rated = few_shot.rate(prompts, names)  # (photos, things)
+    for place, name in enumerate(names):
+        if (length := len(few_shot.encode(name))) > 1:
+            rated[:, place] = -length * few_shot.losses(prompts, [name] * len(prompts))
+    return rated

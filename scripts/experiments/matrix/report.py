@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The matrix as tables, as numbers and as a picture."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 import matplotlib.pyplot as plt
 from scipy.stats import spearmanr
 
-from experiments.matrix.forms import FORMS, cells_of
+from experiments.matrix.forms import FORMS
 from experiments.matrix.prognosis import NUMBERS
-from experiments.matrix.world import MatrixWorld
-from modeling_langbridge.utils.files import atomic_file, read_json
+from experiments.matrix.results import MatrixResults
+from modeling_langbridge.utils.files import atomic_file
 
 
 METRICS = ("CIDEr", "yes/no")
@@ -47,23 +47,17 @@ class Cell:
         return self.source != self.target
 
 
-def read_own(world: MatrixWorld) -> dict[str, list[dict]]:
+def read_own(results: MatrixResults) -> dict[str, list[dict]]:
     """What each target that has cells has with its own MLP, of every seed that there is."""
-    targets = [target for target in world.targets if find_measured(world, "cells", target)]
-    return {target: [own for [own] in find_measured(world, "own", target)] for target in targets}
+    targets = [target for target in results.language_models if results.of("cells", target)]
+    return {target: [own for [own] in results.of("own", target)] for target in targets}
 
 
-def find_measured(world: MatrixWorld, kind: str, target: str) -> list:
-    """What the stages of a kind have measured with a target, by seed; nothing where none has run."""
-    files = [world.output_dir / f"{kind}_{target}_{seed}" / "cells.json" for seed in world.adapter_seeds]
-    return [read_json(file) for file in files if file.exists()]
-
-
-def read_cells(world: MatrixWorld, own: dict[str, list[dict]]) -> list[Cell]:
+def read_cells(results: MatrixResults, own: dict[str, list[dict]]) -> list[Cell]:
     """All cells of these targets, in the order of the tables."""
     cells = []
     for target in own:
-        for (form, source), *measured in zip(cells_of(world), *find_measured(world, "cells", target), strict=True):
+        for measured in zip(*results.of("cells", target), strict=True):
             values = {metric: fmean(cell[metric] for cell in measured) for metric in METRICS}
             shares = {
                 metric: value / max(fmean(cell[metric] for cell in own[target]), 1e-9)
@@ -71,6 +65,7 @@ def read_cells(world: MatrixWorld, own: dict[str, list[dict]]) -> list[Cell]:
             }
             prognosis = {name: mean_of_known([cell["prognosis"][name] for cell in measured]) for name in NUMBERS}
             tokens = fmean(cell["tokens"] for cell in measured)
+            form, source = measured[0]["form"], measured[0]["source"]
             cells.append(Cell(form, source, target, shares, values, tokens, prognosis))
     return cells
 
@@ -83,16 +78,16 @@ def targets_of(cells: Sequence[Cell]) -> list[str]:
     return list(dict.fromkeys(cell.target for cell in cells))
 
 
-def describe(world: MatrixWorld, own: dict[str, list[dict]], cells: Sequence[Cell]) -> str:
+def describe(results: MatrixResults, own: dict[str, list[dict]], cells: Sequence[Cell]) -> str:
     """All tables, in markdown."""
-    sizes = world.sizes
+    sizes = results.sizes
     notes = (
         f"Converged: {sizes.judging_steps} steps lowered the dev photos' loss by less than {sizes.least_gain} three "
         "times in a row, each time at a third of the learning rate."
     )
     return "\n\n".join(
         [
-            describe_own(world, own),
+            describe_own(results, own),
             notes,
             describe_forms(cells),
             "CIDEr, then yes/no answers, in brackets as shares of what the target's own MLP has; in italics where "
@@ -103,15 +98,15 @@ def describe(world: MatrixWorld, own: dict[str, list[dict]], cells: Sequence[Cel
     )
 
 
-def describe_own(world: MatrixWorld, own: dict[str, list[dict]]) -> str:
+def describe_own(results: MatrixResults, own: dict[str, list[dict]]) -> str:
     """What the cells are shares of, and whether it had converged."""
     rows = [["own MLP of", "seeds", "CIDEr", "yes/no right", "loss", "steps", "converged"]]
     for target, of_seeds in own.items():
-        logs = [world.output_dir / f"mlp_{target}_{seed}" / "log.json" for seed in world.adapter_seeds]
-        steps = [read_json(log)["steps"][-1]["step"] for log in logs if log.exists()]
-        most = world.sizes_for(target).adapter_steps
+        trained = results.of("mlp", target)
         means = [f"{fmean(cell[name] for cell in of_seeds):.3f}" for name in ("CIDEr", "yes/no", "loss")]
-        rows.append([target, str(len(of_seeds)), *means, f"{fmean(steps):.0f}", "yes" if max(steps) < most else "no"])
+        steps = f"{fmean(mlp['steps'] for mlp in trained):.0f}"
+        converged = "yes" if all(mlp["converged"] for mlp in trained) else "no"
+        rows.append([target, str(len(of_seeds)), *means, steps, converged])
     return write_table(rows)
 
 
@@ -192,23 +187,19 @@ def draw_matrix(cells: Sequence[Cell], path: str | os.PathLike) -> None:
     plt.close(figure)
 
 
-def write_report(world: MatrixWorld) -> str:
-    """Writes results.json, results.md and matrix.png of the targets that are measured; returns the tables.
+def write_report(results: MatrixResults, folder: Path) -> str:
+    """Writes results.md and matrix.png of the targets that are measured; returns the tables.
 
     Before any is measured there are none, and nothing is written."""
-    own = read_own(world)
+    own = read_own(results)
     if not own:
         return ""
-    cells = read_cells(world, own)
-    files = sorted(world.output_dir.glob("*/seconds.json"))
-    seconds = {file.parent.name: read_json(file) for file in files}
-    text = f"{describe(world, own, cells)}\n\nSeconds: {', '.join(f'{n} {s:.0f}' for n, s in seconds.items())}.\n"
-    found = {"own": own, "cells": [vars(cell) for cell in cells], "seconds": seconds, "settings": world.settings}
-    results = {"seeds": list(world.adapter_seeds), **found}
-    with atomic_file(world.output_dir / "results.json") as unfinished:
-        unfinished.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    with atomic_file(world.output_dir / "results.md") as unfinished:
+    cells = read_cells(results, own)
+    text = f"{describe(results, own, cells)}\n"
+    if results.seconds:
+        text += f"\nSeconds: {', '.join(f'{name} {taken:.0f}' for name, taken in results.seconds.items())}.\n"
+    with atomic_file(folder / "results.md") as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-    with atomic_file(world.output_dir / "matrix.png") as unfinished:
+    with atomic_file(folder / "matrix.png") as unfinished:
         draw_matrix(cells, unfinished)
     return text

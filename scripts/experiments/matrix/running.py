@@ -12,6 +12,7 @@ from experiments.flickr8k.photo_world import compute_features
 from experiments.matrix.cells import measure_cells, measure_own
 from experiments.matrix.preparing import make_tokenizers, prepare_pretrained, train_newcomer, train_small
 from experiments.matrix.report import write_report
+from experiments.matrix.results import MatrixResults, collect_results, merge_results
 from experiments.matrix.several import (
     counts_of,
     measure_several,
@@ -22,6 +23,7 @@ from experiments.matrix.several import (
 from experiments.matrix.several_report import write_several
 from experiments.matrix.world import MatrixWorld
 from experiments.stages import Stage, claim_output_dir, run_stages
+from modeling_langbridge.utils.files import atomic_folder
 from trainer.evaluation.caption_metrics import check_java
 
 
@@ -115,4 +117,28 @@ def run_matrix(world: MatrixWorld) -> str:
 
 
 def write_reports(world: MatrixWorld) -> str:
-    return "\n".join(filter(None, (write_report(world), write_several(world))))
+    results = collect_results(world)
+    results.save(world.output_dir / "results.json")
+    return write_tables(results, world.output_dir)
+
+
+def merge_runs(files: Sequence[Path], output_dir: Path) -> str:
+    """
+    Writes results.md, matrix.png, several.md and several.png of what several runs have measured; returns the tables.
+
+    Args:
+        files (`Sequence[Path]`): The results.json of each run.
+        output_dir (`Path`): The folder to be; it must not exist yet, or be empty.
+
+    Raises:
+        `FileExistsError`: the output folder holds something.
+        `FileNotFoundError`: a file is missing.
+        `ValueError`: the runs do not go together, or a file is something else.
+    """
+    results = merge_results(files)
+    with atomic_folder(output_dir) as folder:
+        return write_tables(results, folder)
+
+
+def write_tables(results: MatrixResults, folder: Path) -> str:
+    return "\n".join(filter(None, (write_report(results, folder), write_several(results, folder))))

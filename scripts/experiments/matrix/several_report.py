@@ -4,14 +4,16 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from experiments.matrix.report import find_measured, mean_of_known, write_table
-from experiments.matrix.several import FORMS, adapters_of, targets_of
-from experiments.matrix.world import MatrixWorld
+from experiments.matrix.report import mean_of_known, write_table
+from experiments.matrix.results import MatrixResults
+from experiments.matrix.several import FORMS
+from experiments.matrix.world import MatrixSizes
 from modeling_langbridge.utils.files import atomic_file
 
 
@@ -45,25 +47,25 @@ class SeveralCell:
     diagnosis: dict[str, float | None]
 
 
-def read_several(world: MatrixWorld) -> list[SeveralCell]:
+def read_several(results: MatrixResults) -> list[SeveralCell]:
     """All adapters on the targets that were measured, with their own MLP as well, in the order of the table."""
     cells = []
-    for target in targets_of(world):
-        of_seeds = find_measured(world, "several_cells", target)
-        own = [cell for [cell] in find_measured(world, "own", target)]
+    for target in results.language_models:
+        of_seeds = results.of("several_cells", target)
+        own = [cell for [cell] in results.of("own", target)]
         if not of_seeds or not own:
             continue
-        for (form, count), *measured in zip(adapters_of(world), *of_seeds, strict=True):
+        for measured in zip(*of_seeds, strict=True):
             cider, loss = (fmean(cell[name] for cell in measured) for name in ("CIDEr", "loss"))
             share = cider / max(fmean(cell["CIDEr"] for cell in own), 1e-9)
             diagnosis = {name: mean_of_known([cell["diagnosis"][name] for cell in measured]) for name in DIAGNOSES}
+            form, count = measured[0]["form"], measured[0]["count"]
             cells.append(SeveralCell(form, count, target, cider, loss, share, diagnosis))
     return cells
 
 
-def describe_several(world: MatrixWorld, cells: Sequence[SeveralCell]) -> str:
+def describe_several(sizes: MatrixSizes, cells: Sequence[SeveralCell]) -> str:
     """A table for each target."""
-    sizes = world.sizes
     names = sizes.language_models
     tables = [
         f"Adapters that the first, the first two … of {', '.join(names)} trained in turn: raw coefficients in "
@@ -82,10 +84,10 @@ def describe_several(world: MatrixWorld, cells: Sequence[SeveralCell]) -> str:
     return "\n\n".join(tables) + "\n"
 
 
-def draw_several(world: MatrixWorld, cells: Sequence[SeveralCell], path: str | os.PathLike) -> None:
+def draw_several(sizes: MatrixSizes, cells: Sequence[SeveralCell], path: str | os.PathLike) -> None:
     """Draws the share of the own MLP over how many language models took part, and the diagnoses beside it."""
     figure, (shares, diagnoses) = plt.subplots(1, 2, figsize=(11, 4.2))
-    styles = dict(zip(targets_of(world), ("--", "-.", "-", ":"), strict=False))
+    styles = dict(zip(dict.fromkeys(cell.target for cell in cells), ("--", "-.", "-", ":"), strict=False))
     lines: dict[tuple[str, str], list[SeveralCell]] = {}
     for cell in cells:
         lines.setdefault((cell.form, cell.target), []).append(cell)
@@ -93,7 +95,7 @@ def draw_several(world: MatrixWorld, cells: Sequence[SeveralCell], path: str | o
         look = {"color": f"C{list(FORMS).index(form)}", "marker": "o", "linestyle": styles[target]}
         label = f"{FORMS[form]}: {target}"
         shares.plot([cell.count for cell in line], [cell.share for cell in line], label=label, **look)
-        if target == world.sizes.newcomer and form != "scaled":  # whose coefficients are the raw ones
+        if target == sizes.newcomer and form != "scaled":  # whose coefficients are the raw ones
             counts, known = zip(*((cell.count, cell.diagnosis) for cell in line if cell.count), strict=True)
             nothing = [numbers["null_share"] for numbers in known]
             diagnoses.plot(counts, nothing, label=f"{DIAGNOSES['null_share']}: {form}", **look)
@@ -111,14 +113,14 @@ def draw_several(world: MatrixWorld, cells: Sequence[SeveralCell], path: str | o
     plt.close(figure)
 
 
-def write_several(world: MatrixWorld) -> str:
+def write_several(results: MatrixResults, folder: Path) -> str:
     """Writes several.md and several.png, where the newcomer was measured; returns the tables."""
-    cells = read_several(world)
-    if world.sizes.newcomer not in {cell.target for cell in cells}:
+    cells, sizes = read_several(results), results.sizes
+    if sizes.newcomer not in {cell.target for cell in cells}:
         return ""
-    text = describe_several(world, cells)
-    with atomic_file(world.output_dir / "several.md") as unfinished:
+    text = describe_several(sizes, cells)
+    with atomic_file(folder / "several.md") as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-    with atomic_file(world.output_dir / "several.png") as unfinished:
-        draw_several(world, cells, unfinished)
+    with atomic_file(folder / "several.png") as unfinished:
+        draw_several(sizes, cells, unfinished)
     return text

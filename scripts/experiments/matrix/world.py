@@ -41,6 +41,7 @@ class MatrixSizes(AdapterSizes):
     tuning_steps: int = 150
     tuning_learning_rate: float = 3e-4
     group_distance: float = 0.25  # of patches in one group, 1 - the cosine of their coefficients
+    word_bias: float = 2.0  # nats; of the words that captions rather have
     grouped_words: int = 12  # per image, of groups of patches
     examples: int = 8  # before a photo, where a pretrained language model does better after them
     prognosis_photos: int = 20

@@ -44,13 +44,20 @@ def test_what_it_writes_is_what_the_language_model_writes_after_the_whole_text(f
     assert any(written)
 
 
-def test_answers_are_rated_by_the_logits_of_their_first_tokens(few_shot, language_model):
+def test_words_that_are_likelier_are_written_in_each_row_by_itself(few_shot):
+    prompts = [few_shot.embed([prompt]) for prompt in PROMPTS]
+    plain = few_shot.complete(prompts, max_new_tokens=6, batch_size=2)
+    words = [few_shot.encode(" dog"), *([] for _ in PROMPTS[1:])]
+    named = few_shot.complete(prompts, max_new_tokens=6, batch_size=2, words=words, word_bias=100.0)
+    assert named[0].split()[0] == "dog" and named[1:] == plain[1:]
+
+
+def test_answers_are_rated_by_the_likelihood_of_their_first_tokens(few_shot, language_model):
     choices = [" a", " the", " dog"]
     first = [few_shot.encode(choice)[0] for choice in choices]
     with torch.no_grad():
-        expected = torch.stack(
-            [language_model(input_ids=full_prompt(few_shot, prompt)).logits[0, -1, first] for prompt in PROMPTS]
-        )
+        last = [language_model(input_ids=full_prompt(few_shot, prompt)).logits[0, -1] for prompt in PROMPTS]
+        expected = torch.stack(last).log_softmax(-1)[:, first]
     prompts = [few_shot.embed([prompt]) for prompt in PROMPTS]
     torch.testing.assert_close(few_shot.rate(prompts, choices, batch_size=2), expected)
 

@@ -11,6 +11,7 @@ from little_text import link_with_little_text
 from safetensors.torch import load_file
 
 from experiments.matrix.language_models import SMALL
+from experiments.matrix.results import collect_results
 from experiments.matrix.running import stages_of
 from experiments.matrix.several import adapters_of, compare_words, counts_of, make_as_long_as, targets_of
 from experiments.matrix.several_report import DIAGNOSES, describe_several, read_several, write_several
@@ -82,11 +83,13 @@ def write_cells(world: MatrixWorld) -> None:
             scale = (0.2 if target == world.sizes.newcomer else 0.1) * (1 if seed == 1 else 3)
             cells = [
                 {
+                    "form": form,
+                    "count": count,
                     "CIDEr": scale * count,
                     "loss": 2.0,
                     "diagnosis": dict.fromkeys(DIAGNOSES, 0.25 if count else None),
                 }
-                for _, count in adapters_of(world)
+                for form, count in adapters_of(world)
             ]
             for stage, content in ((f"several_cells_{target}_{seed}", cells), (f"own_{target}_{seed}", cells[-1:])):
                 (world.output_dir / stage).mkdir(parents=True)
@@ -95,11 +98,11 @@ def write_cells(world: MatrixWorld) -> None:
 
 def test_the_table_has_the_share_of_the_own_mlp_of_each_adapter_and_what_is_not_known_is_empty(world):
     write_cells(world)
-    cells = {(cell.target, cell.form, cell.count): cell for cell in read_several(world)}
+    cells = {(cell.target, cell.form, cell.count): cell for cell in read_several(collect_results(world))}
     assert cells["small_olmo2", "raw", 1].share == pytest.approx(0.5)
     assert cells["small_olmo2", "raw", 2].cider == pytest.approx(0.8)  # the mean of 0.4 and 1.2
     assert cells["small_qwen2", "softmax", 0].diagnosis["null_share"] is None
-    rows = describe_several(world, list(cells.values())).splitlines()
+    rows = describe_several(world.sizes, list(cells.values())).splitlines()
     assert sum("| raw coefficients, from random weights | 1 | 0.400 (50%) | 2.000 |" in row for row in rows) == 1
     assert sum("|  |  |" in row for row in rows) == 3  # the grounded adapter, on each target
 
@@ -115,9 +118,10 @@ def test_all_stages_lead_to_a_table_and_a_picture(data, world, tmp_path):
         {name: stage} for group in stages_of(world) for name, stage in group.items() if not name.startswith(matrix)
     ]
     run_stages(world.output_dir, stages)
-    text = write_several(world)
+    results = collect_results(world)
+    text = write_several(results, world.output_dir)
 
-    cells = {(cell.target, cell.form, cell.count): cell for cell in read_several(world)}
+    cells = {(cell.target, cell.form, cell.count): cell for cell in read_several(results)}
     assert len(cells) == len(targets_of(world)) * len(adapters_of(world))
     for form in ("raw", "softmax"):
         first, second = (

@@ -15,6 +15,7 @@ from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgePr
 from trainer.evaluation.answer_files import AnswerFiles
 from trainer.evaluation.answering import answer, answer_all, prepare_questions
 from trainer.evaluation.questions import Question
+from trainer.evaluation.steering import Steering
 
 
 TOKENIZERS = {
@@ -96,6 +97,9 @@ def predict(model, inputs, written: list[int]) -> torch.Tensor:
     return model(input_ids=ids, pixel_values=inputs.get("pixel_values")).logits[0, -1].log_softmax(-1)
 
 
+GUIDED = Steering(guidance_scale=3.0)
+
+
 @torch.no_grad()
 def test_a_guided_answer_is_drawn_away_from_the_one_without_the_image(wordy):
     model, processor = wordy
@@ -109,23 +113,23 @@ def test_a_guided_answer_is_drawn_away_from_the_one_without_the_image(wordy):
         guided[model.generation_config.suppress_tokens] = -torch.inf
         written.append(guided.argmax().item())
     plain = answer(model, processor, [question], 5)
-    assert answer(model, processor, [question], 5, 3.0) == [processor.tokenizer.decode(written).strip()] != plain
-    assert answer(model, processor, [question], 5, 1.0) == plain
+    assert answer(model, processor, [question], 5, GUIDED) == [processor.tokenizer.decode(written).strip()] != plain
+    assert answer(model, processor, [question], 5, Steering(guidance_scale=1.0)) == plain
 
 
 def test_guided_answers_are_the_same_at_any_batch_size_also_beside_questions_without_images(wordy):
     questions = mixed_questions()
     questions[8:] = [replace(question, examples=(questions[2], questions[3])) for question in questions[8:]]
-    together = answer(*wordy, questions, 4, 3.0)
-    assert together == [answer(*wordy, [question], 4, 3.0)[0] for question in questions]
+    together = answer(*wordy, questions, 4, GUIDED)
+    assert together == [answer(*wordy, [question], 4, GUIDED)[0] for question in questions]
     assert together != answer(*wordy, questions, 4)
-    assert answer(*wordy, [questions[1]], 4, 3.0) == answer(*wordy, [questions[1]], 4)  # nothing to keep closer to
+    assert answer(*wordy, [questions[1]], 4, GUIDED) == answer(*wordy, [questions[1]], 4)  # nothing to keep closer to
 
 
 def test_answers_are_written_batch_by_batch_and_only_what_is_missing_is_asked(model, processor, tmp_path, monkeypatch):
     asked: list[int] = []
 
-    def note(model, processor, questions, max_new_tokens, guidance_scale):
+    def note(model, processor, questions, max_new_tokens, steering):
         asked.append(len(questions))
         if len(asked) == 3:
             raise KeyboardInterrupt
