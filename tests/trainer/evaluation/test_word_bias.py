@@ -54,9 +54,9 @@ def test_the_words_are_those_that_the_language_model_reads(wordy):
 @torch.no_grad()
 def test_an_answer_is_what_the_raised_logits_say(wordy):
     model, processor = wordy
-    question = ask_about(0)
-    inputs = prepare_questions(processor, [question])
-    words, written = first_tokens_of_words(model, processor, question.images), []
+    words = first_tokens_of_words(model, processor, ask_about(0).images)
+    question = ask_about(0, f"is it{processor.tokenizer.decode(words)}?")  # what is asked is not written yet
+    inputs, written = prepare_questions(processor, [question]), []
     for _ in range(6):
         ids = torch.cat([inputs["input_ids"], torch.tensor([written], dtype=torch.long)], dim=1)
         logits = model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0, -1]
