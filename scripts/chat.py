@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainer.command_line import run_script
+from trainer.decoding_arguments import KEEPS_TO_IMAGES, add_decoding_arguments, read_decoding
 from trainer.number_arguments import at_least
-from trainer.steering_arguments import STEERING, add_steering_arguments, read_steering
 from trainer.video_arguments import add_video_arguments, check_video_arguments, open_frames
 
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
     from modeling_langbridge.video_opening import Frame
-    from trainer.evaluation.steering import Steering
+    from trainer.evaluation.decoding import Decoding
 
 
 EPILOG = """examples:
@@ -43,14 +43,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--max_new_tokens", type=at_least(1), default=128, help="length at which an answer is cut (default: 128)"
     )
-    add_steering_arguments(parser)
+    add_decoding_arguments(parser)
     add_video_arguments(parser, "the video to ask about, instead of a photo")
     arguments = parser.parse_args()
     check_video_arguments(arguments, "image")
     if arguments.image is None and arguments.video is None:
         if arguments.words:
             raise ValueError("--words shows the words of a photo or a video: give one as --image or --video.")
-        for option in STEERING:
+        for option in KEEPS_TO_IMAGES:
             if getattr(arguments, option) is not None:
                 raise ValueError(f"--{option} is about a photo or a video: give one as --image or --video.")
     if arguments.question is not None:
@@ -86,7 +86,7 @@ def answer(
     processor: "LangBridgeProcessor",
     messages: list[dict],
     max_new_tokens: int,
-    steering: "Steering",
+    decoding: "Decoding",
 ) -> str:
     """What the model writes next, also to the standard output while it is written."""
     from transformers import TextStreamer
@@ -94,9 +94,9 @@ def answer(
     from modeling_langbridge.reading.questions import prepare_conversations
 
     inputs = prepare_conversations(processor, [messages]).to(model.device, dtype=model.dtype)
-    steered = steering.generate_kwargs(model, processor, [messages], inputs)
+    decoded = decoding.generate_kwargs(model, processor, [messages], inputs)
     streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    output = model.generate(**inputs, streamer=streamer, do_sample=False, max_new_tokens=max_new_tokens, **steered)
+    output = model.generate(**inputs, streamer=streamer, do_sample=False, max_new_tokens=max_new_tokens, **decoded)
     return processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
 
@@ -143,10 +143,10 @@ def main() -> None:
             print(part, file=sys.stderr)
     images = [frame.image for frame in frames] if image is None else [image]
     content = [{"type": "image", "image": image} for image in images]
-    messages, steering = [], read_steering(arguments)
+    messages, decoding = [], read_decoding(arguments)
     for question in read_questions() if arguments.question is None else [arguments.question]:
         messages.append({"role": "user", "content": [*content, {"type": "text", "text": question}]})
-        written = answer(model, processor, messages, arguments.max_new_tokens, steering)
+        written = answer(model, processor, messages, arguments.max_new_tokens, decoding)
         messages.append({"role": "assistant", "content": [{"type": "text", "text": written}]})
         content = []  # the pictures come once
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.command_line import DTYPES, run_script
+from trainer.decoding_arguments import KEEPS_TO_IMAGES, add_decoding_arguments, read_decoding
 from trainer.number_arguments import at_least
-from trainer.steering_arguments import STEERING, add_steering_arguments, read_steering
 
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--controls", action="store_true", help="also without the picture, with another, and as words")
     parser.add_argument("--max_samples", type=at_least(2), help="only the first ones of each task")
     parser.add_argument("--batch_size", type=at_least(1), default=16, help="questions at a time (default: 16)")
+    parser.add_argument("--num_beams", type=at_least(1), help="of beam search (default: answers are greedy)")
     parser.add_argument("--max_new_tokens", type=at_least(1), help="length of answers (default: 30 for captions, 10)")
     parser.add_argument(
         "--prompts",
@@ -68,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         help="for each task where examples are, its first rows of split `train` (default: the files of --data)",
     )
-    add_steering_arguments(parser)
+    add_decoding_arguments(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's)")
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="run the code that the model and its processor come with"
@@ -99,6 +100,8 @@ def parse_arguments() -> argparse.Namespace:
         for path in paths:
             if Path(path).suffix and not Path(path).exists():
                 raise ValueError(f"--{option} {path} does not exist: {WHERE}.")
+    if arguments.guidance_scale is not None and arguments.num_beams is not None:
+        raise ValueError("--guidance_scale is for greedy answers: leave it out, or --num_beams.")
     if arguments.output_dir is None:
         raise ValueError("--output_dir is missing: name the folder that the answers are written to.")
     if arguments.compare is not None and arguments.compare[0] == arguments.compare[1]:
@@ -108,7 +111,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def refuse_needless(arguments: argparse.Namespace) -> None:
     """Two folders of answers are compared as they are."""
-    counts, files = ("max_samples", "num_fewshot", *STEERING), ("data", "fewshot_data", "output_dir")
+    counts, files = (
+        ("max_samples", "num_fewshot", "num_beams", *KEEPS_TO_IMAGES),
+        ("data", "fewshot_data", "output_dir"),
+    )
     for name in (*files, *counts, "controls", "prompts", "hub_datasets"):
         if getattr(arguments, name):
             raise ValueError(f"--{name} is for evaluating checkpoints: give --tasks too, or leave it out.")
@@ -145,7 +151,7 @@ def report(arguments: argparse.Namespace, model: str, plan: "Plan", found: dict[
     text, results = [f"{model}, {date}; in brackets 95 % intervals over pictures."], []
     for task, of in found.items():
         after = f", num_fewshot {of.examples}" if of.examples else ""
-        after += f", {steering}" if (steering := str(plan.steer(task))) else ""
+        after += f", {decoding}" if (decoding := str(plan.decode(task))) else ""
         split = plan.data[task].split + (f", the first {of.asked:,} of {of.of:,}" if of.asked < of.of else "") + after
         speed = f", {of.speed:.2f} images per second" if of.speed else ""
         text.append(f"{of.asked:,} of {of.of:,} questions{after}{speed}\n\n{evaluation_table(task, of.measures)}")
@@ -206,7 +212,7 @@ def evaluate(arguments: argparse.Namespace, model: str, folder: Path) -> bool:
         max_new_tokens=arguments.max_new_tokens,
         num_fewshot=arguments.num_fewshot,
         fewshot_data=data_of(arguments.fewshot_data or arguments.data, "train"),
-        steering=read_steering(arguments),
+        decoding=read_decoding(arguments, arguments.num_beams),
         dtype=arguments.dtype,
         trust_remote_code=arguments.trust_remote_code,
     )

@@ -16,7 +16,7 @@ from wordy_models import compose
 from modeling_langbridge.reading.patch_words import strongest_words
 from modeling_langbridge.reading.questions import prepare_conversations
 from trainer.evaluation.captioning import ask
-from trainer.evaluation.steering import Steering
+from trainer.evaluation.decoding import Decoding
 
 
 SCRIPT = SCRIPTS / "chat.py"
@@ -91,7 +91,7 @@ def test_a_dialogue_remembers_the_photo_and_what_was_said(saved, monkeypatch):
     assert one_line(second) == one_line(expected)
 
 
-def test_a_steered_answer_keeps_closer_to_the_photo_in_every_turn(saved, monkeypatch):
+def test_an_answer_keeps_closer_to_the_photo_in_every_turn(saved, monkeypatch):
     model, processor, folder = saved
     photo = ("--image", folder / "photo.png")
     plain = chat(saved, *photo, "--question", "what is it?").stdout
@@ -105,7 +105,7 @@ def test_a_steered_answer_keeps_closer_to_the_photo_in_every_turn(saved, monkeyp
         {"role": "user", "content": [{"type": "text", "text": "and where?"}]},
     ]
     inputs = prepare_conversations(processor, [messages])
-    steered = Steering(3.0, 2.0).generate_kwargs(model, processor, [messages], inputs)
-    output = model.generate(**inputs, **steered, do_sample=False, max_new_tokens=6)
+    decoded = Decoding(3.0, 2.0).generate_kwargs(model, processor, [messages], inputs)
+    output = model.generate(**inputs, **decoded, do_sample=False, max_new_tokens=6)
     expected = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert one_line(second) == one_line(expected)

@@ -44,6 +44,10 @@ OPTIONS = [
     ("--compare taken taken --guidance_scale 2", "--guidance_scale is for evaluating checkpoints"),
     (f"{ALL} --word_bias -1", "--word_bias: must be a number of 0 or more"),
     (f"{ALL} --word_bias 2", "`word_bias` needs words that can be read, but this adapter's coefficients are raw"),
+    (
+        f"{ALL} --num_beams 2 --guidance_scale 2",
+        "--guidance_scale is for greedy answers: leave it out, or --num_beams",
+    ),
     ("--compare taken taken --word_bias 2", "--word_bias is for evaluating checkpoints"),
     ("--compare taken taken --num_fewshot 1", "--num_fewshot is for evaluating checkpoints"),
     (f"{ALL} --hub_datasets my/data/set", "'my/data/set' is not a valid Hub id"),

@@ -13,11 +13,11 @@ from modeling_langbridge.reading.questions import prepare_conversations
 from ..data.images import open_image
 from .answer_files import AnswerFiles
 from .captioning import generate_answers
+from .decoding import Decoding
 from .questions import Question
-from .steering import Steering
 
 
-NOT_STEERED = Steering()
+GREEDY = Decoding()
 
 
 def answer(
@@ -25,25 +25,25 @@ def answer(
     processor: ProcessorMixin,
     questions: Sequence[Question],
     max_new_tokens: int,
-    steering: Steering = NOT_STEERED,
+    decoding: Decoding = GREEDY,
 ) -> list[str]:
     """
-    Answers questions greedily, all in one batch, which is padded on the left.
+    Answers questions, all in one batch, which is padded on the left.
 
     Args:
         model ([`PreTrainedModel`]): in eval mode.
         processor ([`ProcessorMixin`]): the model's, with a tokenizer that pads on the left.
         questions (`Sequence[Question]`): with any number of images each.
         max_new_tokens (`int`): length at which an answer is cut.
-        steering ([`Steering`], *optional*): how answers are kept closer to the images.
+        decoding ([`Decoding`], *optional*): how answers are written; greedily by default.
 
     Returns:
         `list[str]`: the answers, one line each.
     """
     conversations = list(map(conversation_of, questions))
     inputs = prepare_conversations(processor, conversations).to(model.device, dtype=model.dtype)
-    steered = steering.generate_kwargs(model, processor, conversations, inputs)
-    return generate_answers(model, processor.tokenizer, inputs, max_new_tokens, **steered)
+    decoded = decoding.generate_kwargs(model, processor, conversations, inputs)
+    return generate_answers(model, processor.tokenizer, inputs, max_new_tokens, **decoded)
 
 
 def prepare_questions(processor: ProcessorMixin, questions: Sequence[Question]) -> BatchFeature:
@@ -76,13 +76,13 @@ def answer_all(
     *,
     max_new_tokens: int,
     batch_size: int,
-    steering: Steering = NOT_STEERED,
+    decoding: Decoding = GREEDY,
 ) -> float:
     """
     Answers the questions that have no answer yet, and writes each batch to a file at once.
 
     Args:
-        model, processor, max_new_tokens, steering: as for [`answer`].
+        model, processor, max_new_tokens, decoding: as for [`answer`].
         questions (`Sequence[Question]`): this process's share.
         shown (`str`): what stands in the place of the picture, for the progress bar and the rows.
         files ([`AnswerFiles`]): where answers are looked for, and written.
@@ -97,7 +97,7 @@ def answer_all(
     with tqdm(total=len(left), desc=shown, unit=" questions", disable=hidden) as progress:
         for start in range(0, len(left), batch_size):
             batch = left[start : start + batch_size]
-            found = answer(model, processor, batch, max_new_tokens, steering)
+            found = answer(model, processor, batch, max_new_tokens, decoding)
             files.write([row_of(question, shown, text) for question, text in zip(batch, found, strict=True)])
             images += sum(len(question.images) for question in batch)
             progress.update(len(batch))

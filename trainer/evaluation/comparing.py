@@ -7,14 +7,14 @@ from typing import Any
 
 from .answer_files import SETTINGS, AnswerFiles, different_settings, read_settings
 from .controls import OWN
+from .decoding import Decoding
 from .intervals import Measure
-from .steering import Steering
 from .tasks import TASKS, by_picture
 
 
 LEVEL = 0.05
-STEERED = [field.name for field in fields(Steering)]
-COMPARED = ("checkpoint", *STEERED)
+DECODING = [field.name for field in fields(Decoding)]
+COMPARED = ("checkpoint", *DECODING)
 
 
 def compare(one: Path, other: Path) -> str:
@@ -23,7 +23,7 @@ def compare(one: Path, other: Path) -> str:
 
     Args:
         one (`Path`), other (`Path`): with the same tasks, asked the same questions in the same way; they may be
-            steered in different ways.
+            decoded in different ways.
 
     Returns:
         `str`: for each task a table of both models' scores, their differences with 95 % intervals and p-values, and
@@ -67,8 +67,8 @@ def compare_task(task: str, one: Path, other: Path) -> str:
 
 
 def name_run(settings: dict[str, Any]) -> str:
-    steering = str(Steering(**{name: settings.get(name) for name in STEERED}))
-    return f"{settings['model']} with {steering}" if steering else settings["model"]
+    decoding = str(Decoding(**{name: settings.get(name) for name in DECODING}))
+    return f"{settings['model']} with {decoding}" if decoding else settings["model"]
 
 
 def own_rows(folder: Path) -> dict[int, dict[str, Any]]:

@@ -18,13 +18,13 @@ from modeling_langbridge.adapter.loading import open_config, open_model
 from modeling_langbridge.utils.outputs import locked
 
 from .answer_files import SETTINGS, AnswerFiles, claim, digest_checkpoint, digest_questions, require_own
-from .answering import NOT_STEERED, answer_all
+from .answering import GREEDY, answer_all
 from .controls import ANOTHER, NONE, OWN, SHOWN, WORDS, find_others, with_other_images, with_words, without_images
+from .decoding import Decoding
 from .examples import with_examples
 from .intervals import Measure
 from .questions import Data, Question, check_pictures
 from .retrieval_task import require_langbridge, retrieve
-from .steering import Steering
 from .tasks import TASKS, by_picture
 from .word_bias import require_readable_words
 
@@ -43,7 +43,7 @@ class Plan:
         max_new_tokens (`int`, *optional*): length at which answers are cut; by default the task's.
         num_fewshot (`int`, *optional*): how many examples come before each question.
         fewshot_data (`dict[str, Data]`, *optional*): by task, where the examples are; the first rows are taken.
-        steering ([`Steering`], *optional*): how answers are kept closer to the images.
+        decoding ([`Decoding`], *optional*): how answers are written.
         dtype (`str`, *optional*): of the weights; the checkpoint's by default.
         trust_remote_code (`bool`, *optional*): whether the model and the processor may bring their own code.
     """
@@ -56,7 +56,7 @@ class Plan:
     max_new_tokens: int | None = None
     num_fewshot: int | None = None
     fewshot_data: dict[str, Data] = field(default_factory=dict)
-    steering: Steering = NOT_STEERED
+    decoding: Decoding = GREEDY
     dtype: str | None = None
     trust_remote_code: bool = False
 
@@ -77,15 +77,15 @@ class Plan:
             "questions": digest_questions([*fixed[0].examples, *fixed]),
             "num_fewshot": len(fixed[0].examples) or None,
             "max_new_tokens": self.length(task),
-            **asdict(self.steer(task)),
+            **asdict(self.decode(task)),
         }
 
     def length(self, task: str) -> int:
         return self.max_new_tokens or TASKS[task].max_new_tokens
 
-    def steer(self, task: str) -> Steering:
-        """How a task's answers are steered; retrieval has none."""
-        return NOT_STEERED if task == "retrieval" else self.steering
+    def decode(self, task: str) -> Decoding:
+        """How a task's answers are written; retrieval has none."""
+        return GREEDY if task == "retrieval" else self.decoding
 
 
 @dataclass
@@ -136,7 +136,7 @@ def evaluate(model_name: str, plan: Plan, output_dir: Path) -> dict[str, Found]:
     model, processor = open_evaluated(model_name, plan, state.device)
     if "retrieval" in plan.data:
         require_langbridge(model)
-    if plan.steering.word_bias is not None:
+    if plan.decoding.word_bias is not None:
         require_readable_words(model)
     found = {}
     with writing(output_dir, state):
@@ -224,14 +224,15 @@ def ask_task(
         return 0.0
     share = questions[state.process_index :: state.num_processes]
     options = {"max_new_tokens": plan.length(task), "batch_size": plan.batch_size}
-    steered = {**options, "steering": plan.steer(task)}
-    speed = answer_all(model, processor, share, OWN, files, **steered)
+    decoding = plan.decode(task)
+    seen, unseen = ({**options, "decoding": of} for of in (decoding, decoding.without_images))
+    speed = answer_all(model, processor, share, OWN, files, **seen)
     if others is not None:
-        answer_all(model, processor, [without_images(question) for question in share], NONE, files, **options)
+        answer_all(model, processor, [without_images(question) for question in share], NONE, files, **unseen)
         changed = [with_other_images(question, others) for question in share]
-        answer_all(model, processor, changed, ANOTHER, files, **steered)
+        answer_all(model, processor, changed, ANOTHER, files, **seen)
         if is_made_of_words(model):
-            answer_all(model, processor, with_words(share, model, processor), WORDS, files, **options)
+            answer_all(model, processor, with_words(share, model, processor), WORDS, files, **unseen)
     return speed * state.num_processes
 
 

@@ -14,8 +14,8 @@ from wordy_models import compose
 from modeling_langbridge import LangBridgeForConditionalGeneration, LangBridgeProcessor
 from trainer.evaluation.answer_files import AnswerFiles
 from trainer.evaluation.answering import answer, answer_all, prepare_questions
+from trainer.evaluation.decoding import Decoding
 from trainer.evaluation.questions import Question
-from trainer.evaluation.steering import Steering
 
 
 TOKENIZERS = {
@@ -97,7 +97,33 @@ def predict(model, inputs, written: list[int]) -> torch.Tensor:
     return model(input_ids=ids, pixel_values=inputs.get("pixel_values")).logits[0, -1].log_softmax(-1)
 
 
-GUIDED = Steering(guidance_scale=3.0)
+@torch.no_grad()
+def test_answers_by_beams_are_the_same_at_any_batch_size_and_are_likelier(wordy):
+    model, processor = wordy
+    questions = mixed_questions()[:6]
+    by_beams = answer(model, processor, questions, 4, Decoding(num_beams=3))
+    assert by_beams == [answer(model, processor, [question], 4, Decoding(num_beams=3))[0] for question in questions]
+    greedy = answer(model, processor, questions, 4)
+    assert by_beams != greedy
+    for question, one, other in zip(questions, by_beams, greedy, strict=True):
+        inputs = prepare_questions(processor, [question])
+        likely = [rate(model, inputs, processor.tokenizer.encode(f" {text}")) for text in (one, other)]
+        assert likely[0] >= likely[1] - 1e-4
+    with pytest.raises(ValueError, match="`guidance_scale` is for greedy answers"):
+        Decoding(guidance_scale=3.0, num_beams=3)
+
+
+def rate(model, inputs, written: list[int]) -> float:
+    """The log-likelihood of an answer, of the words that may be written."""
+    total = 0.0
+    for place, token in enumerate(written):
+        logits = predict(model, inputs, written[:place])
+        logits[model.generation_config.suppress_tokens] = -torch.inf
+        total += logits.log_softmax(-1)[token].item()
+    return total
+
+
+GUIDED = Decoding(guidance_scale=3.0)
 
 
 @torch.no_grad()
@@ -114,7 +140,7 @@ def test_a_guided_answer_is_drawn_away_from_the_one_without_the_image(wordy):
         written.append(guided.argmax().item())
     plain = answer(model, processor, [question], 5)
     assert answer(model, processor, [question], 5, GUIDED) == [processor.tokenizer.decode(written).strip()] != plain
-    assert answer(model, processor, [question], 5, Steering(guidance_scale=1.0)) == plain
+    assert answer(model, processor, [question], 5, Decoding(guidance_scale=1.0)) == plain
 
 
 def test_guided_answers_are_the_same_at_any_batch_size_also_beside_questions_without_images(wordy):
@@ -129,7 +155,7 @@ def test_guided_answers_are_the_same_at_any_batch_size_also_beside_questions_wit
 def test_answers_are_written_batch_by_batch_and_only_what_is_missing_is_asked(model, processor, tmp_path, monkeypatch):
     asked: list[int] = []
 
-    def note(model, processor, questions, max_new_tokens, steering):
+    def note(model, processor, questions, max_new_tokens, decoding):
         asked.append(len(questions))
         if len(asked) == 3:
             raise KeyboardInterrupt

@@ -10,12 +10,12 @@ from tiny_training import COLOURS
 from wordy_models import compose
 
 from trainer.evaluation.answering import answer, conversation_of, prepare_questions
+from trainer.evaluation.decoding import Decoding
 from trainer.evaluation.questions import Question
-from trainer.evaluation.steering import Steering
 from trainer.evaluation.word_bias import WordBiasLogitsProcessor, first_tokens_of_words, images_asked_about
 
 
-BIAS = Steering(word_bias=2.0)
+BIAS = Decoding(word_bias=2.0)
 
 
 @pytest.fixture
@@ -65,16 +65,17 @@ def test_an_answer_is_what_the_raised_logits_say(wordy):
         written.append(logits.argmax().item())
     plain = answer(model, processor, [question], 6)
     assert answer(model, processor, [question], 6, BIAS) == [processor.tokenizer.decode(written).strip()] != plain
-    assert answer(model, processor, [question], 6, Steering(word_bias=0.0)) == plain
+    assert answer(model, processor, [question], 6, Decoding(word_bias=0.0)) == plain
 
 
-def test_answers_are_the_same_at_any_batch_size_with_guidance_and_beside_questions_without_images(wordy):
+def test_answers_are_the_same_at_any_batch_size_with_guidance_or_beams_and_beside_questions_without_images(wordy):
     questions = [ask_about(number, "what? " * (1 + number % 3)) for number in range(6)]
     questions[2] = replace(questions[2], images=[])
     questions[4] = replace(questions[4], examples=(questions[1],))
-    for steering in (BIAS, Steering(guidance_scale=1.5, word_bias=2.0)):
-        together = answer(*wordy, questions, 4, steering)
-        assert together == [answer(*wordy, [question], 4, steering)[0] for question in questions]
+    others = {"guidance_scale": 1.5}, {"num_beams": 3}
+    for decoding in (BIAS, *(Decoding(word_bias=2.0, **other) for other in others)):
+        together = answer(*wordy, questions, 4, decoding)
+        assert together == [answer(*wordy, [question], 4, decoding)[0] for question in questions]
         assert together != answer(*wordy, questions, 4)
     assert answer(*wordy, [questions[2]], 4, BIAS) == answer(*wordy, [questions[2]], 4)
 

@@ -8,13 +8,13 @@ from .number_arguments import at_least
 
 
 if TYPE_CHECKING:
-    from .evaluation.steering import Steering
+    from .evaluation.decoding import Decoding
 
 
-STEERING = ("guidance_scale", "word_bias")
+KEEPS_TO_IMAGES = ("guidance_scale", "word_bias")
 
 
-def add_steering_arguments(parser: argparse.ArgumentParser) -> None:
+def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds `--guidance_scale` and `--word_bias`."""
     group = parser.add_argument_group("closer to the picture", "See docs/evaluation.md.")
     group.add_argument(
@@ -31,7 +31,7 @@ def add_steering_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_steering(arguments: argparse.Namespace) -> "Steering":
-    from .evaluation.steering import Steering
+def read_decoding(arguments: argparse.Namespace, num_beams: int | None = None) -> "Decoding":
+    from .evaluation.decoding import Decoding
 
-    return Steering(arguments.guidance_scale, arguments.word_bias)
+    return Decoding(arguments.guidance_scale, arguments.word_bias, num_beams)
