@@ -111,11 +111,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def refuse_needless(arguments: argparse.Namespace) -> None:
     """Two folders of answers are compared as they are."""
-    counts, files = (
-        ("max_samples", "num_fewshot", "num_beams", *KEEPS_TO_IMAGES),
-        ("data", "fewshot_data", "output_dir"),
-    )
-    for name in (*files, *counts, "controls", "prompts", "hub_datasets"):
+    files, numbers = ("data", "fewshot_data", "output_dir"), ("max_samples", "num_fewshot", "num_beams")
+    for name in (*files, *numbers, *KEEPS_TO_IMAGES, "controls", "prompts", "hub_datasets"):
         if getattr(arguments, name):
             raise ValueError(f"--{name} is for evaluating checkpoints: give --tasks too, or leave it out.")
 

@@ -143,9 +143,7 @@ def test_the_answers_are_the_same_at_any_batch_size_also_of_a_processor_that_pad
     assert scored(tmp_path / "1", "vqa") == scored(tmp_path / "16", "vqa")
 
 
-def test_answers_closer_to_the_picture_are_kept_apart_from_others_and_are_the_same_without_it(
-    world, evaluated, tmp_path
-):
+def test_answers_closer_to_the_picture_are_kept_apart_and_are_the_same_without_it(world, evaluated, tmp_path):
     output = tmp_path / "closer"
     result = run(world, output, "--guidance_scale", 3, "--word_bias", 2, "--controls", tasks="caption,retrieval")
     assert result.returncode == 0, result.stderr[-2000:]

@@ -46,7 +46,7 @@ OPTIONS = [
     (f"{ALL} --word_bias 2", "`word_bias` needs words that can be read, but this adapter's coefficients are raw"),
     (
         f"{ALL} --num_beams 2 --guidance_scale 2",
-        "--guidance_scale is for greedy answers: leave it out, or --num_beams",
+        "--guidance_scale is for greedy answers: leave it out",
     ),
     ("--compare taken taken --word_bias 2", "--word_bias is for evaluating checkpoints"),
     ("--compare taken taken --num_fewshot 1", "--num_fewshot is for evaluating checkpoints"),
