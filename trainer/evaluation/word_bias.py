@@ -15,7 +15,8 @@ from transformers import BatchFeature, LogitsProcessor, LogitsProcessorList, Pre
 
 from modeling_langbridge import LangBridgeConfig, LangBridgeNextConfig
 
-from ..data.images import open_image
+from ..data.feature_cache import FeatureCache
+from .word_scores import gives_distributions, pool_photos
 
 
 WORDS = 8  # of an image, where the model does not say how many it reads
@@ -67,7 +68,10 @@ def bias_words(
         `ValueError`: the adapter is not made of words, or its coefficients are raw, which cannot be read as words.
     """
     require_readable_words(model)
-    words = [first_tokens_of_words(model, processor, images_asked_about(turns)) for turns in conversations]
+    asked_about = [images_asked_about(turns) for turns in conversations]
+    images = [image for of_conversation in asked_about for image in of_conversation]
+    found = iter(first_tokens_of_words(model, processor, images))
+    words = [[token for _ in of_conversation for token in next(found)] for of_conversation in asked_about]
     bias = WordBiasLogitsProcessor(words, word_bias, prompt_length=inputs["input_ids"].shape[1])
     return {"logits_processor": LogitsProcessorList([bias])}
 
@@ -77,7 +81,7 @@ def require_readable_words(model: PreTrainedModel) -> None:
     if model.config.model_type not in (LangBridgeConfig.model_type, LangBridgeNextConfig.model_type):
         raise ValueError(f"`word_bias` reads a LangBridge's words, not {model.config.model_type}: leave it out.")
     model.config.require_words("`word_bias`")
-    if model.config.coefficient_activation == "linear":
+    if not gives_distributions(model.config):
         raise ValueError(
             "`word_bias` needs words that can be read, but this adapter's coefficients are raw "
             "(`coefficient_activation` linear): use an adapter of scripts/ground.py."
@@ -93,19 +97,19 @@ def images_asked_about(conversation: Sequence[dict[str, Any]]) -> list[Any]:
     return []
 
 
-@torch.no_grad()
-def first_tokens_of_words(model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Any]) -> list[int]:
-    """The first token of each of the strongest words of images, as many of each image as the model reads."""
+def first_tokens_of_words(
+    model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[Any], features: FeatureCache | None = None
+) -> list[list[int]]:
+    """
+    Of each image the first tokens of its strongest words, of as many as the model reads.
+
+    Args:
+        model, processor: As of [`bias_words`].
+        images, features: As of [`~word_scores.pool_photos`].
+    """
     if not images:
         return []
-    pixels = processor.image_processor([open_image(image) for image in images], return_tensors="pt")
-    tower = model.model.vision_tower
-    coefficients = model.get_image_coefficients(**pixels.to(tower.device, tower.dtype))  # images x (tokens, V)
-    return list(dict.fromkeys(first for of_image in coefficients for first in strongest_first_tokens(model, of_image)))
-
-
-def strongest_first_tokens(model: PreTrainedModel, coefficients: torch.Tensor) -> list[int]:
-    """The first token of each of the strongest words of an image, of its coefficients `(tokens, V)`."""
     ids = model.model.get_word_ids()
     number = min(model.config.words_per_image or WORDS, len(ids))
-    return [ids[word][0] for word in coefficients.float().abs().sum(0).topk(number).indices.tolist()]
+    strengths = pool_photos(model.model, processor.image_processor, images, features)  # (images, V)
+    return [[ids[word][0] for word in words] for words in strengths.topk(number).indices.tolist()]

@@ -11,12 +11,13 @@ from tqdm import tqdm
 
 from experiments.flickr8k.few_shot import FewShot, caption_examples, caption_prompt, see_photos
 from experiments.flickr8k.pretrained_rows import caption_losses
-from experiments.matrix.forms import Parts, cells_of, join_form, load_mlp, read_words, see
+from experiments.matrix.forms import Parts, cells_of, join_form, load_mlp, see
 from experiments.matrix.naming import answer_by_naming
 from experiments.matrix.prognosis import foretell
 from experiments.matrix.world import MatrixWorld
 from trainer.data.captioned_photos import CaptionedPhoto
 from trainer.evaluation.caption_metrics import caption_scores
+from trainer.evaluation.word_bias import first_tokens_of_words
 
 
 class Photos(NamedTuple):
@@ -110,6 +111,11 @@ def measure_captions(
         "prompt": prompt,
         "captions": captions,
     }
+
+
+def read_words(world: MatrixWorld, parts: Parts, photos: Sequence[CaptionedPhoto]) -> list[list[int]]:
+    """The first token of each of the words that stand for a photo."""
+    return first_tokens_of_words(*parts, [photo.image for photo in photos], world.features(*parts))
 
 
 def write(folder: Path, cells: list[dict]) -> None:

@@ -16,7 +16,6 @@ from modeling_langbridge import (
     lift,
 )
 from trainer.data.captioned_photos import CaptionedPhoto
-from trainer.evaluation.word_bias import strongest_first_tokens
 
 
 Parts = tuple[LangBridgeForConditionalGeneration, LangBridgeProcessor]
@@ -75,12 +74,3 @@ def see(world: MatrixWorld, form: str, parts: Parts, photos: Sequence[CaptionedP
     if form == "groups":
         read = partial(see_grouped_words, distance=sizes.group_distance, count=sizes.grouped_words)
     return read(*parts, photos=photos, features=world.features(*parts))
-
-
-@torch.no_grad()
-def read_words(world: MatrixWorld, parts: Parts, photos: Sequence[CaptionedPhoto]) -> list[list[int]]:
-    """The first token of each of the words that stand for a photo."""
-    model, cache = parts[0], world.features(*parts)
-    # A photo at a time: the coefficients of all would be large.
-    features = [cache.read(photo.image).float()[None] for photo in photos]  # photos x (1, tokens, d_v)
-    return [strongest_first_tokens(model, model.get_image_coefficients(pixels)[0]) for pixels in features]

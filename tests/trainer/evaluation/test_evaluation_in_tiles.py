@@ -7,6 +7,7 @@ from tiny_parts import SENTENCES, make_image
 
 from modeling_langbridge import LangBridgeNextForConditionalGeneration, LangBridgeNextProcessor, SharedVocabulary
 from trainer.evaluation.answering import answer, prepare_questions
+from trainer.evaluation.decoding import Decoding
 from trainer.evaluation.questions import Question
 from trainer.evaluation.semantic_arithmetic import read_tokens
 from trainer.evaluation.word_scores import mean_tokens, photo_strengths, pool_photos
@@ -46,6 +47,15 @@ def test_answers_are_the_same_at_any_batch_size(parts):
         alone = torch.cat([first_logits(*parts, [question]) for question in questions])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
     assert all(not torch.allclose(one, other, rtol=0, atol=1e-3) for one, other in zip(alone, alone[1:], strict=False))
+
+
+def test_words_that_are_likelier_are_each_photos_own(parts):
+    questions = [Question(key, [image], "what is in the picture?", ["a"]) for key, image in enumerate(IMAGES)]
+    questions.append(Question(5, IMAGES[:2], "which is red?", ["a"]))
+    bias = Decoding(word_bias=1000.0)  # of embeddings this long, logits are far apart
+    together = answer(*parts, questions, 6, bias)
+    assert together == [answer(*parts, [question], 6, bias)[0] for question in questions]
+    assert together != answer(*parts, questions, 6)
 
 
 def first_logits(model, processor, questions) -> torch.Tensor:

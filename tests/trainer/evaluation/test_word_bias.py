@@ -46,7 +46,7 @@ def test_the_words_are_those_that_the_language_model_reads(wordy):
     image = make_image(COLOURS[1], (48, 52))
     pixels = processor.image_processor(image, return_tensors="pt")["pixel_values"]
     read = model.get_image_features(pixels).pooler_output[0]  # (words, d)
-    ids = first_tokens_of_words(model, processor, [image])
+    [ids] = first_tokens_of_words(model, processor, [image])
     assert len(set(ids)) == 4
     torch.testing.assert_close(model.get_input_embeddings()(torch.tensor(ids)), read)
 
@@ -54,7 +54,7 @@ def test_the_words_are_those_that_the_language_model_reads(wordy):
 @torch.no_grad()
 def test_an_answer_is_what_the_raised_logits_say(wordy):
     model, processor = wordy
-    words = first_tokens_of_words(model, processor, ask_about(0).images)
+    [words] = first_tokens_of_words(model, processor, ask_about(0).images)
     question = ask_about(0, f"is it{processor.tokenizer.decode(words)}?")  # what is asked is not written yet
     inputs, written = prepare_questions(processor, [question]), []
     for _ in range(6):
