@@ -185,8 +185,21 @@ class FewShot:
         return answers
 
     @torch.no_grad()
-    def rate(self, prompts: Sequence[Tensor], choices: Sequence[str], batch_size: int = 20) -> Tensor:
-        """The log-likelihood of each answer's first token after each prompt `(tokens, d)`, `(prompts, choices)`."""
+    def rate(
+        self,
+        prompts: Sequence[Tensor],
+        choices: Sequence[str],
+        batch_size: int = 20,
+        words: Sequence[Sequence[int]] | None = None,
+        word_bias: float = 0.0,
+    ) -> Tensor:
+        """
+        The log-likelihood of each answer's first token after each prompt, `(prompts, choices)`.
+
+        Args:
+            prompts, batch_size, words, word_bias: As of [`~FewShot.complete`].
+            choices (`Sequence[str]`): The answers, with the blank that stands before them.
+        """
         first = [self.encode(choice)[0] for choice in choices]
         rated = []
         for batch in batches(list(range(len(prompts))), batch_size):
@@ -194,6 +207,9 @@ class FewShot:
             states = zip(rows, self.read(rows), strict=True)
             last = torch.stack([state[len(row) - 1] for row, state in states])  # (rows, d)
             logits = self.model.lm_head(last).float()  # (rows, vocabulary)
+            if words is not None:
+                nothing_written = torch.empty(len(batch), 0, dtype=torch.long)
+                logits = WordBiasLogitsProcessor([words[i] for i in batch], word_bias)(nothing_written, logits)
             rated.append(logits.log_softmax(-1)[:, first])
         return torch.cat(rated)
 

@@ -5,14 +5,14 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from experiments.flickr8k.few_shot import FewShot, caption_examples, caption_prompt, see_photos
 from experiments.flickr8k.pretrained_rows import caption_losses
 from experiments.matrix.forms import Parts, cells_of, join_form, load_mlp, see
-from experiments.matrix.naming import answer_by_naming
+from experiments.matrix.naming import Seen, answer_by_naming
 from experiments.matrix.prognosis import foretell
 from experiments.matrix.world import MatrixWorld
 from trainer.data.captioned_photos import CaptionedPhoto
@@ -21,11 +21,15 @@ from trainer.evaluation.word_bias import first_tokens_of_words
 
 
 class Photos(NamedTuple):
-    """The photos that are examples, on which prompts and answers are chosen, and which are measured."""
+    """The photos that are examples, on which prompts and answers are chosen, and which are measured; or something of
+    each of them."""
 
-    examples: list[CaptionedPhoto]
-    dev: list[CaptionedPhoto]
-    test: list[CaptionedPhoto]
+    examples: Sequence[Any]
+    dev: Sequence[Any]
+    test: Sequence[Any]
+
+
+NONE_NAMED = Photos(None, None, None)
 
 
 def photos_of(world: MatrixWorld, target: str) -> Photos:
@@ -47,7 +51,7 @@ def measure_cells(world: MatrixWorld, target: str, seed: int, folder: Path) -> N
     for form, source in tqdm(cells_of(world), desc="cells"):
         parts = join_form(world, form, source, target, seed)
         seen = Photos(*(see(world, form, parts, some) for some in photos))
-        named = read_words(world, parts, photos.test) if form == "named_words" else None
+        named = Photos(*(read_words(world, parts, some) for some in photos)) if form == "named_words" else NONE_NAMED
         measured = measure(world, target, parts, photos, seen, named)
         prognosis = foretell(world, form, source, seed, parts, photos.dev)
         cells.append({"form": form, "source": source, **measured, "prognosis": prognosis})
@@ -60,16 +64,18 @@ def measure(
     parts: Parts,
     photos: Photos,
     seen: Photos,
-    named: Sequence[Sequence[int]] | None = None,
+    named: Photos = NONE_NAMED,
 ) -> dict:
     """
     What [`measure_captions`] measures, and yes/no accuracy.
 
     Args:
-        photos ([`Photos`]), seen ([`Photos`]), named (`Sequence`, *optional*): As of [`measure_captions`].
+        photos ([`Photos`]), seen ([`Photos`]): As of [`measure_captions`].
+        named ([`Photos`], *optional*): For each photo the tokens that captions and answers rather have.
     """
-    measured = measure_captions(world, target, parts, photos, seen, named)
-    answers = answer_by_naming(parts, world.bf16, (photos.dev, seen.dev), (photos.test, seen.test))
+    measured = measure_captions(world, target, parts, photos, seen, named.test)
+    dev, test = Seen(photos.dev, seen.dev, named.dev), Seen(photos.test, seen.test, named.test)
+    answers = answer_by_naming(parts, dev, test, world.bf16, world.sizes.word_bias)
     right = sum(is_yes == says_yes for is_yes, says_yes in answers) / max(1, len(answers))
     return {**measured, "yes/no": right, "questions": len(answers)}
 

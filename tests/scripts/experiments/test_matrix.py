@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of the matrix: its questions, what foretells a swap, its texts and its tables."""
 
+import math
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from experiments.flickr8k.few_shot import FewShot
 from experiments.flickr8k.yes_no_questions import THINGS
 from experiments.matrix.language_models import SMALL
 from experiments.matrix.naming import rate_things
@@ -20,7 +23,8 @@ def test_a_thing_is_rated_by_its_likelihood_at_the_beginning_of_a_caption(compos
     tokenizer = processor.tokenizer
     words = " dog ball"
     tokens = model.get_input_embeddings()(torch.tensor(tokenizer(words, add_special_tokens=False)["input_ids"]))
-    rated = rate_things((model.eval(), processor), False, [tokens.detach()])
+    few_shot = FewShot(model.eval(), processor)
+    rated = rate_things(few_shot, [tokens.detach()])
     assert rated.shape == (1, len(THINGS))
     language_model = AutoModelForCausalLM.from_pretrained(text)
     lengths = [len(tokenizer(f" {thing}", add_special_tokens=False)["input_ids"]) for thing in THINGS]
@@ -37,6 +41,22 @@ def test_a_thing_is_rated_by_its_likelihood_at_the_beginning_of_a_caption(compos
         first = len(whole) - len(answer)
         expected = sum(logits[first + i - 1, token].item() for i, token in enumerate(answer))
         assert rated[0, place].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_thing_that_the_adapter_sees_is_likelier_and_all_others_are_less_so(composed):
+    model, processor, _ = composed
+    few_shot = FewShot(model.eval(), processor)
+    names = [few_shot.encode(f" {thing}") for thing in THINGS]
+    whole = next(place for place, ids in enumerate(names) if len(ids) == 1)
+    longer = max(range(len(names)), key=lambda place: len(names[place]))
+    tokens = few_shot.embed([" dog ball"])
+    plain = rate_things(few_shot, [tokens])
+    raised = rate_things(few_shot, [tokens], named=[names[whole]], word_bias=2.0)
+    p = plain[0, whole].exp()
+    lost = (1 + (math.exp(2) - 1) * p).log()  # by which all become less likely, for the sum to stay 1
+    changes = (raised - plain)[0]
+    torch.testing.assert_close(changes[whole], 2 - lost)
+    torch.testing.assert_close(changes[longer], -lost, rtol=1e-2, atol=1e-5)
 
 
 def test_words_that_are_as_far_apart_in_both_models_have_no_distance():
