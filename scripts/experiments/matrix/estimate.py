@@ -8,29 +8,29 @@ from experiments.matrix.world import MatrixWorld
 
 
 # CPU seconds of a stage with MatrixSizes, by how its name begins, the first that fits: as measured on a core of an
-# Intel Xeon (AMX) with other work. What has to do with Gemma, or with several, is reckoned from an earlier run.
-# Adapters take as long where they do not converge before.
+# Intel Xeon (AMX) with other work; what has to do with several is from an earlier run. Adapters take as long where
+# they do not converge before.
 SECONDS = {
     "tokenizers": 20,
     "language_model_small": 500,
     "language_model": 5,
-    "features": 350,
-    "grounded": 100,
-    "mlp_small": 300,
-    "mlp_smollm2": 2700,
-    "mlp_gemma3": 6000,
+    "features": 320,
+    "grounded": 80,
+    "mlp_small": 320,
+    "mlp_smollm2": 2900,
+    "mlp_gemma3": 3600,
     "raw": 300,
     "tuned": 100,
-    "own_small": 30,
-    "own_smollm2": 200,
-    "own_gemma3": 400,
+    "own_small": 16,
+    "own_smollm2": 140,
+    "own_gemma3": 240,
     "several_raw": 90,
     "several_softmax": 50,
     "several_cells_small": 150,
     "several_cells_smollm2": 1000,
-    "cells_small": 350,
-    "cells_smollm2": 2500,
-    "cells_gemma3": 5000,
+    "cells_small": 160,
+    "cells_smollm2": 1900,
+    "cells_gemma3": 2500,
 }
 
 

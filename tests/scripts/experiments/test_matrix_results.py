@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from experiments.matrix.prognosis import NUMBERS
 from experiments.matrix.report import describe_cells, read_cells, read_own
@@ -56,6 +57,13 @@ def test_the_seeds_of_two_machines_become_one_mean(tmp_path):
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {"results.md", "matrix.png"}
     with pytest.raises(FileExistsError, match="tables exists"):
         merge_runs(files, tmp_path / "tables")
+
+
+def test_the_published_tables_are_those_of_the_published_results(tmp_path):
+    text = merge_runs(sorted((ROOT / "docs" / "matrix").glob("*.json")), tmp_path / "tables")
+    published = (ROOT / "docs" / "results.md").read_text()
+    tables = [table for table in text.split("\n\n") if table.startswith("|")]
+    assert len(tables) >= 4 and all(table.strip() in published for table in tables)
 
 
 def other_sizes(tmp_path: Path) -> list[Path]:
