@@ -13,11 +13,8 @@ from modeling_langbridge.reading.questions import prepare_conversations
 from ..data.images import open_image
 from .answer_files import AnswerFiles
 from .captioning import generate_answers
-from .decoding import Decoding
+from .decoding import GREEDY, Decoding
 from .questions import Question
-
-
-GREEDY = Decoding()
 
 
 def answer(

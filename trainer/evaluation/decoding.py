@@ -58,3 +58,6 @@ class Decoding:
     def __str__(self) -> str:
         given = {name: value for name, value in asdict(self).items() if value is not None}
         return ", ".join(f"{name} {value:g}" for name, value in given.items())
+
+
+GREEDY = Decoding()

@@ -18,9 +18,9 @@ from modeling_langbridge.adapter.loading import open_config, open_model
 from modeling_langbridge.utils.outputs import locked
 
 from .answer_files import SETTINGS, AnswerFiles, claim, digest_checkpoint, digest_questions, require_own
-from .answering import GREEDY, answer_all
+from .answering import answer_all
 from .controls import ANOTHER, NONE, OWN, SHOWN, WORDS, find_others, with_other_images, with_words, without_images
-from .decoding import Decoding
+from .decoding import GREEDY, Decoding
 from .examples import with_examples
 from .intervals import Measure
 from .questions import Data, Question, check_pictures

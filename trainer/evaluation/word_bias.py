@@ -60,7 +60,7 @@ def bias_words(
     Args:
         model ([`LangBridgeForConditionalGeneration`]): Whose `generate` takes them, with readable words.
         processor ([`ProcessorMixin`]): The model's.
-        conversations (`Sequence`): Of each the turns; the last one with images is what is asked about.
+        conversations (`Sequence`): Of each the turns; the last one with images, each under `image`, is asked about.
         inputs ([`BatchFeature`]): What [`prepare_conversations`] made of them.
         word_bias (`float`): As of [`WordBiasLogitsProcessor`].
 

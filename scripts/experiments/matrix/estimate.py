@@ -23,14 +23,14 @@ SECONDS = {
     "tuned": 100,
     "own_small": 16,
     "own_smollm2": 140,
-    "own_gemma3": 240,
+    "own_gemma3": 190,
     "several_raw": 90,
     "several_softmax": 50,
     "several_cells_small": 150,
     "several_cells_smollm2": 1000,
     "cells_small": 160,
     "cells_smollm2": 1900,
-    "cells_gemma3": 2500,
+    "cells_gemma3": 2400,
 }
 
 

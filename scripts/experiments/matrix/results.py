@@ -105,17 +105,19 @@ def merge_results(paths: Sequence[Path]) -> MatrixResults:
     Raises:
         `ValueError`: two runs have other sizes or other language models, or have measured the same.
     """
-    first, *others = ((path, read_results(path)) for path in paths)
+    runs = {path: read_results(path) for path in paths}
+    settings = runs[paths[0]].settings
     merged: Measured = {}
     sources: dict[tuple[str, str, str], Path] = {}
-    for path, results in (first, *others):
+    for path, results in runs.items():
         for setting in ("sizes", "pretrained"):
-            if results.settings[setting] != first[1].settings[setting]:
-                raise ValueError(f"{path} and {first[0]} were run with other {setting}: print their tables apart.")
+            if results.settings[setting] != settings[setting]:
+                raise ValueError(f"{path} and {paths[0]} were run with other {setting}: print their tables apart.")
         for kind, by_target in results.measured.items():
             for target, by_seed in by_target.items():
                 for seed, found in by_seed.items():
-                    if (before := sources.setdefault((kind, target, seed), path)) != path:
+                    before = sources.setdefault((kind, target, seed), path)
+                    if before != path:
                         raise ValueError(f"{before} and {path} both have {target} with seed {seed}: leave one out.")
                     merged.setdefault(kind, {}).setdefault(target, {})[seed] = found
-    return MatrixResults(first[1].settings, merged, {})
+    return MatrixResults(settings, merged, {})
