@@ -52,6 +52,23 @@ def see_photos(
     return [tokens for pixels in batches for tokens in visual_tokens(model, pixels)]
 
 
+def multiply_in_bfloat16(model: LangBridgeForConditionalGeneration) -> None:
+    """
+    Lets a language model multiply in bfloat16 (autocast); its states stay float32.
+
+    Its weights become bfloat16 for good: autocast would make them so in every call, which takes longer than to read a
+    few tokens. The output layer gets weights of its own for that; the embeddings stay.
+    """
+    if model.lm_head.weight.dtype == torch.bfloat16:
+        return  # done before
+    model.lm_head = copy.deepcopy(model.lm_head)
+    for part in (model.model.language_model, model.lm_head):
+        for module in part.modules():
+            if isinstance(module, nn.Linear):
+                module.to(torch.bfloat16)
+        part.forward = torch.autocast(model.device.type, torch.bfloat16)(part.forward)
+
+
 class FewShot:
     """
     A language model after examples.
@@ -62,8 +79,7 @@ class FewShot:
         prefix (`Sequence[str | torch.Tensor]`, *optional*, defaults to `()`):
             The examples, as text and visual tokens `(tokens, d)`.
         bf16 (`bool`, *optional*, defaults to `False`):
-            Whether the language model's layers multiply in bfloat16 (autocast). Their weights then become bfloat16 for
-            good: autocast would make them so in every call, which takes longer than to read a few tokens.
+            Whether the language model multiplies in bfloat16, from then on; see [`multiply_in_bfloat16`].
     """
 
     def __init__(
@@ -73,11 +89,9 @@ class FewShot:
         prefix: Sequence[Tokens] = (),
         bf16: bool = False,
     ):
-        self.model, self.tokenizer, self.bf16 = model, processor.tokenizer, bf16
+        self.model, self.tokenizer = model, processor.tokenizer
         if bf16:
-            for module in model.model.language_model.modules():
-                if isinstance(module, nn.Linear):
-                    module.to(torch.bfloat16)
+            multiply_in_bfloat16(model)
         begin = self.tokenizer("")["input_ids"]  # what the tokenizer puts before any text
         self.prefix = self.embed([self.look_up(begin), *prefix])  # (tokens, d)
 
@@ -96,22 +110,15 @@ class FewShot:
     @cached_property
     def cache(self) -> Cache:
         """The keys and values of the examples."""
-        with self.precision():
-            return self.model.model.language_model(inputs_embeds=self.prefix[None], use_cache=True).past_key_values
-
-    def precision(self) -> torch.autocast:
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16)
+        return self.model.model.language_model(inputs_embeds=self.prefix[None], use_cache=True).past_key_values
 
     def read(self, rows: Sequence[Tensor]) -> Tensor:
         """The last states `(rows, longest, d)` of rows of embeddings `(tokens, d)` after the examples.
 
         Rows are padded on the right, where none of their own tokens looks."""
         embeddings = pad_sequence(rows, batch_first=True)  # (rows, longest, d)
-        with self.precision():
-            outputs = self.model.model.language_model(
-                inputs_embeds=embeddings, past_key_values=self.remember(len(rows))
-            )
-        return outputs.last_hidden_state.to(embeddings.dtype)
+        outputs = self.model.model.language_model(inputs_embeds=embeddings, past_key_values=self.remember(len(rows)))
+        return outputs.last_hidden_state
 
     def remember(self, rows: int) -> Cache | None:
         """The keys and values of the examples for as many rows, to be added to."""
@@ -137,9 +144,13 @@ class FewShot:
             rows = [
                 torch.cat([prompts[i], self.look_up(ids[:-1].tolist())]) for i, ids in zip(batch, targets, strict=True)
             ]
-            for i, row, state, ids in zip(batch, rows, self.read(rows), targets, strict=True):
-                logits = self.model.lm_head(state[len(row) - len(ids) : len(row)])  # (answer, vocabulary)
-                losses[i] = F.cross_entropy(logits.float(), ids)
+            answered = [
+                state[len(row) - len(ids) : len(row)]
+                for row, state, ids in zip(rows, self.read(rows), targets, strict=True)
+            ]
+            logits = self.model.lm_head(torch.cat(answered)).float()  # (answers' tokens, vocabulary)
+            for i, of_answer, ids in zip(batch, logits.split([len(ids) for ids in targets]), targets, strict=True):
+                losses[i] = F.cross_entropy(of_answer, ids)
         return losses
 
     @torch.no_grad()
@@ -168,18 +179,17 @@ class FewShot:
                 # Of the examples, whose keys and values are given, generation wants the places alone.
                 rows = torch.stack([torch.cat([self.prefix, prompts[i]]) for i in batch])  # (rows, tokens, d)
                 biased = [] if words is None else [WordBiasLogitsProcessor([words[i] for i in batch], word_bias)]
-                with self.precision():
-                    ids = self.model.generate(
-                        inputs_embeds=rows,
-                        attention_mask=torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device),
-                        past_key_values=self.remember(len(batch)),
-                        max_new_tokens=max_new_tokens,
-                        do_sample=False,
-                        logits_processor=LogitsProcessorList(biased),
-                        stop_strings=["\n"],
-                        tokenizer=self.tokenizer,
-                        pad_token_id=self.tokenizer.eos_token_id,
-                    )
+                ids = self.model.generate(
+                    inputs_embeds=rows,
+                    attention_mask=torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device),
+                    past_key_values=self.remember(len(batch)),
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    logits_processor=LogitsProcessorList(biased),
+                    stop_strings=["\n"],
+                    tokenizer=self.tokenizer,
+                    pad_token_id=self.tokenizer.eos_token_id,
+                )
                 for i, text in zip(batch, self.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
                     answers[i] = " ".join(text.split("\n")[0].split())
         return answers

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 import matplotlib.pyplot as plt
 from scipy.stats import spearmanr
@@ -23,21 +23,21 @@ FEWEST_SWAPS = 5  # for a rank correlation
 @dataclass(frozen=True)
 class Cell:
     """
-    One form from one source on one target, means over the seeds.
+    One form from one source on one target.
 
     Args:
         form (`str`), source (`str`, *optional*), target (`str`): Which; a grounded form has no source.
-        shares (`dict[str, float]`): Of each metric, the share of what the target's own MLP has.
-        values (`dict[str, float]`): Of each metric, what was measured.
+        shares (`dict[str, float]`): Of each metric, the mean over the seeds as a share of the target's own MLP's.
+        values (`dict[str, list[float]]`): Of each metric, what was measured with each seed.
         tokens (`float`): Visual tokens per photo.
-        prognosis (`dict[str, float | None]`): What was known beforehand.
+        prognosis (`dict[str, float | None]`): What was known beforehand, means over the seeds.
     """
 
     form: str
     source: str | None
     target: str
     shares: dict[str, float]
-    values: dict[str, float]
+    values: dict[str, list[float]]
     tokens: float
     prognosis: dict[str, float | None]
 
@@ -58,10 +58,10 @@ def read_cells(results: MatrixResults, own: dict[str, list[dict]]) -> list[Cell]
     cells = []
     for target in own:
         for measured in zip(*results.of("cells", target), strict=True):
-            values = {metric: fmean(cell[metric] for cell in measured) for metric in METRICS}
+            values = {metric: [cell[metric] for cell in measured] for metric in METRICS}
             shares = {
-                metric: value / max(fmean(cell[metric] for cell in own[target]), 1e-9)
-                for metric, value in values.items()
+                metric: fmean(of_seeds) / max(fmean(cell[metric] for cell in own[target]), 1e-9)
+                for metric, of_seeds in values.items()
             }
             prognosis = {name: mean_of_known([cell["prognosis"][name] for cell in measured]) for name in NUMBERS}
             tokens = fmean(cell["tokens"] for cell in measured)
@@ -90,8 +90,8 @@ def describe(results: MatrixResults, own: dict[str, list[dict]], cells: Sequence
             describe_own(results, own),
             notes,
             describe_forms(cells),
-            "CIDEr, then yes/no answers, in brackets as shares of what the target's own MLP has; in italics where "
-            "nothing was swapped:",
+            "CIDEr, then yes/no answers, means and standard deviations over the seeds, in brackets as shares of what "
+            "the target's own MLP has; in italics where nothing was swapped:",
             describe_cells(cells),
             describe_prognosis(cells),
         ]
@@ -103,7 +103,7 @@ def describe_own(results: MatrixResults, own: dict[str, list[dict]]) -> str:
     rows = [["own MLP of", "seeds", "CIDEr", "yes/no right", "loss", "steps", "converged"]]
     for target, of_seeds in own.items():
         trained = results.of("mlp", target)
-        means = [f"{fmean(cell[name] for cell in of_seeds):.3f}" for name in ("CIDEr", "yes/no", "loss")]
+        means = [describe_seeds([cell[name] for cell in of_seeds]) for name in ("CIDEr", "yes/no", "loss")]
         steps = f"{fmean(mlp['steps'] for mlp in trained):.0f}"
         converged = "yes" if all(mlp["converged"] for mlp in trained) else "no"
         rows.append([target, str(len(of_seeds)), *means, steps, converged])
@@ -124,6 +124,11 @@ def describe_forms(cells: Sequence[Cell]) -> str:
     return write_table(rows)
 
 
+def describe_seeds(values: Sequence[float]) -> str:
+    """The mean over the seeds, and their standard deviation where there are several."""
+    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
 def describe_cells(cells: Sequence[Cell]) -> str:
     """CIDEr and yes/no accuracy of each cell, and their shares; where nothing was swapped in italics."""
     targets = targets_of(cells)
@@ -133,7 +138,8 @@ def describe_cells(cells: Sequence[Cell]) -> str:
         row = [FORMS[form], source or "none"]
         for target in targets:
             cell = places[form, source, target]
-            text = "; ".join(f"{cell.values[metric]:.3f} ({cell.shares[metric]:.0%})" for metric in METRICS)
+            metrics = [f"{describe_seeds(cell.values[metric])} ({cell.shares[metric]:.0%})" for metric in METRICS]
+            text = "; ".join(metrics)
             row.append(text if cell.is_swap else f"*{text}*")
         rows.append(row)
     return write_table(rows)

@@ -91,3 +91,15 @@ def test_in_bfloat16_it_reads_as_the_language_model_does_under_autocast(few_shot
     count = len(prompts[0])
     assert found.dtype == torch.float32
     torch.testing.assert_close(found[0, :count], expected[0, -count:].float(), atol=0.02, rtol=0.02)
+
+
+def test_in_bfloat16_losses_and_captions_come_from_a_bfloat16_output_layer_and_the_embeddings_stay(few_shot):
+    half = FewShot(copy.deepcopy(few_shot.model), few_shot, EXAMPLES, bf16=True)
+    again = FewShot(half.model, few_shot, EXAMPLES, bf16=True)
+    assert half.model.lm_head.weight.dtype == torch.bfloat16
+    assert torch.equal(half.model.get_input_embeddings().weight, few_shot.model.get_input_embeddings().weight)
+    prompts, answers = [half.embed([prompt]) for prompt in PROMPTS], [" a man", " two dogs play", " a"]
+    expected = few_shot.losses(prompts, answers)
+    for one in (half, again):
+        torch.testing.assert_close(one.losses(prompts, answers), expected, atol=0.02, rtol=0.02)
+        assert len(one.complete(prompts, max_new_tokens=3)) == len(prompts)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of the matrix: its questions, what foretells a swap, its texts and its tables."""
 
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from experiments.flickr8k.few_shot import FewShot
 from experiments.flickr8k.yes_no_questions import THINGS
+from experiments.matrix.forms import FORMS
 from experiments.matrix.language_models import SMALL
 from experiments.matrix.naming import rate_things
 from experiments.matrix.preparing import write_documents
@@ -92,7 +94,7 @@ def test_the_small_language_models_differ_and_one_source_was_never_taught_to_rea
 
 def make_cell(source: str, target: str, share: float, **prognosis: float | None) -> Cell:
     shares = {"CIDEr": share, "yes/no": share}
-    return Cell("raw", source, target, shares, shares, 49.0, prognosis)
+    return Cell("raw", source, target, shares, {name: [share] for name in shares}, 49.0, prognosis)
 
 
 def test_the_source_itself_is_no_swap_and_the_worst_swap_is_named():
@@ -100,9 +102,7 @@ def test_the_source_itself_is_no_swap_and_the_worst_swap_is_named():
         make_cell(source, target, share)
         for source, target, share in (("a", "a", 2.0), ("a", "b", 0.5), ("b", "a", 0.9))
     ]
-    others = [Cell(form, None, "a", cells[1].shares, cells[1].shares, 8.0, {}) for form in ("words", "groups")]
-    others += [Cell(form, "b", "a", cells[1].shares, cells[1].shares, 8.0, {}) for form in ("patches", "lifted")]
-    others += [Cell("tuned_words", "b", "a", cells[1].shares, cells[1].shares, 8.0, {})]
+    others = [dataclasses.replace(cells[2], form=form) for form in FORMS if form != "raw"]
     row = next(line for line in describe_forms([*cells, *others]).splitlines() if line.startswith("| raw"))
     assert row.split(" | ")[1:] == ["49", "2", "70%", "50%", "70%", "50% |"]
 

@@ -51,7 +51,8 @@ def test_the_seeds_of_two_machines_become_one_mean(tmp_path):
     merged = merge_results(files)
     assert [mlp["steps"] for mlp in merged.of("mlp", TARGET)] == [1, 2, 10]
     [cell] = read_cells(merged, read_own(merged))
-    assert cell.values["CIDEr"] == pytest.approx(0.3) and cell.shares["CIDEr"] == pytest.approx(0.6)
+    assert cell.values["CIDEr"] == [0.4, 0.3, 0.2] and cell.shares["CIDEr"] == pytest.approx(0.6)
+    assert "| 0.300 ± 0.100 (60%); 0.750 ± 0.000 (" in describe_cells([cell])
     text = merge_runs(files, tmp_path / "tables")
     assert describe_cells([cell]) in text and "Seconds" not in text
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {"results.md", "matrix.png"}
