@@ -17,9 +17,9 @@ SECONDS = {
     "features": 320,
     "grounded": 80,
     "mlp_small": 320,
-    "mlp_smollm2": 2900,
+    "mlp_smollm2": 2300,
     "mlp_gemma3": 3600,
-    "raw": 300,
+    "raw": 250,
     "tuned": 100,
     "own_small": 16,
     "own_smollm2": 140,
@@ -29,8 +29,8 @@ SECONDS = {
     "several_cells_small": 150,
     "several_cells_smollm2": 1000,
     "cells_small": 160,
-    "cells_smollm2": 1900,
-    "cells_gemma3": 2400,
+    "cells_smollm2": 1600,
+    "cells_gemma3": 1600,
 }
 
 
